@@ -1,0 +1,146 @@
+"""The command ``x86-dm``: finds the subcommand and hands over.
+
+A subcommand is a module with ``add_arguments(parser)`` and ``main(args) -> int``.  It is imported only when it is
+asked for: ``serve --daemonize`` must fork before ZeroMQ is imported, and ``--help`` should not load an engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn, Protocol, cast
+
+from dm.version import VERSION
+
+#: Subcommand: (module, one line for --help).  Only those whose module is installed are offered.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("dm.server.command", "run the daemon that hypervisors connect to"),
+    "boot": ("dm.shim.command", "boot a disk image on the daemon alone, with a small built-in PC"),
+    "vectors": ("dm.vectors.command", "hold an engine against recorded hardware tests"),
+    "isa": ("dm.isa.command", "print the opcode map, disassemble, report coverage"),
+    "explain": ("dm.machine.command", "say why a hypervisor could or could not enter a state"),
+    "bench": ("dm.bench.command", "measure the engines"),
+}
+
+
+class Command(Protocol):
+    """What a subcommand's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare options and operands."""
+
+    def main(self, args: argparse.Namespace) -> int:
+        """Do it and return the exit status."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return ``" (did you mean X?)"`` for the known word most like ``word``, or nothing when none is close."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown option with the nearest known one."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all of ``arguments``; exits with status 2 and a message on the first one that does not belong."""
+        args, extra = self.parse_known_args(arguments)
+        if extra:
+            options = [name for action in self._actions for name in action.option_strings]
+            word = extra[0].partition("=")[0]
+            if word.startswith("-"):
+                self.error(f"unknown option {word}{nearest(word, options)}")
+            self.error(f"unexpected argument {extra[0]!r}")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line that says what was wrong and where to look, and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+
+def installed() -> dict[str, tuple[str, str]]:
+    """Return the rows of :data:`COMMANDS` whose module can be found."""
+    found = {}
+    for name, row in COMMANDS.items():
+        try:
+            spec = importlib.util.find_spec(row[0])
+        except ModuleNotFoundError:
+            continue
+        if spec is not None:
+            found[name] = row
+    return found
+
+
+def version_report() -> str:
+    """Return what ``--version`` prints: version, engine in use and why, libzmq, Python."""
+    import zmq
+
+    from dm.engine import engine_in_use
+
+    name, why = engine_in_use()
+    return (
+        f"x86-dm {VERSION}\n"
+        f"engine: {name} ({why})\n"
+        f"libzmq {zmq.zmq_version()} (pyzmq {zmq.__version__})\n"
+        f"Python {platform.python_version()} ({platform.python_implementation()}, {platform.machine()})"
+    )
+
+
+def usage(commands: dict[str, tuple[str, str]]) -> str:
+    """Return the text of ``x86-dm --help``."""
+    width = max(map(len, commands), default=0)
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in commands.items())
+    return (
+        "usage: x86-dm [--version] [--help] COMMAND ...\n\n"
+        "Runs the x86 guest code that a hypervisor cannot.\n\n"
+        f"commands:\n{rows}\n\n"
+        "'x86-dm COMMAND --help' describes one command."
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit status."""
+    commands = installed()
+    first, *rest = arguments or ["--help"]
+    if first in ("-h", "--help", "help"):
+        print(usage(commands))
+        return 0 if arguments else 2
+    if first in ("-V", "--version"):
+        print(version_report())
+        return 0
+    if first not in commands:
+        kind = "option" if first.startswith("-") else "command"
+        close = nearest(first, ["--help", "--version"] if kind == "option" else list(commands))
+        print(f"x86-dm: unknown {kind} {first}{close}\n{usage(commands)}", file=sys.stderr)
+        return 2
+    module, text = commands[first]
+    command = cast(Command, importlib.import_module(module))
+    parser = Parser(f"x86-dm {first}", text[0].upper() + text[1:] + ".")
+    command.add_arguments(parser)
+    return command.main(parser.parse(rest))
+
+
+def main() -> int:
+    """Entry point of the ``x86-dm`` script; 130 when interrupted, quiet when a pipe's reader goes away."""
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

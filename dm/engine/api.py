@@ -1,0 +1,255 @@
+"""What an engine takes and gives: guest memory, runs, exits.
+
+Both engines (native and Python) implement :class:`Engine`; everything above this package sees only this module and
+:func:`dm.engine.create`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Protocol, runtime_checkable
+
+from dm.machine.state import EventType, State
+
+
+class RegionKind(IntEnum):
+    """How a range of guest-physical memory answers.  Addresses that no region covers are holes.
+
+    RAM: reads, writes and fetches are local.  ROM: reads and fetches local, writes exit as MMIO.  MMIO: all exit.
+    COALESCED: reads exit, writes are posted in order (:attr:`Exit.posted`).  HYPERVISOR: touching it ends the run
+    before the instruction.  FIRMWARE: as ROM, but fetching an instruction there ends the run with exit ``firmware``.
+    HOLE: as MMIO; it is what an uncovered address is.
+    """
+
+    RAM = 0
+    ROM = 1
+    MMIO = 2
+    COALESCED = 3
+    HYPERVISOR = 4
+    FIRMWARE = 5
+    HOLE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One range of guest-physical memory.
+
+    ``gpa`` and ``size`` are in bytes and multiples of 4096.  ``memory`` backs RAM, ROM and FIRMWARE (a shared mapping
+    or a bytearray) from byte ``offset`` on; it is None for the other kinds.
+    """
+
+    gpa: int
+    size: int
+    kind: RegionKind
+    memory: mmap.mmap | bytearray | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMap:
+    """All regions, sorted by address, not overlapping.  ``a20`` False clears bit 20 of every physical address."""
+
+    generation: int
+    regions: tuple[Region, ...]
+    a20: bool = True
+
+    def __post_init__(self) -> None:
+        """Check alignment, order and backing.
+
+        Raises:
+            ValueError: naming the region and what would be right.
+        """
+        end = 0
+        for r in self.regions:
+            where = f"region {r.gpa:#x}+{r.size:#x} ({r.kind.name})"
+            if r.size <= 0 or r.gpa % 4096 or r.size % 4096:
+                raise ValueError(f"{where}: address and size must be multiples of 4096, size positive")
+            if r.gpa < end:
+                raise ValueError(f"{where}: regions must be sorted and must not overlap (previous ends at {end:#x})")
+            end = r.gpa + r.size
+            if end > 1 << 52:
+                raise ValueError(f"{where}: beyond 52 bits of physical address")
+            backed = r.kind in (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE)
+            if backed != (r.memory is not None):
+                raise ValueError(f"{where}: {'needs' if backed else 'must not have'} backing memory")
+            if r.memory is not None and not 0 <= r.offset <= len(r.memory) - r.size:
+                raise ValueError(f"{where}: backing has {len(r.memory):#x} bytes, offset {r.offset:#x} + size needed")
+
+
+class Until(StrEnum):
+    """Who will run the state next, so when a run may end (see dm.machine.rules for what each judges)."""
+
+    VMX = "vmx"
+    VMX_UG = "vmx-ug"
+    VMX_RAW = "vmx-raw"
+    SVM = "svm"
+    SVM_RAW = "svm-raw"
+    PROTECTED = "protected"
+    INSTRUCTIONS = "instructions"
+    NEVER = "never"
+
+
+class ExitReason(StrEnum):
+    """Why :meth:`Engine.run` returned.
+
+    The first block asks a question in the middle of an instruction: call :meth:`Engine.answer`, then run again.  All
+    others are at an instruction boundary.
+    """
+
+    PORT_IN = "port-in"
+    PORT_OUT = "port-out"
+    MMIO_READ = "mmio-read"
+    MMIO_WRITE = "mmio-write"
+    MSR_READ = "msr-read"
+    MSR_WRITE = "msr-write"
+
+    BUDGET = "budget"
+    KICKED = "kicked"
+    ENTERABLE = "enterable"
+    HALT = "halt"
+    SHUTDOWN = "shutdown"
+    DEBUG = "debug"
+    INTERRUPT_WINDOW = "interrupt-window"
+    FIRMWARE = "firmware"
+    HYPERVISOR = "hypervisor"
+    UNSUPPORTED = "unsupported"
+    MMIO_MISMATCH = "mmio-mismatch"
+    MEMORY_LOST = "memory-lost"
+
+
+#: Reasons that are questions in mid-instruction.
+QUESTIONS = frozenset(
+    {
+        ExitReason.PORT_IN,
+        ExitReason.PORT_OUT,
+        ExitReason.MMIO_READ,
+        ExitReason.MMIO_WRITE,
+        ExitReason.MSR_READ,
+        ExitReason.MSR_WRITE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Result of one :meth:`Engine.run`.
+
+    ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR) or MSR number.  ``size`` is the
+    element size in bytes, ``count`` the number of elements (above 1 for string I/O; ``step`` is +size or -size for
+    MMIO strings).  ``data`` holds the ``size * count`` bytes written, little-endian.  ``detail`` says in words what
+    was unsupported or lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit, in order; they
+    precede the question.  ``steps`` counts instructions and REP iterations since the last exit, ``instructions``
+    completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the last exit, sorted.
+    ``tlb_flush`` is set when the guest flushed or changed paging.
+    """
+
+    reason: ExitReason
+    address: int = 0
+    size: int = 0
+    count: int = 1
+    data: bytes = b""
+    detail: str = ""
+    steps: int = 0
+    instructions: int = 0
+    posted: tuple[tuple[int, bytes], ...] = ()
+    pages: tuple[int, ...] = ()
+    tlb_flush: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CpuidEntry:
+    """One row of the CPUID table the hypervisor shows its guest; all values 32 bits."""
+
+    leaf: int
+    subleaf: int
+    eax: int
+    ebx: int
+    ecx: int
+    edx: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuConfig:
+    """What does not change while a vCPU lives.
+
+    ``cpuid``: the guest's table; empty means the default P6-class part.  ``model`` is ``"p6"``, or ``"80286"`` /
+    ``"80386"`` for tests of old parts.
+    """
+
+    cpuid: tuple[CpuidEntry, ...] = field(default=())
+    model: str = "p6"
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One vCPU.  Not thread-safe except :meth:`kick`."""
+
+    name: str
+
+    def get_state(self) -> State:
+        """Return the architectural state; after a question, as it was before the interrupted instruction."""
+        ...
+
+    def set_state(self, state: State) -> None:
+        """Replace the architectural state; abandons an interrupted instruction.
+
+        Raises:
+            ValueError: a value does not fit its width (state unchanged).
+        """
+        ...
+
+    def inject(self, event: EventType, vector: int, *, error: int | None = None, length: int = 0) -> None:
+        """Deliver this event before the next instruction (the same as setting the state's ``inject_*`` fields).
+
+        Raises:
+            ValueError: an event waits already, or a question is open.
+        """
+        ...
+
+    def set_map(self, memory: MemoryMap) -> None:
+        """Replace the memory map, also between a question and its answer; takes effect at once."""
+        ...
+
+    def run(
+        self,
+        until: Until = Until.NEVER,
+        budget: int = 1 << 62,
+        *,
+        progress: bool = False,
+        window: bool = False,
+        mmio: int | None = None,
+        code: bytes = b"",
+    ) -> Exit:
+        """Run guest code; never blocks on anything but the CPU, the GIL is released by the native engine.
+
+        Args:
+            until: end with ``enterable`` at the first boundary where this policy's rules hold.
+            budget: end with ``budget`` after this many steps (instructions or REP iterations).
+            progress: retire one step or deliver one event before ``until`` is tested.
+            window: end with ``interrupt-window`` when an external interrupt could be taken (IF=1, no shadow).
+            mmio: guest-physical address the first instruction must touch, else ``mmio-mismatch``, nothing changed.
+            code: instruction bytes that win over memory for the first fetch.
+
+        While a question is open (its answer given) these arguments apply from the next boundary on.
+        """
+        ...
+
+    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
+        """Answer the open question: ``size * count`` bytes for reads, nothing for writes; ``fault`` raises #GP(0)
+        in the guest (MSR accesses only).
+
+        Raises:
+            ValueError: no question is open, or the length is wrong.
+        """
+        ...
+
+    def kick(self) -> None:
+        """Make a running or the next :meth:`run` end with ``kicked`` soon; callable from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; further calls raise ValueError."""
+        ...

@@ -1,0 +1,68 @@
+"""Cells of the machine that microcode reads and writes.
+
+Architectural cells come from the state table (:mod:`dm.machine.cells`); the few that follow them here exist only while an
+engine runs and are converted at its border.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.machine.cells import EIP as EIP
+from dm.machine.cells import FLAGS as FLAGS
+from dm.machine.cells import cell as cell
+from dm.microcode import Field
+
+
+
+# General registers by operand size.  Index 8 of GPR32 reads as zero ("no base", "no index").
+GPR8: Final = Field("gpr8", 8, 8, view="gpr")  # AL CL DL BL AH CH DH BH
+GPR16: Final = Field("gpr16", 16, 8, view="gpr")
+GPR32: Final = Field("gpr32", 32, 9, view="gpr")
+
+# Lazy arithmetic flags; see dm.isa.flags for their meaning.
+FR: Final = Field("fr", 32, register=True)
+FC: Final = Field("fc", 32, register=True)
+SELECTOR: Final = cell("seg.selector")
+BASE: Final = cell("seg.base")
+LIMIT: Final = cell("seg.limit")
+ATTRIBUTES: Final = cell("seg.attributes")
+UNUSABLE: Final = cell("seg.unusable")
+CR0: Final = cell("cr0")
+CR2: Final = cell("cr2")
+CR3: Final = cell("cr3")
+CR4: Final = cell("cr4")
+EFER: Final = cell("efer")
+CPL: Final = cell("cpl")
+DR: Final = cell("dr")
+DR6: Final = cell("dr6")
+DR7: Final = cell("dr7")
+
+# Constant while a vCPU lives; set by the engine from CpuConfig.
+#: Bit mask of dm.isa.features.FEATURES the guest's CPUID shows.
+FEATURES: Final = Field("features", 64, architectural=False)
+#: 0 Intel, 1 AMD (dm.isa.features.VENDORS).
+VENDOR: Final = Field("vendor", 8, architectural=False)
+#: 2: 80286, 3: 80386, 6: P6 class.
+MODEL: Final = Field("model", 8, architectural=False)
+
+# Kept by the engine.
+#: Mask of the stack pointer: FFFFh or FFFFFFFFh by SS.B; recomputed by the `segment_changed` primitive.
+STACK_MASK: Final = Field("stack_mask", 32, architectural=False)
+#: 1 while `deliver` runs: a fault then is combined with the event under delivery (dm.isa.events.raise_exception).
+DELIVERING: Final = Field("delivering", 8, architectural=False)
+#: Shadow that the instruction at hand leaves behind.  On every retirement SHADOW takes its value and it becomes 0.
+SHADOW_NEXT: Final = Field("shadow_next", 8)
+#: Interrupt shadow in force (bit 0 STI, bit 1 MOV SS).
+SHADOW: Final = cell("shadow")
+#: Debug traps waiting for the next boundary, as DR6 bits (B0-B3, BS 14, BT 15) plus bit 12 "a breakpoint was enabled".
+#: Before an instruction with TF set the engine sets BS here; INT n, which takes no trap, clears it.
+PENDING_DEBUG: Final = cell("pending_debug")
+ACTIVITY: Final = cell("activity")
+NMI_BLOCKED: Final = cell("nmi_blocked")
+NMI_PENDING: Final = cell("nmi_pending")
+INJECT_TYPE: Final = cell("inject_type")
+INJECT_VECTOR: Final = cell("inject_vector")
+INJECT_HAS_ERROR: Final = cell("inject_has_error")
+INJECT_ERROR: Final = cell("inject_error")
+INJECT_LENGTH: Final = cell("inject_length")

@@ -1,0 +1,256 @@
+"""Decoding, once for everybody: the lookup tables, and a decoder in Python.
+
+The native engine prints :func:`leaf_tables` as C arrays and follows the same steps; the Python engine, the disassembler
+and tests use :func:`decode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from dm.isa.forms import MAPS, PREFIXES, ROWS, Row, select
+from dm.isa.insn import Variant
+from dm.machine.state import Seg
+
+#: Longest instruction in bytes; a longer one is #GP(0) (SDM vol. 3A, 6.15, interrupt 13).
+LONGEST: Final = 15
+
+SEGMENT_PREFIXES: Final = {0x26: Seg.ES, 0x2E: Seg.CS, 0x36: Seg.SS, 0x3E: Seg.DS, 0x64: Seg.FS, 0x65: Seg.GS}
+#: "No register" for base and index; it reads as zero.
+NONE: Final = 8
+
+#: 16-bit addressing: rm -> (base, index) (SDM vol. 2, table 2-1).
+_BASE16: Final = ((3, 6), (3, 7), (5, 6), (5, 7), (6, NONE), (7, NONE), (5, NONE), (3, NONE))
+
+
+class NeedMore(Exception):
+    """The bytes given end inside an instruction."""
+
+
+class TooLong(Exception):
+    """The instruction is longer than 15 bytes."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """One decoded instruction; ``row`` None means #UD.  Fields are the operands microcode asks for by name."""
+
+    row: Row | None
+    variant: Variant
+    length: int
+    seg: int = Seg.DS
+    reg: int = 0
+    rm: int = 0
+    base: int = NONE
+    index: int = NONE
+    scale: int = 0
+    disp: int = 0
+    imm: int = 0
+    imm2: int = 0
+
+
+@cache
+def _rows(opcode_map: int, opcode: int) -> list[Row]:
+    return [
+        row
+        for row in ROWS
+        if row.map == opcode_map and (row.opcode == opcode or (row.plus and row.opcode <= opcode < row.opcode + 8))
+    ]
+
+
+@cache
+def has_modrm(opcode_map: int, opcode: int) -> bool:
+    """Return whether a ModRM byte follows the opcode."""
+    return any(row.mod for row in _rows(opcode_map, opcode))
+
+
+@cache
+def lookup(opcode_map: int, opcode: int, prefix: str, modrm: int) -> Row | None:
+    """Return the row of the map for an opcode, or None.
+
+    Args:
+        opcode_map: index into dm.isa.forms.MAPS.
+        opcode: last opcode byte.
+        prefix: NP, 66, F3 or F2, the mandatory-prefix class.
+        modrm: the ModRM byte, any number without one.
+    """
+    candidates = _rows(opcode_map, opcode)
+    # 90+r is XCHG, but 90 alone is NOP.
+    exact = [row for row in candidates if not row.plus]
+    return select(exact, prefix, modrm) or select([row for row in candidates if row.plus], prefix, modrm)
+
+
+def variants(row: Row) -> list[Variant]:
+    """Return every form of a row that decoding can ask for."""
+    forms: list[tuple[int, bool]] = []
+    if row.mod in ("rm", "r", "R"):
+        forms.append((16, False))
+    if row.mod in ("rm", "m"):
+        forms += [(16, True), (32, True)]
+    if not row.mod:
+        forms += [(16, False), (32, False)] if row.addressed else [(16, False)]
+    repeats = [""]
+    if "rep" in row.attributes:
+        repeats.append("rep")
+    if "repz" in row.attributes:
+        repeats += ["repe", "repne"]
+    out = []
+    for osize in (16, 32):
+        for asize, memory in forms:
+            for rep in repeats:
+                out.append(Variant(osize, asize, memory, False, rep))
+            if "lock" in row.attributes and memory:
+                out.append(Variant(osize, asize, memory, True))
+    return out
+
+
+def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
+    """Return the decoder's tables: for each (map, opcode) ``(first leaf, has ModRM, has mandatory prefix)``, and leaves.
+
+    A leaf is 1 + the index into ROWS, 0 for #UD.  With a ModRM byte an opcode has 256 leaves, else one; with mandatory
+    prefixes four times as many, in the order of dm.isa.forms.PREFIXES.  Equal stretches are shared.
+    """
+    number = {id(row): i + 1 for i, row in enumerate(ROWS)}
+    tops: list[tuple[int, bool, bool]] = []
+    leaves: list[int] = []
+    known: dict[tuple[int, ...], int] = {}
+    for opcode_map in range(len(MAPS)):
+        for opcode in range(256):
+            modrm = has_modrm(opcode_map, opcode)
+            prefixed = any(row.prefix for row in _rows(opcode_map, opcode))
+            stretch: list[int] = []
+            for prefix in PREFIXES if prefixed else ("NP",):
+                for byte in range(256 if modrm else 1):
+                    row = lookup(opcode_map, opcode, prefix, byte)
+                    stretch.append(number[id(row)] if row else 0)
+            key = tuple(stretch)
+            if key not in known:
+                known[key] = len(leaves)
+                leaves += stretch
+            tops.append((known[key], modrm, prefixed))
+    return tops, leaves
+
+
+def decode(code: bytes, code32: bool) -> Decoded:
+    """Decode the instruction at the start of ``code``.
+
+    Args:
+        code: bytes from CS:EIP on, as many as can be fetched, up to 15.
+        code32: CS.D, the default operand and address size.
+
+    Raises:
+        NeedMore: ``code`` ends inside the instruction and is shorter than 15 bytes.
+        TooLong: 15 bytes are not enough.
+    """
+    position = 0
+
+    def take(count: int) -> int:
+        nonlocal position
+        if position + count > len(code):
+            raise TooLong if len(code) >= LONGEST else NeedMore
+        if position + count > LONGEST:
+            raise TooLong
+        value = int.from_bytes(code[position : position + count], "little")
+        position += count
+        return value
+
+    osize66 = asize67 = lock = False
+    repeat = 0
+    override: int | None = None
+    while True:
+        byte = take(1)
+        if byte in SEGMENT_PREFIXES:
+            override = SEGMENT_PREFIXES[byte]
+        elif byte == 0x66:
+            osize66 = True
+        elif byte == 0x67:
+            asize67 = True
+        elif byte == 0xF0:
+            lock = True
+        elif byte in (0xF2, 0xF3):
+            repeat = byte
+        else:
+            break
+    osize = 32 if code32 != osize66 else 16
+    asize = 32 if code32 != asize67 else 16
+    opcode_map, opcode = 0, byte
+    if byte == 0x0F:
+        opcode_map, opcode = 1, take(1)
+        if opcode == 0x38:
+            opcode_map, opcode = 2, take(1)
+    prefix = {0xF3: "F3", 0xF2: "F2"}.get(repeat, "66" if osize66 else "NP")
+    modrm = take(1) if has_modrm(opcode_map, opcode) else 0
+    row = lookup(opcode_map, opcode, prefix, modrm)
+    memory = bool(row and row.mod and row.mod != "R" and modrm < 0xC0)
+    found = Decoded(row, Variant(osize, asize if memory or (row and row.addressed) else 16, memory), 0)
+    if row is None:
+        found.length = position
+        return found
+    found.reg, found.rm = modrm >> 3 & 7, modrm & 7
+    if row.plus:
+        found.rm = opcode & 7
+    segment = Seg.DS
+    if memory:
+        mod, rm = modrm >> 6, modrm & 7
+        if asize == 16:
+            found.base, found.index = _BASE16[rm]
+            if mod == 0 and rm == 6:
+                found.base, found.disp = NONE, take(2)
+            elif mod == 1:
+                found.disp = _signed(take(1), 8)
+            elif mod == 2:
+                found.disp = take(2)
+            segment = Seg.SS if found.base == 5 else Seg.DS
+        else:
+            found.base = rm
+            if rm == 4:
+                sib = take(1)
+                found.base, found.scale = sib & 7, sib >> 6
+                found.index = sib >> 3 & 7 if sib >> 3 & 7 != 4 else NONE
+            if mod == 0 and found.base == 5:
+                found.base, found.disp = NONE, take(4)
+            elif mod == 1:
+                found.disp = _signed(take(1), 8)
+            elif mod == 2:
+                found.disp = take(4)
+            segment = Seg.SS if found.base in (4, 5) else Seg.DS
+    found.seg = segment if override is None else override
+    for form in row.immediates:
+        match form:
+            case "Ib":
+                if "Iw" in row.operands:
+                    found.imm2 = take(1)
+                else:
+                    found.imm = take(1)
+            case "Is" | "Jb":
+                found.imm = _signed(take(1), 8)
+            case "Iw":
+                found.imm = take(2)
+            case "Iz":
+                found.imm = take(osize // 8)
+            case "Jz":
+                found.imm = _signed(take(osize // 8), osize)
+            case "Ap":
+                found.imm = take(osize // 8)
+                found.imm2 = take(2)
+            case "Ob" | "Ov":
+                found.disp = take(asize // 8)
+    found.length = position
+    rep = ""
+    if repeat and "rep" in row.attributes:
+        rep = "rep"
+    elif repeat and "repz" in row.attributes:
+        rep = "repe" if repeat == 0xF3 else "repne"
+    if lock and not ("lock" in row.attributes and memory):
+        found.row = None
+        return found
+    v = found.variant
+    found.variant = Variant(v.osize, v.asize, v.memory, lock, rep)
+    return found
+
+
+def _signed(value: int, width: int) -> int:
+    """Sign-extend to 32 bits."""
+    return (value - (1 << width) if value >> (width - 1) else value) & 0xFFFFFFFF

@@ -1,0 +1,98 @@
+"""CPUID features that change what instructions do, and vendors whose parts differ."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.isa.cells import FEATURES, MODEL, VENDOR
+from dm.microcode import Microcode, Value
+
+#: Feature name -> (leaf, subleaf, register 0-3 for EAX EBX ECX EDX, bit).  Its position is its bit in cell FEATURES.
+TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
+    "fpu": (1, 0, 3, 0),
+    "vme": (1, 0, 3, 1),
+    "de": (1, 0, 3, 2),
+    "pse": (1, 0, 3, 3),
+    "tsc": (1, 0, 3, 4),
+    "msr": (1, 0, 3, 5),
+    "pae": (1, 0, 3, 6),
+    "cx8": (1, 0, 3, 8),
+    "apic": (1, 0, 3, 9),
+    "sep": (1, 0, 3, 11),
+    "mtrr": (1, 0, 3, 12),
+    "pge": (1, 0, 3, 13),
+    "cmov": (1, 0, 3, 15),
+    "pat": (1, 0, 3, 16),
+    "pse36": (1, 0, 3, 17),
+    "clflush": (1, 0, 3, 19),
+    "mmx": (1, 0, 3, 23),
+    "fxsr": (1, 0, 3, 24),
+    "sse": (1, 0, 3, 25),
+    "sse2": (1, 0, 3, 26),
+    "monitor": (1, 0, 2, 3),
+    "movbe": (1, 0, 2, 22),
+    "popcnt": (1, 0, 2, 23),
+    "xsave": (1, 0, 2, 26),
+    "rdrand": (1, 0, 2, 30),
+    "sse4.2": (1, 0, 2, 20),
+    "bmi1": (7, 0, 1, 3),
+    "smep": (7, 0, 1, 7),
+    "bmi2": (7, 0, 1, 8),
+    "rdseed": (7, 0, 1, 18),
+    "adx": (7, 0, 1, 19),
+    "smap": (7, 0, 1, 20),
+    "umip": (7, 0, 2, 2),
+    "syscall": (0x80000001, 0, 3, 11),
+    "nx": (0x80000001, 0, 3, 20),
+    "rdtscp": (0x80000001, 0, 3, 27),
+    "lm": (0x80000001, 0, 3, 29),
+    "cr8_legacy": (0x80000001, 0, 2, 4),
+    "lzcnt": (0x80000001, 0, 2, 5),
+    "prefetchw": (0x80000001, 0, 2, 8),
+}
+_BIT: Final = {name: i for i, name in enumerate(TABLE)}
+
+#: Vendor string in CPUID leaf 0 (EBX EDX ECX) -> value of cell VENDOR.
+VENDORS: Final = {b"GenuineIntel": 0, b"AuthenticAMD": 1, b"HygonGenuine": 1}
+
+#: CpuConfig.model -> value of cell MODEL.
+MODELS: Final = {"80286": 2, "80386": 3, "p6": 6}
+
+
+def has(m: Microcode, name: str) -> Value:
+    """Return whether the guest's CPUID shows the feature, 1 bit."""
+    return m.get(FEATURES).bit(_BIT[name])
+
+
+def is_amd(m: Microcode) -> Value:
+    """Return whether the part follows AMD where vendors differ, 1 bit."""
+    return m.get(VENDOR) == 1
+
+
+def before_386(m: Microcode) -> Value:
+    """Return whether the part modelled is a 80286, 1 bit."""
+    return m.get(MODEL) < 3
+
+
+def feature_mask(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int:
+    """Return the FEATURES cell for a CPUID table of (leaf, subleaf) -> (EAX, EBX, ECX, EDX)."""
+    mask = 0
+    for name, (leaf, subleaf, register, bit) in TABLE.items():
+        values = cpuid.get((leaf, subleaf))
+        if values and values[register] >> bit & 1:
+            mask |= 1 << _BIT[name]
+    return mask
+
+
+def vendor(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int:
+    """Return the VENDOR cell for a CPUID table; parts of unknown vendors follow Intel."""
+    _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
+    return VENDORS.get(b"".join(r.to_bytes(4, "little") for r in (ebx, edx, ecx)), 0)
+
+
+#: CPUID of the part modelled when the hypervisor sends no table: a P6-class core without floating point beyond FXSR.
+DEFAULT_CPUID: Final[dict[tuple[int, int], tuple[int, int, int, int]]] = {
+    (0, 0): (2, 0x756E6547, 0x6C65746E, 0x49656E69),
+    (1, 0): (0x673, 0, 0, 0x0183FBFF),
+    (2, 0): (0x03020101, 0, 0, 0x0C040843),
+}

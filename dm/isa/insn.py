@@ -1,0 +1,282 @@
+"""What an instruction's description is given: the form at hand and its operands.
+
+    @instruction()
+    def ADD(x: Insn, dst: Operand, src: Operand) -> None:
+        b = src.read()
+        a = dst.read_modify()
+        result = a + b
+        dst.write_back(result)
+        flags.add(x.m, a, b, result)
+
+Reads and checks come first, memory is written next, registers and flags last: a fault or an access that must wait then
+leaves nothing half done.  (Where that order is impossible the form is run as a transaction; that is found by
+:func:`dm.microcode.verify.effects`, nothing needs to be declared.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from dm.isa import features
+from dm.isa import primitives as p
+from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
+from dm.isa.forms import FIXED, Row
+from dm.machine.state import Seg
+from dm.microcode import Field, Microcode, Value
+
+_GPR: Final[dict[int, Field]] = {8: GPR8, 16: GPR16, 32: GPR32}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a row: operand size, address size, memory or register rm, LOCK, REP.
+
+    ``rep`` is ``""``, ``"rep"`` (F2 or F3 on a plain string instruction), ``"repe"`` or ``"repne"``.
+    """
+
+    osize: int
+    asize: int
+    memory: bool
+    lock: bool = False
+    rep: str = ""
+
+
+class Operand:
+    """An operand: ``width`` bits, read and written through microcode."""
+
+    memory = False
+
+    def __init__(self, x: Insn, width: int) -> None:
+        self.x, self.m, self.width = x, x.m, width
+
+    def read(self) -> Value:
+        """Return its value."""
+        raise NotImplementedError
+
+    def write(self, value: Value) -> None:
+        """Replace its value."""
+        raise NotImplementedError
+
+    def read_modify(self) -> Value:
+        """Return its value as the first half of a read-modify-write (memory: checks for the write already)."""
+        return self.read()
+
+    def write_back(self, value: Value) -> None:
+        """Second half of a read-modify-write."""
+        self.write(value)
+
+
+class Constant(Operand):
+    """A constant or an immediate."""
+
+    def __init__(self, x: Insn, width: int, value: Value) -> None:
+        super().__init__(x, width)
+        self.value = value
+
+    def read(self) -> Value:
+        """Return its value."""
+        return self.value
+
+
+class Register(Operand):
+    """A general register: ``number`` is a constant or an operand of the record."""
+
+    def __init__(self, x: Insn, width: int, number: Value) -> None:
+        super().__init__(x, width)
+        self.number = number
+
+    def read(self) -> Value:
+        """Return its value."""
+        return self.m.get(_GPR[self.width], self.number)
+
+    def write(self, value: Value) -> None:
+        """Replace its value; the rest of the register stays."""
+        self.m.set(_GPR[self.width], value, self.number)
+
+
+class Special(Operand):
+    """A segment, control or debug register named by number; reading gives the selector of a segment register."""
+
+    def __init__(self, x: Insn, width: int, number: Value, kind: str) -> None:
+        super().__init__(x, width)
+        self.number, self.kind = number, kind
+
+    def read(self) -> Value:
+        """Return the selector (segment registers only)."""
+        assert self.kind == "seg", "CR and DR are read by their own descriptions"
+        return self.m.get(SELECTOR, self.number)
+
+
+class Memory(Operand):
+    """A memory operand."""
+
+    memory = True
+
+    def __init__(self, x: Insn, width: int, segment: Value, offset: Callable[[], Value]) -> None:
+        super().__init__(x, width)
+        self.segment, self._offset = segment, offset
+        self._address: Value | None = None
+
+    def offset(self, plus: int = 0) -> Value:
+        """Return the offset, 32 bits, wrapped to the address size; ``plus`` bytes further on."""
+        base = self._address if self._address is not None else self._offset()
+        self._address = base
+        return self.x.wrap(base + plus) if plus else base
+
+    def read(self) -> Value:
+        """Return its value."""
+        return self.load(self.width)
+
+    def load(self, width: int, plus: int = 0) -> Value:
+        """Read ``width`` bits, ``plus`` bytes on (an access of its own)."""
+        return self.m.call(p.LOAD[width], self.segment, self.offset(plus))
+
+    def store(self, value: Value, plus: int = 0) -> None:
+        """Write ``value``, ``plus`` bytes on (an access of its own)."""
+        self.m.call(p.STORE[value.width], self.segment, self.offset(plus), value)
+
+    def write(self, value: Value) -> None:
+        """Replace its value."""
+        self.store(value)
+
+    def read_modify(self) -> Value:
+        """Begin a read-modify-write."""
+        table = p.RMW_LOCKED if self.x.variant.lock else p.RMW
+        return self.m.call(table[self.width], self.segment, self.offset())
+
+    def write_back(self, value: Value) -> None:
+        """End a read-modify-write."""
+        table = p.RMW_LOCKED_END if self.x.variant.lock else p.RMW_END
+        self.m.call(table[self.width], value)
+
+
+class FarPointer(Operand):
+    """A selector:offset pair in the instruction."""
+
+    def selector(self) -> Value:
+        """Return the selector, 16 bits."""
+        return self.m.argument("imm2", 16)
+
+    def offset(self) -> Value:
+        """Return the offset, 32 bits (zero-extended for 16-bit operands)."""
+        return self.m.argument("imm", 32)
+
+
+class Insn:
+    """One form of one row being described.
+
+    ``m`` is the builder, ``osize`` and ``asize`` the operand and address size in bits.
+    """
+
+    def __init__(self, row: Row, variant: Variant, name: str) -> None:
+        self.row, self.variant = row, variant
+        self.m = Microcode(name)
+        self.osize, self.asize = variant.osize, variant.asize
+
+    def wrap(self, offset: Value) -> Value:
+        """Wrap a 32-bit offset to the address size."""
+        return offset & 0xFFFF if self.asize == 16 else offset
+
+    def register(self, number: int, width: int = 0) -> Register:
+        """Return a general register by number (``width`` bits, default the operand size)."""
+        return Register(self, width or self.osize, self.m.const(8, number))
+
+    def count_register(self, number: int) -> Register:
+        """Return a register in the address size (CX, SI, DI of string and loop instructions)."""
+        return self.register(number, self.asize)
+
+    def fault(self, vector: int | Value, error: int | Value, cause: str, *operands: int | Value) -> None:
+        """End this path with an exception (see :func:`dm.isa.primitives.fault`)."""
+        p.fault(self.m, vector, error, cause, *operands)
+
+    def fault_if(self, condition: Value, vector: int, error: int | Value, cause: str, *operands: int | Value) -> None:
+        """Raise an exception where ``condition`` holds."""
+        with self.m.If(condition):
+            self.fault(vector, error, cause, *operands)
+
+    @property
+    def source_segment(self) -> Value:
+        """Number of the segment of the memory or source string operand, overrides included."""
+        return self.m.argument("seg", 8)
+
+    def effective_offset(self) -> Value:
+        """Return base + index * scale + displacement of the ModRM operand, wrapped to the address size."""
+        m = self.m
+        base = m.get(GPR32, m.argument("base", 8))
+        index = m.get(GPR32, m.argument("index", 8))
+        scale = m.argument("scale", 8)
+        scale.upper = 3
+        return self.wrap(base + (index << scale) + m.argument("disp", 32))
+
+    def _width(self, letter: str) -> int:
+        return {"b": 8, "w": 16, "d": 32, "v": self.osize, "z": self.osize, "q": 64}.get(letter, self.osize)
+
+    def operand(self, form: str) -> Operand:
+        """Return the operand for a form of the opcode map."""
+        m = self.m
+        if form in FIXED:
+            kind, number = FIXED[form]
+            if kind == "seg":
+                return Special(self, 16, m.const(8, number), "seg")
+            return self.register(number, {"g8": 8, "g16": 16, "gv": self.osize}[kind])
+        if form in ("1", "3"):
+            return Constant(self, 8, m.const(8, int(form)))
+        kind, width = form[0], self._width(form[1:])
+        match kind:
+            case "E" | "M" | "R":
+                if kind == "M" or (kind == "E" and self.variant.memory):
+                    return Memory(self, width, self.source_segment, self.effective_offset)
+                return Register(self, width, m.argument("rm", 8))
+            case "G":
+                return Register(self, width, m.argument("reg", 8))
+            case "Z":
+                return Register(self, width, m.argument("rm", 8))
+            case "I":
+                width = {"Ib": 8, "Iw": 16}.get(form, self.osize)
+                return Constant(self, width, m.argument("imm2" if form == "Ib" and "Iw" in self.row.operands else "imm", 16 if form == "Ib" and "Iw" in self.row.operands else 32).trunc(width))
+            case "J":
+                return Constant(self, 32, m.argument("imm", 32))
+            case "O":
+                return Memory(self, width, self.source_segment, lambda: m.argument("disp", 32))
+            case "A":
+                return FarPointer(self, 48)
+            case "S":
+                return Special(self, 16, m.argument("reg", 8), "seg")
+            case "C" | "D":
+                return Special(self, 32, m.argument("reg", 8), "cr" if kind == "C" else "dr")
+            case "X":
+                return Memory(self, width, self.source_segment, lambda: self.count_register(6).read().fit(32))
+            case "Y":
+                return Memory(self, width, m.const(8, Seg.ES), lambda: self.count_register(7).read().fit(32))
+        raise ValueError(f"{self.row.text}: unknown operand form {form}")
+
+
+Description = Callable[..., None]
+#: Mnemonic -> description.
+DESCRIPTIONS: Final[dict[str, Description]] = {}
+
+
+def instruction(*names: str) -> Callable[[Description], Description]:
+    """Decorator: this function describes the instruction of its own name, or those named."""
+
+    def register(describe: Description) -> Description:
+        for name in names or (describe.__name__,):
+            if name in DESCRIPTIONS:
+                raise ValueError(f"{name} is described twice")
+            DESCRIPTIONS[name] = describe
+        return describe
+
+    return register
+
+
+def expand(row: Row, variant: Variant, name: str) -> Microcode:
+    """Describe one form: feature test, the instruction's own description, the default end."""
+    x = Insn(row, variant, name)
+    if row.feature and "fallback" not in row.attributes:
+        x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
+    DESCRIPTIONS[row.mnemonic](x, *[x.operand(form) for form in row.operands])
+    if not x.m.ended:
+        x.m.end(p.NEXT)
+    return x.m.finish()

@@ -1,0 +1,140 @@
+"""What microcode asks of an engine: memory, ports, and the ways an instruction ends.
+
+Addresses are (segment number, 32-bit offset), never linear, except for the ``*_system`` accesses, which are supervisor
+accesses to a linear address whatever CPL is (descriptor tables, TSS; SDM vol. 3A, 4.6.1), and the ``*_physical`` ones
+of the page walk.  An access that must ask the outside abandons the instruction; it is run again with the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.isa.cells import CR0, EIP
+from dm.microcode import Microcode, Primitive, Terminator, Value
+
+_WIDTHS = (8, 16, 32, 64)
+
+#: Read ``width`` bits: all segment and page checks, (seg, offset).
+LOAD: Final = {w: Primitive(f"load{w}", (8, 32), w, aborts=True) for w in _WIDTHS}
+#: Write: all checks before the first byte, (seg, offset, value).
+STORE: Final = {w: Primitive(f"store{w}", (8, 32, w), aborts=True, stores=True) for w in _WIDTHS}
+#: Begin a read-modify-write: checks as for a write, gives the old value, (seg, offset).
+RMW: Final = {w: Primitive(f"rmw{w}", (8, 32), w, aborts=True) for w in _WIDTHS}
+#: End it with the new value; cannot fault.
+RMW_END: Final = {w: Primitive(f"rmw_end{w}", (w,), stores=True) for w in _WIDTHS}
+#: The same, atomic against other CPUs: the end compares and swaps, and on failure the instruction starts over.
+RMW_LOCKED: Final = {w: Primitive(f"rmw_locked{w}", (8, 32), w, aborts=True) for w in _WIDTHS}
+RMW_LOCKED_END: Final = {w: Primitive(f"rmw_locked_end{w}", (w,), stores=True) for w in _WIDTHS}
+#: Check that a write of ``size`` bytes would succeed (seg, offset, size).
+PROBE_WRITE: Final = Primitive("probe_write", (8, 32, 32), aborts=True)
+#: Check that a read of ``size`` bytes would succeed (seg, offset, size).
+PROBE_READ: Final = Primitive("probe_read", (8, 32, 32), aborts=True)
+
+LOAD_SYSTEM: Final = {w: Primitive(f"load_system{w}", (32,), w, aborts=True) for w in _WIDTHS}
+STORE_SYSTEM: Final = {w: Primitive(f"store_system{w}", (32, w), aborts=True, stores=True) for w in _WIDTHS}
+#: Atomic OR / AND of a byte at a linear address (accessed and busy bits), (linear, mask).
+OR_SYSTEM8: Final = Primitive("or_system8", (32, 8), aborts=True, stores=True)
+AND_SYSTEM8: Final = Primitive("and_system8", (32, 8), aborts=True, stores=True)
+#: Check that supervisor writes to [linear, linear+size) would succeed.
+PROBE_SYSTEM_WRITE: Final = Primitive("probe_system_write", (32, 32), aborts=True)
+
+#: Page walk: read an entry; replace it if unchanged (1 when done).
+LOAD_PHYSICAL: Final = {w: Primitive(f"load_physical{w}", (64,), w, aborts=True) for w in (32, 64)}
+SWAP_PHYSICAL: Final = {w: Primitive(f"swap_physical{w}", (64, w, w), 1, aborts=True) for w in (32, 64)}
+
+PORT_IN: Final = {w: Primitive(f"port_in{w}", (16,), w, aborts=True) for w in (8, 16, 32)}
+PORT_OUT: Final = {w: Primitive(f"port_out{w}", (16, w), aborts=True) for w in (8, 16, 32)}
+#: Block INS: (port, offset in ES, wanted elements, 1 when DF, 1 when 32-bit addresses) -> elements moved, at least 1.
+#: Asks the port only for elements whose destination is proven writable; the caller updates the registers.
+PORT_IN_BLOCK: Final = {
+    w: Primitive(f"port_in_block{w}", (16, 32, 32, 1, 1), 32, aborts=True, stores=True) for w in (8, 16, 32)
+}
+#: Block OUTS: (port, seg, offset, wanted elements, DF, 32-bit addresses) -> elements moved, at least 1.
+PORT_OUT_BLOCK: Final = {w: Primitive(f"port_out_block{w}", (16, 8, 32, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)}
+
+#: MSRs that are not in the state table: asked of the hypervisor; its refusal is #GP(0).
+MSR_READ: Final = Primitive("msr_read", (32,), 64, aborts=True)
+MSR_WRITE: Final = Primitive("msr_write", (32, 64), aborts=True)
+#: Guest time-stamp counter.
+TSC_READ: Final = Primitive("tsc_read", (), 64, aborts=True)
+#: The guest wrote its TSC.
+TSC_WRITE: Final = Primitive("tsc_write", (64,), changes=True)
+#: CPUID: (leaf, subleaf, 0-3 for EAX EBX ECX EDX).
+CPUID_READ: Final = Primitive("cpuid_read", (32, 32, 8), 32)
+#: 64 random bits.
+RANDOM: Final = Primitive("random", (), 64, aborts=True)
+
+#: The hidden part of a segment register changed: recompute what is derived from it (seg).
+SEGMENT_CHANGED: Final = Primitive("segment_changed", (8,), changes=True)
+#: Paging, or a bit that the TLB depends on, changed (CR0, CR3, CR4, EFER): drop translations.  1: global ones too.
+TLB_FLUSH: Final = Primitive("tlb_flush", (1,), changes=True)
+#: INVLPG of a linear address.
+TLB_FLUSH_PAGE: Final = Primitive("tlb_flush_page", (32,), changes=True)
+#: What has been done so far stays done, whatever follows (task switch past its commit point).
+COMMIT: Final = Primitive("commit", (), commits=True)
+
+# Terminators.
+#: Go on with the next instruction in line.
+NEXT: Final = Terminator("next")
+#: Near transfer to a target fixed by the instruction's own bytes.
+JUMP: Final = Terminator("jump", (32,))
+#: Near transfer to a computed target.
+JUMP_INDIRECT: Final = Terminator("jump_indirect", (32,))
+#: Go on at cell EIP after the run loop has looked at everything (mode, flags, shadows, events, `until`).
+CHECKPOINT: Final = Terminator("checkpoint")
+#: A REP iteration is done (or ``n`` at once): run the same instruction again, as a boundary of its own.
+REPEAT: Final = Terminator("repeat", (32,))
+#: Raise an exception: (vector, error code, three operands of the cause); the label is the cause.
+FAULT: Final = Terminator("fault", (8, 32, 32, 32, 32), aborts=True)
+#: Leave before this instruction: the part has it, this emulator does not.  The label says what.
+UNSUPPORTED: Final = Terminator("unsupported", (), aborts=True)
+
+#: Exception vectors (SDM vol. 3A, table 6-1).
+DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = 0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19
+
+#: Every cause used by :func:`fault`, in order of first use; engines number them by position.
+CAUSES: Final[list[str]] = []
+
+
+def fault(m: Microcode, vector: int | Value, error: int | Value, cause: str, *operands: int | Value) -> None:
+    """End this path with an exception.
+
+    Args:
+        m: builder.
+        vector: exception vector, 8 bits when a Value.
+        error: error code, 32 bits when a Value; 0 for vectors that push none.
+        cause: stable upper-case name of the violated rule, e.g. ``SS_LIMIT``.
+        operands: up to three 32-bit numbers that explain it (offset, size, limit).
+    """
+    if cause not in CAUSES:
+        CAUSES.append(cause)
+    given = [*operands, 0, 0, 0][:3]
+    m.end(FAULT, vector, error, *given, labels=(cause,))
+
+
+def unsupported(m: Microcode, what: str) -> None:
+    """End this path with exit ``unsupported``; ``what`` is a stable upper-case name."""
+    if what not in CAUSES:
+        CAUSES.append(what)
+    m.end(UNSUPPORTED, labels=(what,))
+
+
+def cr0_bit(m: Microcode, bit: int) -> Value:
+    """Return a bit of CR0 (PE 0, MP 1, EM 2, TS 3, NE 5, WP 16, AM 18, PG 31)."""
+    return m.get(CR0).bit(bit)
+
+
+def next_eip(m: Microcode) -> Value:
+    """Return the address behind this instruction (32 bits, not wrapped at 64 KiB)."""
+    return m.argument("next_eip", 32)
+
+
+def this_eip(m: Microcode) -> Value:
+    """Return the address of this instruction's first prefix or opcode byte (32 bits)."""
+    return m.argument("this_eip", 32)
+
+
+def checkpoint(m: Microcode) -> None:
+    """End this path: the next instruction in line, after the run loop has looked at everything."""
+    m.set(EIP, next_eip(m))
+    m.end(CHECKPOINT)

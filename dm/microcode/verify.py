@@ -1,0 +1,168 @@
+"""Checks on finished microcode: every value is defined where it is used, every path ends, faults come before changes.
+
+Widths are checked while the code is recorded (:mod:`dm.microcode.ir`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dm.microcode.ir import (
+    Block,
+    Break,
+    Call,
+    Declare,
+    End,
+    Get,
+    If,
+    Let,
+    Loop,
+    Microcode,
+    MicrocodeError,
+    Procedure,
+    ReadVar,
+    Return,
+    Set,
+    Value,
+    Var,
+    WriteVar,
+    ends,
+)
+
+
+def verify(m: Microcode) -> None:
+    """Check one handler or procedure.
+
+    Raises:
+        MicrocodeError: naming the code and what is wrong.
+    """
+    if not m.ended:
+        raise MicrocodeError(f"{m.name}: a path does not end")
+    _check(m, m.root, set(), set())
+
+
+def _check(m: Microcode, block: Block, temps: set[int], variables: set[int]) -> None:
+    temps, variables = set(temps), set(variables)
+
+    def use(value: Value | None) -> None:
+        if value is None or value.op in ("const", "arg"):
+            return
+        if value.op == "none":
+            raise MicrocodeError(f"{m.name}: a call that gives nothing is used as a value")
+        if value.m is not m:
+            raise MicrocodeError(f"{m.name}: a value of {value.m.name} is used")
+        if value.number not in temps:
+            raise MicrocodeError(f"{m.name}: t{value.number} ({value.op}) is used where it may be undefined")
+
+    def use_var(var: Var) -> None:
+        if var.number not in variables:
+            raise MicrocodeError(f"{m.name}: local v{var.number} is used outside its scope")
+
+    for position, statement in enumerate(block.body):
+        if ends(statement) and position != len(block.body) - 1:
+            raise MicrocodeError(f"{m.name}: code after the end of its path")
+        match statement:
+            case Let(value):
+                for a in value.args:
+                    use(a)
+                temps.add(value.number)
+            case Get(value, _, index):
+                use(index)
+                temps.add(value.number)
+            case Set(_, index, value):
+                use(index)
+                use(value)
+            case Declare(var, value):
+                use(value)
+                variables.add(var.number)
+            case ReadVar(value, var):
+                use_var(var)
+                temps.add(value.number)
+            case WriteVar(var, value):
+                use_var(var)
+                use(value)
+            case Call(_, args, result):
+                for a in args:
+                    use(a)
+                if result is not None:
+                    temps.add(result.number)
+            case If(condition, then, other):
+                use(condition)
+                _check(m, then, temps, variables)
+                _check(m, other, temps, variables)
+            case Loop(body):
+                _check(m, body, temps, variables)
+            case Return(returned):
+                use(returned)
+            case End(_, args, _):
+                for a in args:
+                    use(a)
+            case Break():
+                pass
+
+
+@dataclass
+class Effects:
+    """What code may do: abort, change state or memory, and whether it may abort *after* it has changed something."""
+
+    aborts: bool = False
+    changes: bool = False
+    late_abort: bool = False
+
+
+_procedures: dict[Procedure, Effects] = {}
+
+
+def effects(code: Microcode | Procedure) -> Effects:
+    """Return the effects of a handler or procedure.
+
+    Code with ``late_abort`` can be left half done by a fault or by an access that must wait for an answer, so an
+    engine has to run it as a transaction (state saved, stores withheld).
+    """
+    if isinstance(code, Procedure):
+        known = _procedures.get(code)
+        if known is None:
+            _procedures[code] = Effects(True, True, True)  # recursion: the worst
+            known = _procedures[code] = effects(code.code)
+        return known
+    total = Effects()
+    _walk(code.root, False, total)
+    return total
+
+
+def _walk(block: Block, changed: bool, total: Effects) -> bool:
+    """Follow one block; return whether something may have changed at its end."""
+    for statement in block.body:
+        match statement:
+            case Set(cell, _, _):
+                if cell.architectural:
+                    changed = total.changes = True
+            case Call(target, _, _):
+                e = effects(target) if isinstance(target, Procedure) else None
+                aborts = e.aborts if e else getattr(target, "aborts", False)
+                if aborts:
+                    total.aborts = True
+                    if changed or (e is not None and e.late_abort):
+                        total.late_abort = True
+                if e is None and getattr(target, "commits", False):
+                    changed = False
+                elif e.changes if e else (getattr(target, "stores", False) or getattr(target, "changes", False)):
+                    changed = total.changes = True
+            case If(_, then, other):
+                a = _walk(then, changed, total)
+                b = _walk(other, changed, total)
+                # A side whose path has ended does not flow on.
+                open_a = not (then.body and ends(then.body[-1]))
+                open_b = not (other.body and ends(other.body[-1]))
+                changed = (a and open_a) or (b and open_b) or (changed and (open_a or open_b))
+            case Loop(body):
+                changed = _walk(body, changed, total) or changed
+                _walk(body, changed, total)
+            case End(terminator, _, _):
+                if terminator.aborts:
+                    total.aborts = True
+                    if changed:
+                        total.late_abort = True
+            case _:
+                pass
+    return changed

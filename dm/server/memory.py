@@ -1,0 +1,132 @@
+"""Guest RAM as a session sees it: descriptors checked, mapped, and put together into memory maps."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+from typing import Final
+
+from dm.engine import api
+from dm.protocol import schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import ErrorClass
+
+PAGE: Final = 4096
+
+
+def _refuse(text: str, expected: str, field: str = "") -> ProtocolError:
+    return ProtocolError(ErrorClass.BAD_MEMORY, text, expected, field)
+
+
+def check_sealed(fd: int) -> None:
+    """Check that a descriptor from a peer is a memfd that can never shrink, since a shrunk one kills us with SIGBUS.
+
+    Raises:
+        ProtocolError: it is something else (memfd_create(2), fcntl(2) F_GET_SEALS).
+    """
+    wanted = "a memfd made with MFD_ALLOW_SEALING and sealed with F_SEAL_SHRINK; files go by path"
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        raise _refuse("the descriptor is not a memfd", wanted, "ram") from None
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise _refuse("the memfd is not sealed against shrinking", wanted, "ram")
+    if seals & fcntl.F_SEAL_WRITE:
+        raise _refuse("the memfd is sealed against writing", "a memfd that can be mapped shared and writable", "ram")
+
+
+def open_below(directory: str, path: str) -> int:
+    """Open a RAM file by path; whatever links the path has, the file must lie below ``directory``.
+
+    Returns:
+        A new descriptor, open for reading and writing.
+
+    Raises:
+        ProtocolError: not absolute, not below, not a regular file, or not accessible.
+    """
+    root = os.path.realpath(directory)
+    wanted = f"an absolute path of a regular file below {root}"
+    if not os.path.isabs(path) or "\0" in path:
+        raise _refuse(f"path {path!r} is not absolute", wanted, "path")
+    outside = _refuse(f"path {path!r} is not below the memory path", wanted, "path")
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise outside  # before opening: opening alone can have effects
+    try:
+        fd = os.open(os.path.realpath(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise _refuse(f"path {path!r} cannot be opened: {error.strerror}", wanted, "path") from None
+    try:
+        # Links may have changed between the check and the opening: judge what was opened.
+        if os.path.commonpath([root, os.readlink(f"/proc/self/fd/{fd}")]) != root:
+            raise outside
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _refuse(f"path {path!r} is not a regular file", wanted, "path")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class RamBlocks:
+    """The RAM blocks of one session, by the numbers its shim gave them."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, mmap.mmap] = {}
+
+    def add(self, number: int, fd: int, size: int) -> None:
+        """Map ``size`` bytes of ``fd`` shared and writable; the descriptor stays the caller's.
+
+        Raises:
+            ProtocolError: number in use, too many blocks, wrong size, or it cannot be mapped.
+        """
+        if number == 0 or number in self._blocks:
+            raise _refuse(f"ram {number} is {'reserved' if number == 0 else 'in use'}", "a new number, not 0", "ram")
+        if len(self._blocks) >= schema.MAX_RAM_BLOCKS:
+            raise ProtocolError(ErrorClass.LIMIT, "too many RAM blocks", f"at most {schema.MAX_RAM_BLOCKS}", "ram")
+        there = os.fstat(fd).st_size
+        if size == 0 or size % PAGE or size > there:
+            raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most the file's {there:#x}", "size")
+        try:
+            block = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except (OSError, ValueError, OverflowError) as error:
+            raise _refuse(f"ram {number} cannot be mapped: {error}", "a file that can be mapped", "ram") from None
+        block.madvise(mmap.MADV_DONTDUMP)  # a core of ours must not hold the guest's secrets
+        self._blocks[number] = block
+
+    def remove(self, number: int, current: api.MemoryMap) -> None:
+        """Forget a block.
+
+        Raises:
+            ProtocolError: unknown, or the current map uses it.
+        """
+        block = self._blocks.get(number)
+        if block is None:
+            raise _refuse(f"ram {number} is not known", "a number given in a ram message", "ram")
+        if any(region.memory is block for region in current.regions):
+            raise _refuse(f"ram {number} is in use by the memory map", "a map without it first", "ram")
+        del self._blocks[number]  # unmapped when the last vCPU has let go of its old map
+
+    def build(self, wire: schema.Map) -> api.MemoryMap:
+        """Return the engine's form of a memory map.
+
+        Raises:
+            ProtocolError: an unknown block, or the regions are not as :class:`dm.engine.api.MemoryMap` asks.
+        """
+        regions = []
+        for index, region in enumerate(wire.regions):
+            kind = api.RegionKind[region.kind.name]
+            memory = None
+            if kind in (api.RegionKind.RAM, api.RegionKind.ROM, api.RegionKind.FIRMWARE):
+                memory = self._blocks.get(region.ram)
+                if memory is None:
+                    raise _refuse(
+                        f"ram {region.ram} is not known", "a number given in a ram message", f"regions[{index}].ram"
+                    )
+            regions.append(api.Region(region.gpa, region.size, kind, memory, region.offset if memory is not None else 0))
+        try:
+            return api.MemoryMap(wire.generation, tuple(regions), wire.a20)
+        except ValueError as error:
+            what, _, expected = str(error).partition(": ")
+            raise _refuse(f"{what} is not acceptable", expected, "regions") from None

@@ -1,0 +1,126 @@
+"""The socket beside the control endpoint on which RAM descriptors arrive, since ZeroMQ cannot pass any.
+
+An AF_UNIX SOCK_SEQPACKET socket in the daemon's own directory.  A peer must be the daemon's user or root
+(SO_PEERCRED, unix(7)); each packet is one ``ram`` message with one descriptor (SCM_RIGHTS), answered by one packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from dm.protocol import codec, schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import ErrorClass
+from dm.server.memory import check_sealed
+
+_log = logging.getLogger(__name__)
+
+_MAX_PEERS: Final = 64
+
+#: Takes the message, its bytes, the descriptor (the callee's from then on) and what sends the answer.
+OnRam: TypeAlias = Callable[[schema.Ram, bytes, int, Callable[[bytes], None]], None]
+
+
+class RamSocket:
+    """Accepts descriptors on the asyncio thread."""
+
+    def __init__(self, path: str, on_ram: OnRam) -> None:
+        """Bind to ``path``, mode 0600.
+
+        Raises:
+            OSError: it cannot be bound.
+        """
+        self.path = path
+        self._on_ram = on_ram
+        self._loop = asyncio.get_running_loop()
+        self._peers: set[socket.socket] = set()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)  # left by a daemon that was killed; the directory is ours and locked
+            self._listener.bind(path)
+            os.chmod(path, 0o600)
+            self._listener.listen(8)
+        except OSError:
+            self._listener.close()
+            raise
+        self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Close it and all its connections."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for peer in list(self._peers):
+            self._drop(peer)
+        os.unlink(self.path)
+
+    def _accept(self) -> None:
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return
+        _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (0, os.geteuid()) or len(self._peers) >= _MAX_PEERS:
+            _log.warning("RAM socket: user %d refused", uid)
+            peer.close()
+            return
+        peer.setblocking(False)
+        self._peers.add(peer)
+        self._loop.add_reader(peer, self._read, peer)
+
+    def _drop(self, peer: socket.socket) -> None:
+        if peer in self._peers:
+            self._peers.remove(peer)
+            self._loop.remove_reader(peer)
+            peer.close()
+
+    def _read(self, peer: socket.socket) -> None:
+        try:
+            data, fds, flags, _ = socket.recv_fds(peer, schema.MAX_CONTROL, 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds, flags = b"", [], 0
+        if not data:
+            for fd in fds:
+                os.close(fd)
+            self._drop(peer)
+            return
+        fd = -1
+        try:
+            fd = self._only(fds)
+            if flags & socket.MSG_TRUNC:
+                raise ProtocolError(ErrorClass.TOO_LARGE, "the packet is too large", f"at most {schema.MAX_CONTROL}")
+            message = codec.decode(data, schema.MAX_CONTROL)
+            if not isinstance(message, schema.Ram) or message.path:
+                raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{message.NAME} came here", "ram without path", "type")
+            check_sealed(fd)
+            fd, mine = -1, fd
+            self._on_ram(message, data, mine, lambda answer: self._answer(peer, answer))
+        except ProtocolError as error:
+            self._answer(peer, codec.encode(error.message()))
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _only(self, fds: list[int]) -> int:
+        """Return the only descriptor of a packet; otherwise close them all."""
+        if len(fds) == 1:
+            return fds[0]
+        for fd in fds:
+            os.close(fd)
+        raise ProtocolError(ErrorClass.BAD_MEMORY, f"{len(fds)} descriptors came along", "one descriptor", "ram")
+
+    def _answer(self, peer: socket.socket, data: bytes) -> None:
+        if peer not in self._peers:
+            return
+        try:
+            peer.send(data)
+        except OSError:
+            self._drop(peer)

@@ -1,0 +1,63 @@
+"""What a run has to report at its next exchange: posted writes, written pages, TLB flushes, work done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from dm.engine.api import Exit
+from dm.protocol import schema
+from dm.protocol.schema import Posted
+
+#: Longest run of posted writes that is put together, in bytes.
+_MERGE: Final = 4096
+
+
+class Report:
+    """Collects what exits say until an exchange takes it along."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.instructions = 0
+        self.tlb_flush = False
+        self._posted: list[tuple[int, int, bytearray]] = []  # (first gpa, size of each write, bytes)
+        self._pages: set[int] = set()
+
+    def add(self, result: Exit) -> None:
+        """Take in what one return of the engine reports."""
+        self.steps += result.steps
+        self.instructions += result.instructions
+        self.tlb_flush |= result.tlb_flush
+        if result.pages:
+            self._pages.update(result.pages)
+        if result.posted:
+            self._merge(result.posted)
+
+    def _merge(self, writes: Iterable[tuple[int, bytes]]) -> None:
+        """Put consecutive writes of one size together: a scrolled text screen is one record, not two thousand."""
+        posted = self._posted
+        for gpa, data in writes:
+            if posted:
+                first, size, run = posted[-1]
+                if size == len(data) and first + len(run) == gpa and len(run) + size <= _MERGE:
+                    run += data
+                    continue
+            posted.append((gpa, len(data), bytearray(data)))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether posted writes wait for an exchange."""
+        return bool(self._posted)
+
+    @property
+    def full(self) -> bool:
+        """Whether more would not fit into one exchange."""
+        return len(self._posted) > schema.MAX_POSTED or len(self._pages) > schema.MAX_PAGES
+
+    def take(self) -> tuple[list[Posted], list[int], bool]:
+        """Return and forget what fits into one exchange: posted writes, pages in order, TLB flush."""
+        posted, self._posted = self._posted[: schema.MAX_POSTED], self._posted[schema.MAX_POSTED :]
+        pages = sorted(self._pages)
+        pages, self._pages = pages[: schema.MAX_PAGES], set(pages[schema.MAX_PAGES :])
+        flush, self.tlb_flush = self.tlb_flush, False
+        return [Posted(gpa, bytes(data), size) for gpa, size, data in posted], pages, flush

@@ -1,0 +1,624 @@
+"""One vCPU of a session: its thread, its endpoint and its engine.
+
+The thread binds the endpoint and is the only one to touch it (a ZeroMQ socket never changes thread).  It runs the
+engine in slices of about 200 microseconds and looks at its socket between slices, so a ``kick`` of the shim needs no
+second socket and no second thread.  Other threads of the worker reach it through :meth:`Vcpu.close` and the like:
+they queue a call, stop a running engine with ``Engine.kick`` and wake an idle thread through an eventfd.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import zmq
+
+from dm.engine.api import QUESTIONS, Engine, Exit, ExitReason, MemoryMap, Until
+from dm.machine.state import GROUPS, EventType, State, get_group, update
+from dm.protocol import codec, schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import (
+    Done,
+    DoneReason,
+    Emulate,
+    Error,
+    ErrorClass,
+    Groups,
+    Io,
+    IoAnswer,
+    IoKind,
+    Kick,
+    Message,
+    Reason,
+    Stop,
+)
+from dm.server.report import Report
+
+_log = logging.getLogger(__name__)
+
+#: How long the engine runs between two looks at the socket, in nanoseconds.
+SLICE_NS: Final = 200_000
+#: Posted writes wait no longer than this for an exchange, in nanoseconds.
+_POSTED_NS: Final = 20_000_000
+#: An orderly quit waits so long for the answer of an open question, in seconds.
+_GRACE: Final = 2.0
+#: Messages a vCPU takes in at one look; a flood never starves the guest.
+_BURST: Final = 16
+#: High-water mark: there is one exchange at a time, the rest is for repeats and errors.
+_HWM: Final = 16
+
+_READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ})
+_MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
+_MUST_PROGRESS: Final = frozenset({Reason.FAILURE, Reason.INVALID_STATE, Reason.MMIO})
+_UNTIL: Final = {word: Until(str(word)) for word in schema.UntilWord}
+
+
+class Owner(Protocol):
+    """What a vCPU needs of its session."""
+
+    number: int
+    current: MemoryMap
+
+    def replace_map(self, wire: schema.Map, by: Vcpu | None) -> MemoryMap:
+        """Check and take up a new map; all vCPUs but ``by`` are told."""
+        ...
+
+
+class _Gone(Exception):  # noqa: N818 - not an error: how a vCPU leaves its run when it is destroyed
+    """The vCPU is being destroyed; its run is given up."""
+
+
+class _Slice:
+    """How many steps make a slice: follows the speed the guest code at hand runs at."""
+
+    def __init__(self) -> None:
+        self.steps = 1000
+
+    def learn(self, steps: int, ns: int) -> None:
+        """Adjust to a run of ``steps`` steps that took ``ns`` nanoseconds."""
+        if steps < self.steps // 2 and ns < SLICE_NS:
+            return  # it ended for another reason and says little
+        wanted = steps * SLICE_NS // max(ns, 1)
+        self.steps = max(32, min(wanted, 4 * self.steps, 1 << 22))
+
+
+class _Run:
+    """One ``emulate`` under way."""
+
+    def __init__(self, request: Emulate, before: Groups) -> None:
+        self.request = request
+        self.before = before
+        self.report = Report()
+        self.window = request.window
+        self.stop = Stop.NONE
+        self.question: Io | None = None
+        self.answer: IoAnswer | None = None
+        self.questions = 0
+        self.must_progress = request.reason in _MUST_PROGRESS
+        self.ran_ns = 0
+        self.exchanged = time.monotonic_ns()
+
+    def ending(self) -> DoneReason | None:
+        """Return why the run must end at the next boundary, None while it may go on."""
+        request, report = self.request, self.report
+        if request.steps == 0:
+            return DoneReason.BUDGET
+        if self.must_progress and report.steps == 0:
+            return None
+        if self.stop is not Stop.NONE:
+            return DoneReason.KICKED if self.stop is Stop.KICK else DoneReason.STOPPED
+        if request.steps is not None and report.steps >= request.steps:
+            return DoneReason.BUDGET
+        if request.microseconds is not None and self.ran_ns >= request.microseconds * 1000:
+            return DoneReason.BUDGET
+        if request.reason is Reason.MMIO and (report.instructions > 0 or self.ran_ns > SLICE_NS):
+            return DoneReason.BUDGET  # one instruction, or one slice of a repeated one
+        return None
+
+    def budget(self, steps: int, in_instruction: bool) -> int:
+        """Return the steps the engine may make now, at most ``steps``; an open instruction has taken one already."""
+        if self.ending() is not None:
+            return 0
+        left = steps if self.request.steps is None else self.request.steps - self.report.steps
+        if self.request.reason is Reason.MMIO:
+            left = 1
+        return min(left - in_instruction, steps)
+
+
+class Vcpu:
+    """One vCPU.  Public methods may be called from any thread."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], owner: Owner, number: int, path: str, engine: Engine):
+        """``path`` is where the ipc endpoint goes; the directory must belong to the daemon."""
+        self.number = number
+        self.endpoint = f"ipc://{path}"
+        self.counters = schema.VcpuCounters(number, 0, 0, 0, 0, 0, 0, 0)
+        self._context, self._owner, self._path, self._engine = context, owner, path, engine
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()  # guards _wake and _engine against use after the thread's end
+        self._ended = False
+        self._bound = threading.Event()
+        self._bind_error: Exception | None = None
+        self._socket: zmq.Socket[bytes]
+        self._poller = zmq.Poller()
+        # of the thread alone from here on
+        self._gone = self._closing = self._paused = False
+        self._give_up_at: float | None = None
+        self._peer = b""
+        self._epoch = 0
+        self._map: MemoryMap | None = None
+        self._known: State | None = None
+        self._record: Message | None = None
+        self._last = 0
+        self._next: tuple[Emulate, State] | None = None
+        self._run: _Run | None = None
+        self._slice = _Slice()
+        self._thread = threading.Thread(target=self._main, name=f"vcpu-{owner.number}-{number}", daemon=True)
+
+    # ------------------------------------------------------------------------------------------ any thread
+
+    def start(self) -> None:
+        """Bind the endpoint and begin to serve.
+
+        Raises:
+            OSError: the endpoint cannot be bound.
+        """
+        self._thread.start()
+        self._bound.wait()
+        if self._bind_error is not None:
+            self.join()
+            raise OSError(f"cannot bind {self.endpoint}: {self._bind_error}")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread's end after :meth:`close` or :meth:`abort`; return whether it came."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End in order: a run ends with ``done`` (``kicked``, ``closing``) after its current instruction."""
+        self._call(self._do_close)
+
+    def abort(self) -> None:
+        """End at once: a run ends with error ``aborted``."""
+        self._call(self._do_abort)
+
+    def pause(self, paused: bool) -> threading.Event:
+        """Hold runs at their next slice, or let them go on; the event is set once that is so."""
+        done = threading.Event()
+        if not self._call(lambda: self._do_pause(paused, done)):
+            done.set()
+        return done
+
+    def new_map(self) -> None:
+        """Take up the session's current memory map."""
+        self._call(self._take_map)
+
+    @property
+    def doing(self) -> str:
+        """What it is doing: ``idle`` (the shim has it), ``running``, ``waiting`` (for an answer) or ``lost``."""
+        run = self._run
+        if self._ended:
+            return "lost"
+        return "idle" if run is None else "running" if run.question is None else "waiting"
+
+    def _call(self, call: Callable[[], None]) -> bool:
+        with self._lock:
+            if self._ended:
+                return False
+            self._calls.append(call)
+            os.eventfd_write(self._wake, 1)
+            self._engine.kick()
+            return True
+
+    # ------------------------------------------------------------------------------------------ the thread
+
+    def _main(self) -> None:
+        self._socket = self._context.socket(zmq.ROUTER)
+        try:
+            try:
+                self._bind()
+            except Exception as error:
+                self._bind_error = error
+                return
+            finally:
+                self._bound.set()
+            while not (self._gone or self._closing):
+                self._attend(None)
+                if self._next is not None:
+                    (request, state), self._next = self._next, None
+                    self._serve(request, state)
+        finally:
+            with self._lock:
+                self._ended = True
+                os.close(self._wake)
+                self._engine.close()
+            self._socket.close(linger=200 if self._gone else 2000)
+
+    def _bind(self) -> None:
+        options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
+        for option, value in options:
+            self._socket.setsockopt(option, value)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is cut off unheard
+        self._socket.bind(self.endpoint)
+        os.chmod(self._path, 0o600)
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake, zmq.POLLIN)
+
+    def _do_close(self) -> None:
+        self._closing = True
+        self._give_up_at = time.monotonic() + _GRACE
+        if self._run is not None and self._run.stop is Stop.NONE:
+            self._run.stop = Stop.KICK
+
+    def _do_abort(self) -> None:
+        self._gone = True
+
+    def _do_pause(self, paused: bool, done: threading.Event) -> None:
+        self._paused = paused
+        done.set()
+
+    def _take_map(self) -> None:
+        if self._map is not self._owner.current:
+            self._map = self._owner.current
+            self._engine.set_map(self._map)
+
+    # ------------------------------------------------------------------------------------------ messages
+
+    def _attend(self, timeout: int | None) -> None:
+        """Carry out queued calls and take in messages; wait up to ``timeout`` ms (None: for ever) for the first."""
+        if timeout != 0:
+            self._poller.poll(timeout)
+        if self._calls:
+            try:
+                os.eventfd_read(self._wake)
+            except BlockingIOError:
+                pass  # the call is queued before the eventfd is written
+            while self._calls:
+                self._calls.popleft()()
+        for _ in range(_BURST):
+            if not self._readable():
+                return
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            self._handle(frames[0], frames[1:])
+
+    def _readable(self) -> bool:
+        events = self._socket.getsockopt(zmq.EVENTS)
+        return isinstance(events, int) and bool(events & zmq.POLLIN)
+
+    def _handle(self, identity: bytes, frames: list[bytes]) -> None:
+        self.counters.bytes_in += sum(map(len, frames))
+        try:
+            if len(frames) != 1:
+                raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {len(frames)} parts", "one part")
+            message = codec.decode(frames[0])
+            try:
+                self._dispatch(identity, message)
+            except ProtocolError as error:
+                error.partial.setdefault("seq", getattr(message, "seq", 0))
+                raise
+        except ProtocolError as error:
+            _log.info("session %d vCPU %d: refused: %s", self._owner.number, self.number, error)
+            known = {"session": self._owner.number, "vcpu": self.number, "epoch": self._epoch}
+            self._send(identity, error.message(**known))
+
+    def _dispatch(self, identity: bytes, message: Message) -> None:
+        if not isinstance(message, Emulate | IoAnswer | Kick):
+            raise ProtocolError(
+                ErrorClass.BAD_MESSAGE, f"{message.NAME} came to a vCPU's endpoint", "emulate, io-answer or kick", "type"
+            )
+        if message.session != self._owner.number:
+            raise ProtocolError(
+                ErrorClass.UNKNOWN_SESSION, f"session is {message.session}", str(self._owner.number), "session"
+            )
+        if message.vcpu != self.number:
+            raise ProtocolError(ErrorClass.UNKNOWN_VCPU, f"vcpu is {message.vcpu}", str(self.number), "vcpu")
+        self._check_epoch(identity, message)
+        match message:
+            case Emulate():
+                self._on_emulate(message)
+            case IoAnswer():
+                self._on_answer(message)
+            case Kick():
+                self._on_kick(message)
+
+    def _check_epoch(self, identity: bytes, message: Emulate | IoAnswer | Kick) -> None:
+        """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer."""
+        if message.epoch == self._epoch and identity == self._peer:
+            return
+        if message.epoch > self._epoch and isinstance(message, Emulate):
+            self._epoch, self._peer = message.epoch, identity
+            return
+        if message.epoch == self._epoch and self._epoch:
+            raise ProtocolError(
+                ErrorClass.STALE_EPOCH, f"epoch {message.epoch} belongs to another socket", "a greater one", "epoch"
+            )
+        expected = f"an emulate with an epoch above {self._epoch}"
+        if self._epoch and isinstance(message, Emulate):
+            expected = f"{self._epoch} from its own socket, or a greater one"
+        raise ProtocolError(ErrorClass.STALE_EPOCH, f"epoch is {message.epoch}", expected, "epoch")
+
+    def _on_emulate(self, request: Emulate) -> None:
+        run = self._run
+        if run is not None:
+            if request.seq != run.request.seq:
+                raise ProtocolError(ErrorClass.BUSY, f"run {run.request.seq} is under way", "to wait for its done")
+            if run.question is not None and run.answer is None:
+                self._reply(run.question)  # the question was lost with the old socket
+            return
+        if self._next is not None:
+            if request.seq == self._next[0].seq:
+                return
+            raise ProtocolError(ErrorClass.BUSY, f"run {self._next[0].seq} is under way", "to wait for its done")
+        if request.seq == self._last and self._record is not None:
+            self._reply(self._record)
+            return
+        if request.seq <= self._last:
+            raise ProtocolError(ErrorClass.STALE_SEQUENCE, f"seq is {request.seq}", f"above {self._last}", "seq")
+        if self._closing:
+            raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
+        if request.generation > self._owner.current.generation:
+            raise ProtocolError(
+                ErrorClass.BAD_GENERATION,
+                f"generation is {request.generation}",
+                f"at most {self._owner.current.generation}, the newest map received",
+                "generation",
+            )
+        self._next = request, self._state_of(request)
+
+    def _state_of(self, request: Emulate) -> State:
+        """Return the state a request submits."""
+        if request.base == 0:
+            state = State.reset()
+        elif request.base == self._last and self._known is not None:
+            state = self._known
+        else:
+            known = self._last if self._known is not None else 0
+            raise ProtocolError(
+                ErrorClass.UNKNOWN_BASE,
+                f"base is {request.base}",
+                f"{known}, or 0 with a whole state" if known else "0, with a whole state",
+                "base",
+            )
+        self._known = None  # a delta that fails half-way leaves no base behind
+        try:
+            update(state, request.state)
+            self._engine.set_state(state)
+            if request.inject is not None:
+                event = request.inject
+                error = event.error if event.has_error else None
+                self._engine.inject(EventType(event.type), event.vector, error=error, length=event.length)
+        except ValueError as error:
+            raise ProtocolError(ErrorClass.BAD_STATE, str(error), "see the state table", "state") from None
+        return state
+
+    def _on_answer(self, answer: IoAnswer) -> None:
+        run = self._run
+        question = run.question if run is not None else None
+        if run is None or question is None or (answer.seq, answer.io) != (question.seq, question.io):
+            if answer.seq < self._last or (run is not None and (answer.seq, answer.io) <= (self._last, run.questions)):
+                return  # repeated after a reconnect
+            raise ProtocolError(ErrorClass.BAD_ANSWER, f"question {answer.seq}.{answer.io} is not open", "no answer")
+        if run.answer is not None:
+            return
+        wanted = question.size * question.count if question.kind in _READS else 0
+        if question.kind is IoKind.INTERRUPT_ACK:
+            wanted = min(len(answer.data), 1)
+        if answer.fault:
+            if question.kind not in _MSRS:
+                raise ProtocolError(ErrorClass.BAD_ANSWER, f"fault answers {question.kind}", "only for MSRs", "fault")
+        elif len(answer.data) != wanted:
+            raise ProtocolError(
+                ErrorClass.BAD_ANSWER,
+                f"data has {len(answer.data)} bytes",
+                f"{wanted} for {question.kind} of {question.count} x {question.size}",
+                "data",
+            )
+        if answer.map is not None:
+            self._owner.replace_map(answer.map, self)
+        run.answer = answer
+
+    def _on_kick(self, kick: Kick) -> None:
+        run = self._run
+        if run is None or kick.seq != run.request.seq:
+            return
+        if kick.window is not None:
+            run.window = kick.window
+        if kick.stop is not Stop.NONE and run.stop in (Stop.NONE, Stop.KICK):
+            run.stop = kick.stop
+
+    def _reply(self, message: Io | Done | Error | Message) -> None:
+        """Send to the peer of the newest epoch."""
+        message.epoch = self._epoch  # type: ignore[union-attr]
+        self._send(self._peer, message)
+
+    def _send(self, identity: bytes, message: Message) -> None:
+        data = codec.encode(message)
+        if isinstance(message, Error):
+            self.counters.errors += 1
+        try:
+            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
+        except zmq.Again:
+            _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self.number, message.NAME)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            _log.info("vCPU %d: peer is gone; %s waits for its return", self.number, message.NAME)
+        else:
+            self.counters.bytes_out += len(data)
+
+    # ------------------------------------------------------------------------------------------ runs
+
+    def _serve(self, request: Emulate, state: State) -> None:
+        """Carry out one request and send its answer."""
+        self._run = run = _Run(request, {group: get_group(state, group) for group in GROUPS})
+        self.counters.requests += 1
+        answer: Message
+        try:
+            self._take_map()
+            answer = self._execute(run)
+        except _Gone:
+            answer = self._failed(run, ErrorClass.ABORTED, "the run was given up in mid-flight")
+        except Exception as error:
+            _log.exception("session %d vCPU %d: run %d failed", self._owner.number, self.number, request.seq)
+            answer = self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {type(error).__name__}: {error}")
+        self.counters.steps += run.report.steps
+        self.counters.instructions += run.report.instructions
+        self._run, self._last, self._record = None, request.seq, answer
+        self._reply(answer)
+
+    def _failed(self, run: _Run, error: ErrorClass, text: str) -> Error:
+        refusal = ProtocolError(error, text, "a whole state with the next run")
+        return refusal.message(seq=run.request.seq, session=self._owner.number, vcpu=self.number)
+
+    def _execute(self, run: _Run) -> Done:
+        in_instruction = False
+        while True:
+            self._look(run)
+            if not in_instruction and (ending := run.ending()) is not None:
+                return self._done(run, ending)
+            result = self._step(run, in_instruction)
+            in_instruction = result.reason in QUESTIONS
+            self._flush(run)
+            if in_instruction:
+                self._question(run, result)
+            elif result.reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
+                self._acknowledge(run)
+            elif result.reason not in (ExitReason.BUDGET, ExitReason.KICKED):
+                return self._done(run, DoneReason(str(result.reason)), result)
+
+    def _look(self, run: _Run) -> None:
+        """See to calls and messages; hold here while paused."""
+        if self._calls or self._readable():
+            self._attend(0)
+        while self._paused and not self._gone:
+            if run.stop is not Stop.NONE:
+                run.must_progress = False  # nothing runs while paused, not even that one instruction
+                break
+            self._attend(None)
+        if self._gone:
+            raise _Gone
+
+    def _step(self, run: _Run, in_instruction: bool) -> Exit:
+        """Run the engine for one slice."""
+        request = run.request
+        begun = run.report.steps > 0
+        options: dict[str, Any] = {}
+        if not begun and not in_instruction:
+            options = {"mmio": request.mmio, "code": request.code}
+        started = time.perf_counter_ns()
+        result = self._engine.run(
+            _UNTIL[request.until],
+            run.budget(self._slice.steps, in_instruction),
+            progress=run.must_progress and not begun,
+            window=run.window,
+            **options,
+        )
+        run.report.add(result)
+        taken = time.perf_counter_ns() - started
+        run.ran_ns += taken
+        self._slice.learn(result.steps, taken)
+        return result
+
+    def _question(self, run: _Run, result: Exit) -> None:
+        answer = self._ask(
+            run,
+            IoKind(str(result.reason)),
+            address=result.address,
+            size=result.size,
+            count=result.count,
+            data=bytes(result.data),
+            down=getattr(result, "step", 0) < 0,
+        )
+        if answer.map is not None:
+            self._take_map()
+        self._engine.answer(answer.data, fault=answer.fault)
+
+    def _acknowledge(self, run: _Run) -> None:
+        """Ask for the vector of the waiting external interrupt and have it delivered."""
+        run.window = False
+        answer = self._ask(run, IoKind.INTERRUPT_ACK)
+        if answer.data:
+            self._engine.inject(EventType.EXTERNAL, answer.data[0])
+
+    def _flush(self, run: _Run) -> None:
+        """Deliver posted writes and pages now when they no longer fit, or have waited long enough."""
+        report = run.report
+        while report.full or (report.waiting and time.monotonic_ns() - run.exchanged > _POSTED_NS):
+            self._ask(run, IoKind.REPORT)
+
+    def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
+        """Send a question and wait for its answer."""
+        posted, pages, flush = run.report.take()
+        checkpoint = self._delta(run.before, self._engine.get_state())[0] if run.request.checkpoint else None
+        run.questions += 1
+        self.counters.io += 1
+        run.question = Io(
+            session=self._owner.number,
+            vcpu=self.number,
+            epoch=self._epoch,
+            seq=run.request.seq,
+            io=run.questions,
+            kind=kind,
+            posted=posted,
+            pages=pages,
+            tlb_flush=flush,
+            instructions=run.report.instructions,
+            steps=run.report.steps,
+            checkpoint=checkpoint,
+            **what,
+        )
+        run.answer = None
+        self._reply(run.question)
+        while run.answer is None:
+            left = None if self._give_up_at is None else int((self._give_up_at - time.monotonic()) * 1000)
+            if self._gone or (left is not None and left <= 0):
+                raise _Gone
+            self._attend(left)
+        answer, run.question, run.exchanged = run.answer, None, time.monotonic_ns()
+        if answer.window is not None:
+            run.window = answer.window
+        if answer.stop is not Stop.NONE:
+            run.stop = answer.stop
+        return answer
+
+    def _done(self, run: _Run, reason: DoneReason, result: Exit | None = None) -> Done:
+        while run.report.full:
+            self._ask(run, IoKind.REPORT)
+        posted, pages, flush = run.report.take()
+        final = self._engine.get_state()
+        delta, _ = self._delta(run.before, final)
+        self._known = final
+        return Done(
+            session=self._owner.number,
+            vcpu=self.number,
+            epoch=self._epoch,
+            seq=run.request.seq,
+            reason=reason,
+            stop=run.stop if reason in (DoneReason.KICKED, DoneReason.STOPPED) else Stop.NONE,
+            address=result.address if result is not None else 0,
+            detail=result.detail[:500] if result is not None else "",
+            state=delta,
+            instructions=run.report.instructions,
+            steps=run.report.steps,
+            posted=posted,
+            pages=pages,
+            tlb_flush=flush,
+            failing=_failing(final, run.request) if run.request.explain else [],
+            closing=self._closing,
+        )
+
+    @staticmethod
+    def _delta(before: Groups, state: State) -> tuple[Groups, Groups]:
+        """Return the groups of ``state`` that differ from ``before``, and all of them."""
+        now = {group: get_group(state, group) for group in GROUPS}
+        return {group: values for group, values in now.items() if values != before[group]}, now
+
+
+def _failing(state: State, request: Emulate) -> list[schema.Failing]:
+    return []

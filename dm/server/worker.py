@@ -1,0 +1,270 @@
+"""The worker: one process per session, started by exec, so that one VM can neither read nor slow another.
+
+Its main thread serves the line to the supervisor (:mod:`dm.server.link`): the shim's control requests about RAM, maps
+and vCPUs, and the supervisor's own.  Each vCPU has a thread (:mod:`dm.server.vcpu`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+from dm.engine.api import CpuConfig, CpuidEntry, Engine, MemoryMap
+from dm.protocol import codec, schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import ErrorClass, Message
+from dm.server import link
+from dm.server.memory import RamBlocks
+from dm.server.vcpu import Vcpu
+
+_log = logging.getLogger(__name__)
+
+#: Counters go to the supervisor this often while they change, in milliseconds.
+_REPORT_MS: Final = 200
+#: A vCPU thread that has not ended so long after it was told is left behind, in seconds.
+_JOIN: Final = 3.0
+_MODELS: Final = ("p6", "80386", "80286")
+
+
+def engine_factory(name: str) -> tuple[Callable[[CpuConfig], Engine], str]:
+    """Return what makes engines, and why this one.
+
+    ``name`` is one that :func:`dm.engine.create` knows, ``auto`` for the one in use here, or ``module:function``.
+    """
+    module, colon, function = name.partition(":")
+    if colon:
+        return getattr(importlib.import_module(module), function), "given as module:function"
+    import dm.engine
+
+    note = "asked for"
+    if name == "auto":
+        name, note = dm.engine.engine_in_use()
+    return lambda config: dm.engine.create(name, config), note
+
+
+class Session:
+    """The session this worker serves."""
+
+    def __init__(self, number: int, directory: str, factory: Callable[[CpuConfig], Engine]) -> None:
+        """``directory`` is the daemon's own, for the vCPUs' endpoints."""
+        self.number = number
+        self.current = MemoryMap(0, ())
+        self._directory, self._factory = directory, factory
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._blocks = RamBlocks()
+        self._lock = threading.Lock()  # maps come from the control line and from any vCPU's answers
+        self._vcpus: dict[int, Vcpu] = {}
+        self._paused = False
+
+    def replace_map(self, wire: schema.Map, by: Vcpu | None) -> MemoryMap:
+        """Check and take up a new map; all vCPUs but ``by`` are told.
+
+        Raises:
+            ProtocolError: its generation is not newer, or it is not acceptable.
+        """
+        with self._lock:
+            if wire.generation <= self.current.generation:
+                raise ProtocolError(
+                    ErrorClass.BAD_GENERATION,
+                    f"generation is {wire.generation}",
+                    f"above {self.current.generation}",
+                    "map.generation",
+                )
+            self.current = self._blocks.build(wire)
+            others = [vcpu for vcpu in self._vcpus.values() if vcpu is not by]
+        for vcpu in others:
+            vcpu.new_map()
+        return self.current
+
+    def handle(self, message: Message, fd: int) -> Message:
+        """Carry out one control request and return its answer.
+
+        Raises:
+            ProtocolError: it is refused; nothing has changed.
+        """
+        match message:
+            case schema.Ram():
+                with self._lock:
+                    self._blocks.add(message.ram, fd, message.size)
+            case schema.RamRemove():
+                with self._lock:
+                    self._blocks.remove(message.ram, self.current)
+            case schema.MemoryMap():
+                self.replace_map(message.map, None)
+            case schema.VcpuCreate():
+                return self._create(message)
+            case schema.VcpuDestroy():
+                self._destroy(message.vcpu)
+            case schema.Query():
+                counters = [vcpu.counters for vcpu in list(self._vcpus.values())]
+                return schema.Counters(
+                    seq=message.seq, session=self.number, generation=self.current.generation, vcpus=counters
+                )
+            case _:
+                raise ProtocolError(
+                    ErrorClass.BAD_MESSAGE, f"{message.NAME} came to the control endpoint", "a control request", "type"
+                )
+        return schema.Ok(seq=message.seq, session=self.number)
+
+    def _create(self, request: schema.VcpuCreate) -> schema.VcpuReady:
+        number = request.vcpu
+        if number >= schema.MAX_VCPUS:
+            raise ProtocolError(ErrorClass.LIMIT, f"vcpu is {number}", f"below {schema.MAX_VCPUS}", "vcpu")
+        if number in self._vcpus:
+            raise ProtocolError(ErrorClass.UNKNOWN_VCPU, f"vCPU {number} exists", "a number not in use", "vcpu")
+        if request.model not in _MODELS:
+            raise ProtocolError(
+                ErrorClass.BAD_MESSAGE, f"model is {request.model!r}", "one of " + ", ".join(_MODELS), "model"
+            )
+        rows = tuple(CpuidEntry(r.leaf, r.subleaf, r.eax, r.ebx, r.ecx, r.edx) for r in request.cpuid)
+        try:
+            engine = self._factory(CpuConfig(rows, request.model))
+        except ValueError as error:
+            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "another CPU", "cpuid") from None
+        vcpu = Vcpu(self._context, self, number, f"{self._directory}/vcpu-{self.number}-{number}", engine)
+        if self._paused:
+            vcpu.pause(True)
+        try:
+            vcpu.start()
+        except OSError as error:
+            raise ProtocolError(ErrorClass.INTERNAL, str(error)) from None
+        with self._lock:
+            self._vcpus[number] = vcpu
+        return schema.VcpuReady(seq=request.seq, session=self.number, vcpu=number, endpoint=vcpu.endpoint)
+
+    def _destroy(self, number: int) -> None:
+        vcpu = self._vcpus.get(number)
+        if vcpu is None:
+            raise ProtocolError(ErrorClass.UNKNOWN_VCPU, f"there is no vCPU {number}", "one that was created", "vcpu")
+        vcpu.abort()
+        if not vcpu.join(_JOIN):
+            raise ProtocolError(ErrorClass.INTERNAL, f"vCPU {number} does not stop")
+        with self._lock:
+            del self._vcpus[number]
+
+    def pause(self, paused: bool) -> None:
+        """Hold all runs, or let them go on; return once that is so."""
+        self._paused = paused
+        deadline = time.monotonic() + _JOIN
+        for done in [vcpu.pause(paused) for vcpu in self._vcpus.values()]:
+            done.wait(max(0.0, deadline - time.monotonic()))
+
+    def counters(self) -> list[list[Any]]:
+        """Return what the supervisor shows of each vCPU: number, what it does, requests, instructions, io."""
+        return [
+            [v.number, v.doing, v.counters.requests, v.counters.instructions, v.counters.io]
+            for v in self._vcpus.values()
+        ]
+
+    def end(self, orderly: bool) -> None:
+        """End all vCPUs; in order, every shim gets its state back first."""
+        for vcpu in self._vcpus.values():
+            vcpu.close() if orderly else vcpu.abort()
+        deadline = time.monotonic() + _JOIN
+        ended = [vcpu.join(max(0.0, deadline - time.monotonic())) for vcpu in self._vcpus.values()]
+        if all(ended):
+            self._context.term()  # waits for the last messages as long as the sockets linger
+        else:
+            _log.error("session %d: a vCPU does not stop; left behind", self.number)
+
+
+def _answer(session: Session, datagram: link.Datagram) -> bytes:
+    """Return the encoded answer to a shim's request."""
+    try:
+        message = codec.decode(datagram.body, schema.MAX_CONTROL)
+        try:
+            return codec.encode(session.handle(message, datagram.fd))
+        except ProtocolError as error:
+            return codec.encode(error.message(seq=message.seq, session=session.number))  # type: ignore[attr-defined]
+        except Exception as error:
+            _log.exception("session %d: %s failed", session.number, message.NAME)
+            refusal = ProtocolError(ErrorClass.INTERNAL, f"{message.NAME} failed: {type(error).__name__}: {error}")
+            return codec.encode(refusal.message(seq=message.seq, session=session.number))  # type: ignore[attr-defined]
+    except ProtocolError as error:
+        return codec.encode(error.message(session=session.number))
+    finally:
+        if datagram.fd >= 0:
+            os.close(datagram.fd)
+
+
+def serve(session: Session, line: socket.socket) -> None:
+    """Serve the supervisor until it says ``close`` or ``abort``, or is gone (then in order, as if it had closed)."""
+    reported: list[list[Any]] = []
+    due = time.monotonic()
+    poller = select.poll()
+    poller.register(line, select.POLLIN)
+    while True:
+        ready = poller.poll(_REPORT_MS)
+        if time.monotonic() >= due:
+            due = time.monotonic() + _REPORT_MS / 1000
+            now = session.counters()
+            if now != reported:
+                link.send(line, "counters", 0, now)
+                reported = now
+        if not ready:
+            continue
+        datagram = link.receive(line)
+        if datagram is None:
+            _log.warning("session %d: the supervisor is gone; ending in order", session.number)
+            session.end(orderly=True)
+            return
+        match datagram.operation:
+            case "message":
+                link.send(line, "reply", datagram.tag, _answer(session, datagram))
+            case "pause":
+                session.pause(datagram.body)
+                link.send(line, "reply", datagram.tag, b"")
+            case "close" | "abort":
+                session.end(orderly=datagram.operation == "close")
+                return
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="x86-dm worker", description="Serves one session; started by the daemon.")
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the line to the supervisor")
+    parser.add_argument("--session", type=int, required=True, help="session number")
+    parser.add_argument("--directory", required=True, help="where the vCPUs' endpoints go")
+    parser.add_argument("--engine", required=True, help="engine, or module:factory")
+    parser.add_argument("--log-level", default="warning")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="x86-dm worker: %(levelname)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is the supervisor's business
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.umask(0o077)
+    # A thread that runs Python would otherwise hold the GIL 5 ms and turn a round trip of 60 us into that.
+    sys.setswitchinterval(50e-6)
+    with socket.socket(fileno=args.fd) as line:
+        try:
+            factory, note = engine_factory(args.engine)
+            probe = factory(CpuConfig())
+            name = probe.name
+            probe.close()
+        except Exception as error:
+            link.send(line, "failed", 0, f"engine {args.engine}: {error}")
+            return 1
+        session = Session(args.session, args.directory, factory)
+        try:
+            link.send(line, "ready", 0, [name, note])
+            serve(session, line)
+        except (BrokenPipeError, ConnectionResetError):
+            _log.warning("session %d: the supervisor is gone; ending in order", args.session)
+            session.end(orderly=True)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

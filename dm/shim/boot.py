@@ -1,0 +1,214 @@
+"""The run loop of the small PC: runs, exits, interrupts, idle time, and the script of an unattended boot."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from dm.engine.api import Exit, ExitReason
+from dm.machine.state import EventType
+from dm.shim.clock import SECOND
+from dm.shim.pc import Pc
+from dm.shim.screen import Expectation, Screen, Transcript
+from dm.shim.script import Expect, Step
+from dm.shim.terminal import Console
+from dm.shim.vcpu import Answer, Vcpu
+
+#: Longest run, so that the terminal and the script are looked at often enough.
+SLICE_US: Final = 20_000
+_LOOK: Final = 0.03
+
+
+class Reason(StrEnum):
+    """Why a boot ended."""
+
+    EXPECTED = "expected"
+    TIMEOUT = "timeout"
+    HALTED = "halted"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass
+class Stats:
+    """What a boot cost.
+
+    ``runs`` counts requests to the daemon, ``exits`` their ends by reason, ``questions`` port, MMIO and MSR accesses
+    answered on the way by kind.  ``running`` is the seconds spent waiting for the daemon, answers included.
+    """
+
+    runs: int = 0
+    instructions: int = 0
+    interrupts: int = 0
+    running: float = 0.0
+    wall: float = 0.0
+    exits: Counter[str] = field(default_factory=Counter)
+    questions: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def mips(self) -> float:
+        """Million instructions per second of running."""
+        return self.instructions / self.running / 1e6 if self.running else 0.0
+
+
+@dataclass
+class Outcome:
+    """How a boot ended: why, a sentence about it, the screen, the serial text, and what it cost."""
+
+    reason: Reason
+    detail: str
+    screen: list[str]
+    serial: str
+    stats: Stats
+    resets: int
+    firmware: dict[int, int]
+    satisfied: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every expectation was met and nothing failed, 130 after Ctrl-C, else 1."""
+        if self.reason is Reason.INTERRUPTED:
+            return 130 if not self.satisfied else 0
+        return 0 if self.satisfied and self.reason is not Reason.FAILED else 1
+
+
+class Boot:
+    """Runs a :class:`Pc` on a :class:`Vcpu` until its script is done, its time is over or it halts for good."""
+
+    def __init__(
+        self, pc: Pc, vcpu: Vcpu, console: Console, script: Sequence[Step] = (), timeout: float | None = None
+    ) -> None:
+        """``timeout`` is in seconds; None runs on until the script's last expectation, for ever without one."""
+        self._pc, self._vcpu, self._console = pc, vcpu, console
+        self._steps = list(script)
+        self._first_keys = True
+        self._ends = bool(script) and isinstance(self._steps[-1], Expect)
+        self._timeout = timeout
+        self._transcript = Transcript()
+        self._expectation = Expectation()
+        self._serial = bytearray()
+        self._screen: Screen | None = None
+        self._next_look = 0.0
+        self._stats = Stats()
+
+    def serial_output(self, data: bytes) -> None:
+        """Take what the guest sent to its serial port or debug console."""
+        self._serial += data
+        self._console.output(data)
+
+    def idle(self, nanoseconds: int) -> None:
+        """Sleep until an interrupt may be pending, at most ``nanoseconds``."""
+        event = self._pc.next_event()
+        limit = min(nanoseconds, int(_LOOK * SECOND))
+        self._console.wait((limit if event is None else min(limit, event)) / SECOND)
+
+    def run(self) -> Outcome:
+        """Boot.
+
+        Returns:
+            How it ended; Ctrl-C is an end like the others.
+        """
+        start = time.monotonic()
+        deadline = None if self._timeout is None else start + self._timeout
+        try:
+            reason, detail = self._loop(deadline)
+        except KeyboardInterrupt:
+            reason, detail = Reason.INTERRUPTED, "interrupted by the user"
+        except ConnectionError as error:
+            reason, detail = Reason.FAILED, f"the daemon is lost: {error}"
+        self._stats.wall = time.monotonic() - start
+        screen = self._look()
+        satisfied = not any(isinstance(step, Expect) for step in self._steps)
+        if not satisfied and reason in (Reason.TIMEOUT, Reason.HALTED):
+            missing = next(step.text for step in self._steps if isinstance(step, Expect))
+            detail += f"; expected text {missing!r} has not appeared"
+        rows = [row.rstrip() for row in screen.text()]
+        return Outcome(
+            reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self._pc.resets,
+            dict(self._pc.firmware.calls), satisfied,
+        )  # fmt: skip
+
+    def _loop(self, deadline: float | None) -> tuple[Reason, str]:
+        pc = self._pc
+        while True:
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._look()
+                self._next_look = now + _LOOK
+                if self._play() and self._ends:
+                    return Reason.EXPECTED, "every expected text has appeared"
+                if deadline is not None and now >= deadline:
+                    return Reason.TIMEOUT, f"time is over after {self._timeout:g} s"
+                if typed := self._console.typed():
+                    pc.keyboard.type(typed)
+            pc.update()
+            if pc.system.reset_requested:
+                pc.reset()
+            if pc.stuck:
+                self._look()
+                if self._play() and self._ends:
+                    return Reason.EXPECTED, "every expected text has appeared"
+                return Reason.HALTED, f"the guest halted with interrupts off at {self._where()}"
+            window = pc.interrupt()
+            if pc.waits:
+                self.idle(SECOND)
+                continue
+            if failure := self._run_once(window):
+                return Reason.FAILED, failure
+
+    def _run_once(self, window: bool) -> str:
+        """Make one run and deal with its exit; return what failed, if something did."""
+        pc, stats = self._pc, self._stats
+        event = pc.next_event()
+        microseconds = SLICE_US if event is None else max(100, min(SLICE_US, event // 1000))
+        if pc.state.inject_type == EventType.EXTERNAL:
+            stats.interrupts += 1
+        start = time.monotonic()
+        end = self._vcpu.run(pc.state, pc.memory_map, window=window, microseconds=microseconds, ask=self._ask)
+        stats.running += time.monotonic() - start
+        stats.runs += 1
+        stats.instructions += end.instructions
+        stats.exits[end.reason] += 1
+        if end.reason is ExitReason.FIRMWARE:
+            pc.firmware_call(end.address)
+        elif end.reason is ExitReason.SHUTDOWN:
+            pc.reset()
+        elif end.reason not in (ExitReason.HALT, ExitReason.BUDGET, ExitReason.KICKED, ExitReason.INTERRUPT_WINDOW):
+            return f"the run ended with {end.reason} at {self._where()}: {end.detail or 'no detail'}"
+        return ""
+
+    def _ask(self, question: Exit) -> Answer:
+        self._stats.questions[question.reason] += question.count
+        self._stats.instructions += question.instructions
+        return self._pc.answer(question)
+
+    def _where(self) -> str:
+        s = self._pc.state
+        return f"{s.cs.selector:04x}:{s.eip:08x} (linear {s.cs.base + s.eip & 0xFFFFFFFF:#x})"
+
+    def _look(self) -> Screen:
+        screen = Screen.of(self._pc)
+        self._transcript.update(screen.text())
+        self._console.show(screen, self._transcript)
+        self._screen = screen
+        return screen
+
+    def _play(self) -> bool:
+        """Go on in the script as far as possible; True when it is done."""
+        while self._steps:
+            step = self._steps[0]
+            if isinstance(step, Expect):
+                if not self._expectation.find(step.text, self._transcript, self._serial.decode("utf-8", "replace")):
+                    return False
+            else:
+                # Keys that no expectation precedes wait until the guest listens.
+                if self._first_keys and not (self._pc.keys.waiting or self._pc.waits):
+                    return False
+                self._pc.keyboard.type(list(step.keys))
+            self._first_keys = False
+            del self._steps[0]
+        return True

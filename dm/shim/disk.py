@@ -1,0 +1,178 @@
+"""Disk images: what kind an image is, its geometry, and its sectors."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from dm.shim import eltorito
+
+SECTOR: Final = 512
+
+
+class Kind(StrEnum):
+    """How the firmware presents an image."""
+
+    FLOPPY = "floppy"
+    DISK = "disk"
+    CD = "cd"
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Cylinders, heads and sectors per track as INT 13h counts them (sectors from 1)."""
+
+    cylinders: int
+    heads: int
+    sectors: int
+
+    def lba(self, cylinder: int, head: int, sector: int) -> int | None:
+        """Return the sector number of an address, None if it does not exist."""
+        if cylinder >= self.cylinders or head >= self.heads or not 1 <= sector <= self.sectors:
+            return None
+        return (cylinder * self.heads + head) * self.sectors + sector - 1
+
+
+#: INT 13h AH=08h drive type and geometry of each diskette size in bytes.
+FLOPPIES: Final[dict[int, tuple[int, Geometry]]] = {
+    163840: (1, Geometry(40, 1, 8)),
+    184320: (1, Geometry(40, 1, 9)),
+    327680: (1, Geometry(40, 2, 8)),
+    368640: (1, Geometry(40, 2, 9)),
+    737280: (3, Geometry(80, 2, 9)),
+    1228800: (2, Geometry(80, 2, 15)),
+    1474560: (4, Geometry(80, 2, 18)),
+    1720320: (4, Geometry(80, 2, 21)),
+    2949120: (6, Geometry(80, 2, 36)),
+}
+
+
+@dataclass
+class Drive:
+    """One drive of the firmware: a window of an image in sectors of ``sector_size`` bytes.
+
+    ``number`` is the INT 13h drive number; ``floppy_type`` is nonzero for diskettes (INT 13h AH=08h, BL).
+    """
+
+    number: int
+    kind: Kind
+    data: mmap.mmap | bytearray
+    geometry: Geometry
+    start: int = 0
+    length: int | None = None
+    sector_size: int = SECTOR
+    floppy_type: int = 0
+    read_only: bool = False
+    boot: eltorito.BootEntry | None = None
+
+    @property
+    def sectors(self) -> int:
+        """Number of sectors; a last partial one counts."""
+        length = len(self.data) - self.start if self.length is None else self.length
+        return -(-length // self.sector_size)
+
+    def read(self, sector: int, count: int) -> bytes | None:
+        """Return ``count`` sectors from ``sector`` on, None if one does not exist; a partial last one ends in zeros."""
+        if sector + count > self.sectors:
+            return None
+        at = self.start + sector * self.sector_size
+        size = count * self.sector_size
+        return bytes(self.data[at : at + size]).ljust(size, b"\0")
+
+    def write(self, sector: int, data: bytes) -> bool:
+        """Write whole sectors from ``sector`` on; False if one does not exist."""
+        if sector + len(data) // self.sector_size > self.sectors:
+            return False
+        at = self.start + sector * self.sector_size
+        room = len(self.data) - at
+        self.data[at : at + min(room, len(data))] = data[:room]
+        return True
+
+
+def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
+    """Map an image; without ``write`` the guest's writes stay in memory and are gone at the end.
+
+    Raises:
+        ValueError: the image is empty or no regular file, with its path.
+        OSError: it cannot be opened.
+    """
+    if not path.is_file():
+        # Opening a missing file says so in the system's words.
+        path.open("rb").close()
+        raise ValueError(f"{path}: not a regular file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the image is empty")
+    with path.open("r+b" if write else "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_COPY)
+
+
+def detect(image: mmap.mmap | bytearray) -> Kind:
+    """Return what an image is: a bootable ISO 9660 CD, a diskette by its size, else a hard disk.
+
+    A hybrid image, both CD and disk, counts as CD.
+    """
+    if eltorito.is_iso9660(image):
+        return Kind.CD
+    return Kind.FLOPPY if len(image) in FLOPPIES else Kind.DISK
+
+
+def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
+    """Return the drives an image makes, the one to boot from first.
+
+    Raises:
+        ValueError: the image cannot be of this kind, with the reason.
+    """
+    if kind is Kind.CD:
+        return _cd_drives(image)
+    if kind is Kind.FLOPPY:
+        if len(image) not in FLOPPIES:
+            sizes = ", ".join(str(size) for size in FLOPPIES)
+            raise ValueError(f"an image of {len(image)} bytes is no diskette; diskettes have {sizes} bytes")
+        floppy_type, geometry = FLOPPIES[len(image)]
+        return [Drive(0, Kind.FLOPPY, image, geometry, floppy_type=floppy_type)]
+    return [Drive(0x80, Kind.DISK, image, disk_geometry(-(-len(image) // SECTOR)))]
+
+
+def disk_geometry(sectors: int) -> Geometry:
+    """Return the translated geometry of a hard disk (at most 1024 x 255 x 63), by the usual doubling of heads."""
+    heads = 16
+    while heads < 255 and sectors > 1024 * heads * 63:
+        heads = min(heads * 2, 255)
+    return Geometry(max(1, min(1024, sectors // (heads * 63))), heads, 63)
+
+
+def _cd_drives(image: mmap.mmap | bytearray) -> list[Drive]:
+    if not eltorito.is_iso9660(image):
+        raise ValueError("the image has no ISO 9660 volume descriptor, so it is no CD-ROM")
+    entry = eltorito.boot_entry(image)
+    if entry is None:
+        raise ValueError("the CD-ROM has no El Torito boot entry for x86")
+    none = Geometry(0, 0, 0)
+    cd = Drive(0xE0, Kind.CD, image, none, sector_size=eltorito.SECTOR, read_only=True, boot=entry)
+    start = entry.start * eltorito.SECTOR
+    if start >= len(image):
+        raise ValueError(f"the El Torito boot image starts at sector {entry.start}, beyond the end of the CD-ROM")
+    if entry.media == eltorito.NO_EMULATION:
+        return [cd]
+    if entry.media == eltorito.HARD_DISK:
+        geometry = _partition_geometry(bytes(image[start : start + SECTOR]))
+        length = geometry.cylinders * geometry.heads * geometry.sectors * SECTOR
+        emulated = Drive(0x80, Kind.DISK, image, geometry, start, length, read_only=True, boot=entry)
+    else:
+        size = {1: 1228800, 2: 1474560, 3: 2949120}[entry.media]
+        floppy_type, geometry = FLOPPIES[size]
+        emulated = Drive(
+            0, Kind.FLOPPY, image, geometry, start, size, floppy_type=floppy_type, read_only=True, boot=entry
+        )
+    return [emulated, cd]
+
+
+def _partition_geometry(mbr: bytes) -> Geometry:
+    """Return the geometry of an emulated hard disk: its first partition's last address."""
+    head, sector, cylinder = mbr[0x1BE + 5 : 0x1BE + 8]
+    if not sector & 0x3F:
+        raise ValueError("the El Torito hard-disk image has no first partition")
+    return Geometry(((sector & 0xC0) << 2 | cylinder) + 1, head + 1, sector & 0x3F)

@@ -1,0 +1,218 @@
+"""The small PC's physical memory and how its firmware reaches it.
+
+One shared mapping holds everything: RAM at its own address, and the firmware image in the part of it that lies under
+F0000h.  Display memory is RAM as well: the screen is read from it, so text output costs no exits at all.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+from dm.engine.api import MemoryMap, Region, RegionKind
+from dm.machine.state import Segment, State
+
+KIB, MIB = 1 << 10, 1 << 20
+PAGE = 4096
+
+CONVENTIONAL_END = 0xA0000
+TEXT = 0xB8000
+TEXT_END = 0xC0000
+OPTION_ROMS = 0xC0000
+BIOS = 0xF0000
+EXTENDED = 0x100000
+#: The firmware page whose fetches end a run: every service's entry point is in it.
+TRAPS = 0xFE000
+RESET_ALIAS = 0xFFFF0000
+
+#: Smallest and largest RAM in bytes; the top of the 4 GiB space belongs to devices.
+MIN_RAM, MAX_RAM = 2 * MIB, 0xC0000000
+
+
+class PageFaultError(Exception):
+    """The guest's page tables do not let its firmware reach ``linear``; ``error`` is the #PF error code."""
+
+    def __init__(self, linear: int, error: int) -> None:
+        super().__init__(f"page fault at linear {linear:#x}, error code {error:#x}")
+        self.linear, self.error = linear, error
+
+
+@dataclass
+class GuestMemory:
+    """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on."""
+
+    ram: mmap.mmap | bytearray
+    a20: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill the option ROM area with ones: scanning it finds nothing.
+
+        Raises:
+            ValueError: RAM is not a multiple of 4 KiB between 2 MiB and 3 GiB.
+        """
+        if not MIN_RAM <= len(self.ram) <= MAX_RAM or len(self.ram) % PAGE:
+            raise ValueError(f"RAM of {len(self.ram):#x} bytes: a multiple of 4 KiB from 2 MiB to 3 GiB is needed")
+        self.ram[OPTION_ROMS:BIOS] = b"\xff" * (BIOS - OPTION_ROMS)
+
+    @property
+    def size(self) -> int:
+        """Bytes of RAM, the hole below 1 MiB included."""
+        return len(self.ram)
+
+    def memory_map(self, generation: int) -> MemoryMap:
+        """Return the map the daemon is to use, with the present state of A20."""
+        ram = self.ram
+
+        def backed(start: int, end: int, kind: RegionKind) -> Region:
+            return Region(start, end - start, kind, ram, start)
+
+        return MemoryMap(
+            generation,
+            (
+                backed(0, CONVENTIONAL_END, RegionKind.RAM),
+                backed(TEXT, TEXT_END, RegionKind.RAM),
+                backed(OPTION_ROMS, TRAPS, RegionKind.ROM),
+                backed(TRAPS, TRAPS + PAGE, RegionKind.FIRMWARE),
+                backed(TRAPS + PAGE, EXTENDED, RegionKind.ROM),
+                backed(EXTENDED, self.size, RegionKind.RAM),
+                Region(RESET_ALIAS, EXTENDED - BIOS, RegionKind.ROM, ram, BIOS),
+            ),
+            self.a20,
+        )
+
+    def _pieces(self, address: int, length: int) -> list[tuple[int, int]]:
+        """Split a range at page ends into (physical address after A20, length)."""
+        out = []
+        while length:
+            at = address & 0xFFFFFFFF
+            if not self.a20:
+                at &= ~0x100000
+            step = min(length, PAGE - at % PAGE)
+            out.append((at, step))
+            address, length = address + step, length - step
+        return out
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes at physical ``address``; holes read all ones."""
+        out = bytearray()
+        for at, step in self._pieces(address, length):
+            if at >= RESET_ALIAS:
+                at -= RESET_ALIAS - BIOS
+            hole = CONVENTIONAL_END <= at < TEXT or at >= self.size
+            out += b"\xff" * step if hole else self.ram[at : at + step]
+        return bytes(out)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write ``data`` at physical ``address``; ROM and holes ignore it."""
+        done = 0
+        for at, step in self._pieces(address, len(data)):
+            if at < CONVENTIONAL_END or TEXT <= at < TEXT_END or EXTENDED <= at <= self.size - step:
+                self.ram[at : at + step] = data[done : done + step]
+            done += step
+
+    def read_int(self, address: int, size: int) -> int:
+        """Return the little-endian integer of ``size`` bytes at physical ``address``."""
+        return int.from_bytes(self.read(address, size), "little")
+
+    def write_int(self, address: int, size: int, value: int) -> None:
+        """Write ``value`` as ``size`` little-endian bytes at physical ``address``."""
+        self.write(address, value.to_bytes(size, "little"))
+
+
+class AddressSpace:
+    """Guest memory as the guest itself sees it: through its segments and, if it pages, its page tables.
+
+    The firmware may be called from virtual-8086 mode, where a buffer's linear address is not its physical one
+    (SDM vol. 3A, chapter 4; 2-level and PAE paging).
+    """
+
+    def __init__(self, memory: GuestMemory, state: State) -> None:
+        self._memory, self._state = memory, state
+
+    def read_linear(self, linear: int, length: int) -> bytes:
+        """Return ``length`` bytes at a linear address.
+
+        Raises:
+            PageFaultError: a page is not there.
+        """
+        return b"".join(self._memory.read(at, step) for at, step in self._split_linear(linear, length, False))
+
+    def write_linear(self, linear: int, data: bytes) -> None:
+        """Write ``data`` at a linear address; nothing is written if a page is missing.
+
+        Raises:
+            PageFaultError: a page is not there or read-only.
+        """
+        done = 0
+        for at, step in self._split_linear(linear, len(data), True):
+            self._memory.write(at, data[done : done + step])
+            done += step
+
+    def read(self, segment: Segment, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``segment:offset``; the 16-bit offset wraps.
+
+        Raises:
+            PageFaultError: a page is not there.
+        """
+        return b"".join(self._memory.read(at, step) for at, step in self._split(segment, offset, length, False))
+
+    def write(self, segment: Segment, offset: int, data: bytes) -> None:
+        """Write ``data`` at ``segment:offset``; nothing is written if a page is missing.
+
+        Raises:
+            PageFaultError: a page is not there or read-only.
+        """
+        done = 0
+        for at, step in self._split(segment, offset, len(data), True):
+            self._memory.write(at, data[done : done + step])
+            done += step
+
+    def read_word(self, segment: Segment, offset: int) -> int:
+        """Return 16 bits at ``segment:offset``."""
+        return int.from_bytes(self.read(segment, offset, 2), "little")
+
+    def write_word(self, segment: Segment, offset: int, value: int) -> None:
+        """Write 16 bits at ``segment:offset``."""
+        self.write(segment, offset, (value & 0xFFFF).to_bytes(2, "little"))
+
+    def _split(self, segment: Segment, offset: int, length: int, write: bool) -> list[tuple[int, int]]:
+        out = []
+        while length:
+            offset &= 0xFFFF
+            step = min(length, 0x10000 - offset)
+            out += self._split_linear(segment.base + offset, step, write)
+            offset, length = offset + step, length - step
+        return out
+
+    def _split_linear(self, linear: int, length: int, write: bool) -> list[tuple[int, int]]:
+        out = []
+        while length:
+            linear &= 0xFFFFFFFF
+            step = min(length, PAGE - linear % PAGE)
+            out.append((self._translate(linear, write), step))
+            linear, length = linear + step, length - step
+        return out
+
+    def _translate(self, linear: int, write: bool) -> int:
+        s = self._state
+        if not s.cr0 & 0x80000000:
+            return linear
+        user = s.cpl == 3
+        error = write << 1 | user << 2
+        if s.cr4 & 0x20:
+            entry, levels, size = s.pdpte[linear >> 30], (21, 12), 8
+            if not entry & 1:
+                raise PageFaultError(linear, error)
+        else:
+            entry, levels, size = s.cr3, (22, 12), 4
+        for shift in levels:
+            index = linear >> shift & (0x1FF if size == 8 else 0x3FF)
+            entry = self._memory.read_int((entry & 0xFFFFFF000) + index * size, size)
+            if not entry & 1:
+                raise PageFaultError(linear, error)
+            if (user and not entry & 4) or (write and not entry & 2 and (user or s.cr0 & 0x10000)):
+                raise PageFaultError(linear, error | 1)
+            if shift != 12 and entry & 0x80 and (size == 8 or s.cr4 & 0x10):
+                mask = (1 << shift) - 1
+                return entry & 0xFFFFFFFFF & ~mask | linear & mask
+        return entry & 0xFFFFFF000 | linear & 0xFFF

@@ -1,0 +1,215 @@
+"""The small PC: memory, devices and firmware wired together.  It runs no guest code itself."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from dm.engine.api import Exit, ExitReason, MemoryMap
+from dm.machine.state import Activity, EventType, State
+from dm.shim.bios import rom
+from dm.shim.bios.bda import Bda
+from dm.shim.bios.call import IF
+from dm.shim.bios.disk import DiskServices
+from dm.shim.bios.firmware import Firmware
+from dm.shim.bios.keyboard import Keyboard
+from dm.shim.bios.ports import SerialServices
+from dm.shim.bios.system import SystemServices
+from dm.shim.bios.timer import Timer
+from dm.shim.bios.video import Video
+from dm.shim.bus import PortBus
+from dm.shim.clock import Clock
+from dm.shim.devices.debugcon import DebugConsole, PostCodes
+from dm.shim.devices.i8042 import I8042
+from dm.shim.devices.pic import PicPair
+from dm.shim.devices.pit import Pit
+from dm.shim.devices.rtc import Rtc
+from dm.shim.devices.serial import Serial
+from dm.shim.devices.system import SystemControl
+from dm.shim.devices.vga import Vga
+from dm.shim.disk import Drive
+from dm.shim.memory import GuestMemory, PageFaultError
+from dm.shim.vcpu import Answer
+
+_PAGE_FAULT: Final = 14
+
+
+def _discard(data: bytes) -> None:
+    """Throw output away."""
+
+
+class Pc:
+    """A PC/AT-like machine whose CPU is a :class:`~dm.machine.state.State` that somebody else runs.
+
+    ``state`` is the CPU between runs.  Feed exits to :meth:`answer` (questions) and :meth:`firmware_call`; call
+    :meth:`update` and :meth:`interrupt` before each run.
+    """
+
+    def __init__(
+        self,
+        ram: mmap.mmap | bytearray,
+        drives: Sequence[Drive],
+        clock: Clock,
+        *,
+        serial: Callable[[bytes], None] = _discard,
+        debug: Callable[[bytes], None] = _discard,
+        debug_port: int = 0xE9,
+        idle: Callable[[int], None] = lambda nanoseconds: None,
+        start: datetime | None = None,
+    ) -> None:
+        """Build the machine, powered on.
+
+        Args:
+            ram: all of RAM, shared with whoever runs the CPU.
+            drives: the drives; the first is booted from.
+            clock: guest time.
+            serial: takes what the guest sends to COM1.
+            debug: takes what the guest writes to the debug console.
+            debug_port: the debug console's port, 16 bits.
+            idle: lets the host sleep up to that many nanoseconds while the firmware waits.
+            start: date and time of the real-time clock at guest time 0; None: now, UTC.
+
+        Raises:
+            ValueError: the size of RAM or the debug port is impossible.
+        """
+        self.memory = GuestMemory(ram)
+        self.state = State.reset()
+        self.resets = -1
+        self._generation = 0
+        self._map: MemoryMap | None = None
+        self.bus = PortBus()
+        self.system = SystemControl(self._system_changed)
+        self.pic = PicPair()
+        self.pit = Pit(clock, lambda: self.pic.pulse(0))
+        self.rtc = Rtc(clock, lambda level: self.pic.set_irq(8, level), start)
+        self.keyboard = I8042(clock, self.system, lambda level: self.pic.set_irq(1, level))
+        self.serial = Serial(0x3F8, serial, lambda level: self.pic.set_irq(4, level))
+        self.vga = Vga(clock)
+        self.post = PostCodes()
+        for device in (
+            self.system, self.pic, self.pit, self.rtc, self.keyboard, self.serial, self.vga, self.post,
+            DebugConsole(debug_port, debug),
+        ):  # fmt: skip
+            device.connect(self.bus)
+
+        self.bda = Bda(self.memory)
+        self.disks = DiskServices(self.bda, drives)
+        self.keys = Keyboard(self.bda, self.pic.end_of_interrupt, self.system.request_reset)
+        self.keyboard.ready_for_key = lambda: self.bda.keys_empty
+        self.firmware = Firmware(
+            self.memory,
+            self.bus,
+            self.pic,
+            self.rtc,
+            bda=self.bda,
+            video=Video(self.bda, self.memory, self.vga),
+            disks=self.disks,
+            keyboard=self.keys,
+            timer=Timer(self.bda, self.memory, self.rtc, self.pic.end_of_interrupt),
+            system=SystemServices(self.bda, self.memory, self.system, self.rtc, clock, idle),
+            serial=SerialServices(self.serial),
+        )
+        rom.install(self.memory)
+        self.reset()
+
+    def reset(self) -> None:
+        """Pull RESET: devices and CPU start over, memory and CMOS keep."""
+        self.resets += 1
+        for device in (self.system, self.pic, self.pit, self.rtc, self.keyboard, self.serial):
+            device.reset()
+        self._system_changed()
+        self.state = State.reset()
+        # Host time: the guest's counter is the host's own (offset 0, scale 1).
+        self.state.tsc = self.state.tsc_host = 1
+
+    def _system_changed(self) -> None:
+        if self._map is None or self.memory.a20 != self.system.a20:
+            self.memory.a20 = self.system.a20
+            self._generation += 1
+            self._map = self.memory.memory_map(self._generation)
+
+    @property
+    def memory_map(self) -> MemoryMap:
+        """The present memory map."""
+        assert self._map is not None
+        return self._map
+
+    # --- time and interrupts
+
+    def update(self) -> None:
+        """Let the devices notice the time."""
+        self.pit.update()
+        self.rtc.update()
+        self.keyboard.update()
+
+    def next_event(self) -> int | None:
+        """Return nanoseconds until a device may raise an interrupt by itself, None if none will."""
+        times = [t for t in (self.pit.next_event(), self.rtc.next_event(), self.keyboard.next_event()) if t is not None]
+        return min(times) if times else None
+
+    def interrupt(self) -> bool:
+        """Have a pending interrupt delivered by the next run if the CPU can take it now.
+
+        Returns:
+            True if one is pending and must wait for an interrupt window.
+        """
+        if not self.pic.pending:
+            return False
+        s = self.state
+        if s.inject_type != EventType.NONE or not s.rflags & IF or s.shadow:
+            return True
+        s.inject_type, s.inject_vector = EventType.EXTERNAL, self.pic.acknowledge()
+        s.inject_has_error = s.inject_error = s.inject_length = 0
+        s.activity = Activity.RUNNING
+        return self.pic.pending
+
+    @property
+    def waits(self) -> bool:
+        """True while the CPU is halted and no interrupt can be delivered yet."""
+        s = self.state
+        return s.activity == Activity.HALTED and s.inject_type == EventType.NONE
+
+    @property
+    def stuck(self) -> bool:
+        """True when the CPU is halted with interrupts off: only a reset could wake it."""
+        return self.waits and not self.state.rflags & IF and not self.system.reset_requested
+
+    # --- exits
+
+    def answer(self, question: Exit) -> Answer:
+        """Answer a port, MMIO or MSR access.
+
+        Absent memory reads all ones; an absent MSR faults.
+        """
+        size = question.size * question.count
+        generation, pending = self._generation, self.pic.pending
+        data, fault = b"", False
+        if question.reason is ExitReason.PORT_IN:
+            self.update()
+            data = self.bus.read(question.address, question.size, question.count)
+        elif question.reason is ExitReason.PORT_OUT:
+            self.bus.write(question.address, question.size, question.data)
+        elif question.reason is ExitReason.MMIO_READ:
+            data = b"\xff" * size
+        elif question.reason in (ExitReason.MSR_READ, ExitReason.MSR_WRITE):
+            data, fault = bytes(size if question.reason is ExitReason.MSR_READ else 0), True
+        elif question.reason is not ExitReason.MMIO_WRITE:
+            raise ValueError(f"exit {question.reason} is no question")
+        return Answer(
+            data,
+            fault,
+            self._map if generation != self._generation else None,
+            self.system.reset_requested or (self.pic.pending and not pending),
+        )
+
+    def firmware_call(self, address: int) -> None:
+        """Answer a run that ended at the firmware's entry point ``address`` (physical)."""
+        try:
+            self.firmware.enter(address, self.state)
+        except PageFaultError as fault:
+            s = self.state
+            s.inject_type, s.inject_vector = EventType.EXCEPTION, _PAGE_FAULT
+            s.inject_has_error, s.inject_error, s.inject_length = 1, fault.error, 0
+            s.cr2 = fault.linear

@@ -1,0 +1,85 @@
+"""One recorded test, its result, and what a world must offer to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dm.engine.api import CpuConfig, Engine
+from dm.machine.state import State
+from dm.vectors.memory import Memory, Patch, Piece
+
+
+class FormatError(Exception):
+    """A file is not what its format says; the message names the file and what is wrong."""
+
+
+class Stuck(Exception):
+    """The engine did not come to the case's end; the message says how the run ended instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An exception as its handler sees it: vector, and the error code if one was pushed."""
+
+    vector: int
+    error: int | None = None
+
+    def __str__(self) -> str:
+        return f"vector {self.vector}" + ("" if self.error is None else f", error code {self.error:#x}")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One instruction, the state before it and what hardware made of it.
+
+    ``opcode`` is the group it is counted in, ``index`` its number in the set it comes from.  ``patches`` is memory
+    before, on top of the world's background; ``changes`` what differs afterwards, ``memory_masks`` the defined bits of
+    single bytes (by guest-physical address).  ``registers`` maps the world's register names to (value, mask): both
+    sides are compared under the mask.  ``fault`` is what the world must report; with ``vector_only`` nothing else is
+    compared.  ``skip`` says why the recorded answer does not apply to the modelled CPU.
+    """
+
+    opcode: str
+    index: int
+    name: str
+    code: bytes
+    state: State
+    patches: tuple[Patch, ...]
+    registers: Mapping[str, tuple[int, int]]
+    changes: tuple[Patch, ...]
+    memory_masks: Mapping[int, int] = field(default_factory=dict)
+    fault: Fault | None = None
+    vector_only: bool = False
+    skip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine made of a case: registers by the world's names, and the fault if the world can tell."""
+
+    registers: Mapping[str, int]
+    fault: Fault | None = None
+
+
+class World(Protocol):
+    """The surroundings that all cases of a file share: CPU, memory and the way to run one."""
+
+    @property
+    def cpu(self) -> CpuConfig:
+        """The CPU that the recorded one is compared with."""
+        ...
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All of guest memory, with its content before any case."""
+        ...
+
+    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+        """Run the case, its state and memory loaded, to its end.
+
+        Raises:
+            Stuck: the run ended in a way that no hardware could have.
+        """
+        ...

@@ -1,0 +1,232 @@
+"""Ring-3 protected-mode tests recorded on an AMD CPU, 16- and 32-bit (``*.mp.gz`` with ``gpr`` and ``seg`` lists).
+
+The world around them is the least that delivers an exception to ring 0 as any kernel would: GDT, LDT, IDT, TSS, and
+handlers that halt, so that vector, error code and interrupted context are read off the ring-0 stack.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from dm.engine.api import CpuConfig, Engine, ExitReason
+from dm.machine.state import Segment, State
+from dm.vectors import packed
+from dm.vectors.amd import AMD
+from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck
+from dm.vectors.memory import Memory, Patch, Piece
+
+GPR: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
+SEG: Final = ("es", "cs", "ss", "ds", "fs", "gs")
+FIELDS: Final = (
+    "code32", "bytes", "gpr", "seg", "eip", "eflags", "patches", "ldt", "final_gpr", "final_seg", "final_eip",
+    "final_eflags", "mem_writes", "exception", "undef_flags",
+)  # fmt: skip
+#: The file of LDTs that stands beside the tests.
+LDT_FILE: Final = "ldts.mp.gz"
+#: Flags that were recorded: ID AC NT OF DF SF ZF AF PF CF.
+FLAGS: Final = 0x244CD5
+
+# The arena: 256 KiB at the linear (and, without paging, physical) address it was recorded at.
+ARENA: Final = 0x10000000
+ARENA_SIZE: Final = 0x40000
+CODE: Final = 0x30000
+
+# Addresses of the system structures, in the first 16 KiB of memory.
+_GDT, _TSS, _IDT, _HANDLERS, _LDT, _STACK = 0x0000, 0x0400, 0x0800, 0x1000, 0x2000, 0x4000
+_R0_CODE, _R0_DATA, _TSS_SELECTOR, _LDT_SELECTOR = 0x08, 0x10, 0x18, 0x20
+_VECTORS: Final = 256
+# Exceptions that push an error code (SDM vol. 3A, table 6-1); the recorder has 0 for all others.
+_WITH_ERROR: Final = frozenset({8, 10, 11, 12, 13, 14, 17})
+_HLT: Final = 0xF4
+# Exception frames with a change of stack: EIP CS EFLAGS ESP SS, with and without an error code before them.
+_FRAME: Final = 20
+
+_REP: Final = frozenset({0xF2, 0xF3})
+_PREFIXES: Final = _REP | {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0}
+_STRINGS: Final = frozenset({0x6C, 0x6D, 0x6E, 0x6F, 0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF})
+# String instructions that repeat until the count is zero, whatever the data.
+_COUNTED: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
+# REP: more iterations than any recorded case has.
+_ITERATIONS: Final = 1 << 18
+
+
+def read(path: Path, table: dict[str, Any]) -> tuple[RingThree, Iterator[Case]]:
+    """Return the world and the cases of a file (``0fa4.mp.gz``), unpacked as ``table``; LDTs stand in a file beside it.
+
+    Raises:
+        FormatError: the tables are not as the set's README says.
+    """
+    tests = packed.check_tests(path, table, FIELDS)
+    if tuple(table.get("gpr", ())) != GPR or tuple(table.get("seg", ())) != SEG:
+        raise FormatError(f"{path}: registers must be {' '.join(GPR)} and {' '.join(SEG)}")
+    ldts = _ldts(path.with_name(LDT_FILE))
+    opcode = path.name.removesuffix(".mp.gz")
+    return RingThree(AMD), (_case(opcode, i, row, ldts) for i, row in enumerate(tests))
+
+
+@functools.lru_cache(maxsize=4)
+def _ldts(path: Path) -> list[dict[int, Segment]]:
+    rows = packed.load(path)
+    if not isinstance(rows, list) or any(len(entry) != 8 for ldt in rows for entry in ldt):
+        raise FormatError(f"{path}: a list of LDTs with entries of 8 values is needed")
+    return [{entry[0]: _segment(*entry) for entry in ldt} for ldt in rows]
+
+
+def _segment(
+    index: int, base: int, limit: int, big: int, contents: int, read_exec_only: int, pages: int, absent: int
+) -> Segment:
+    """Return the segment register that loading an entry of ``struct user_desc`` gives (accessed, DPL 3)."""
+    kind = contents << 2 | (read_exec_only ^ 1) << 1 | 1
+    attributes = kind | 0x70 | (absent ^ 1) << 7 | big << 14 | pages << 15
+    return Segment(index << 3 | 7, ARENA + base, limit << 12 | 0xFFF if pages else limit, attributes)
+
+
+def _descriptor(segment: Segment) -> bytes:
+    """Return the 8-byte descriptor a segment register is loaded from (SDM vol. 3A, 3.4.5)."""
+    limit = segment.limit >> 12 if segment.attributes & 0x8000 else segment.limit
+    low = segment.base << 16 & 0xFFFF0000 | limit & 0xFFFF
+    high = segment.base & 0xFF000000 | limit & 0xF0000 | segment.attributes << 8 | segment.base >> 16 & 0xFF
+    return low.to_bytes(4, "little") + high.to_bytes(4, "little")
+
+
+@functools.cache
+def _system() -> bytes:
+    """Return the first 16 KiB: GDT, TSS, IDT, one HLT per vector, room for the LDT and the ring-0 stack."""
+    image = bytearray(_STACK)
+
+    def put(address: int, data: bytes) -> None:
+        image[address : address + len(data)] = data
+
+    put(_GDT + _R0_CODE, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=0xC09B)))
+    put(_GDT + _R0_DATA, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=0xC093)))
+    put(_GDT + _TSS_SELECTOR, _descriptor(Segment(base=_TSS, limit=0x67, attributes=0x8B)))
+    put(_TSS + 4, _STACK.to_bytes(4, "little") + _R0_DATA.to_bytes(4, "little"))
+    put(_TSS + 0x66, (0x68).to_bytes(2, "little"))
+    for vector in range(_VECTORS):
+        # Only INT3 and INTO may be called from ring 3.
+        rights = 0xEE if vector in (3, 4) else 0x8E
+        handler = _HANDLERS + vector
+        put(_IDT + 8 * vector, (_R0_CODE << 16 | handler).to_bytes(4, "little") + (rights << 8).to_bytes(4, "little"))
+    put(_HANDLERS, bytes([_HLT]) * _VECTORS)
+    return bytes(image)
+
+
+@functools.cache
+def _arena() -> bytes:
+    return bytes((a * 167 + (a >> 8) * 13 + (a >> 4) * 5 + 7) & 255 for a in range(ARENA_SIZE))
+
+
+@functools.lru_cache(maxsize=1)
+def _template() -> State:
+    """Return the state all cases share: CR0 as a kernel sets it but for paging, GDT and IDT loaded, ring 3."""
+    state = State.reset()
+    state.cr0 = 0x50033
+    state.cpl = 3
+    state.gdtr_base, state.gdtr_limit = _GDT, 0x27
+    state.idtr_base, state.idtr_limit = _IDT, 8 * _VECTORS - 1
+    return state
+
+
+def _load(selector: int, ldt: dict[int, Segment]) -> Segment:
+    if selector & ~3 == 0:
+        return Segment(selector, unusable=1)
+    if selector & 7 != 7 or selector >> 3 not in ldt:
+        raise FormatError(f"selector {selector:#x} names no entry of the test's LDT")
+    found = ldt[selector >> 3]
+    return Segment(found.selector, found.base, found.limit, found.attributes)
+
+
+def _case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]) -> Case:
+    (_, code, gpr, seg, eip, eflags, patches, ldt_index, final_gpr, final_seg, final_eip, final_eflags, writes,
+     exception, undefined) = row  # fmt: skip
+    ldt = ldts[ldt_index]
+    table = b"".join(_descriptor(ldt[i]) if i in ldt else bytes(8) for i in range(max(ldt) + 1))
+    ldtr = Segment(_LDT_SELECTOR, _LDT, len(table) - 1, 0x82)
+    state = replace(
+        _template(),
+        gpr=list(gpr),
+        seg=[*(_load(selector, ldt) for selector in seg), ldtr, Segment(_TSS_SELECTOR, _TSS, 0x67, 0x8B)],
+        rip=eip,
+        rflags=eflags | 0x202,
+    )
+    memory: list[Patch] = [(_LDT, table), (_GDT + _LDT_SELECTOR, _descriptor(ldtr)), (ARENA + CODE + eip, code)]
+    memory += [(ARENA + offset, data) for offset, data in patches]
+    registers = {name: (final_gpr.get(i, gpr[i]), 0xFFFFFFFF) for i, name in enumerate(GPR)}
+    registers |= {name: (final_seg.get(i, seg[i]), 0xFFFF) for i, name in enumerate(SEG)}
+    vector, error = exception or (0, 0)
+    registers["eip"] = (final_eip, 0xFFFFFFFF)
+    registers["eflags"] = (final_eflags, FLAGS & ~undefined)
+    return Case(
+        opcode=opcode,
+        index=index,
+        name="",
+        code=code,
+        state=state,
+        patches=tuple(memory),
+        registers=registers,
+        changes=tuple((ARENA + offset, data) for offset, data in writes),
+        fault=Fault(vector, error if vector in _WITH_ERROR else None) if exception else None,
+    )
+
+
+def _prefixes(code: bytes) -> int:
+    """Return the number of prefix bytes."""
+    return next((i for i, byte in enumerate(code) if byte not in _PREFIXES), len(code))
+
+
+class RingThree:
+    """Protected mode without paging, one ring-3 instruction at a time."""
+
+    def __init__(self, cpu: CpuConfig) -> None:
+        self.cpu = cpu
+        self.pieces = (Piece(0, _system(), compared=False), Piece(ARENA, _arena()))
+
+    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+        """Run one instruction (REP: all iterations), and the handler if it faults; see :class:`World`."""
+        n = _prefixes(case.code)
+        prefixes, opcode = case.code[:n], case.code[n]
+        state = self._step(engine, 1)
+        if opcode in _STRINGS and not _REP.isdisjoint(prefixes):
+            wide = case.state.cs.big ^ (0x67 in prefixes)
+            for _ in range(_ITERATIONS):
+                if state.cpl == 0 or state.rip != case.state.rip:
+                    break
+                left = state.ecx if wide else state.cx
+                state = self._step(engine, max(left, 1) if opcode in _COUNTED else 1)
+        return self._fault(state, memory) if state.cpl == 0 else Outcome(_registers(state))
+
+    @staticmethod
+    def _step(engine: Engine, budget: int) -> State:
+        """Run ``budget`` steps; a fault taken on the way runs into its handler's HLT."""
+        end = engine.run(budget=budget)
+        state = engine.get_state()
+        if end.reason is ExitReason.BUDGET and state.cpl == 0:
+            end = engine.run(budget=2)
+            state = engine.get_state()
+        if end.reason is not (ExitReason.BUDGET if state.cpl else ExitReason.HALT):
+            raise Stuck(f"ended with {end.reason} at {end.address:#x} in ring {state.cpl} {end.detail}".rstrip())
+        return state
+
+    @staticmethod
+    def _fault(state: State, memory: Memory) -> Outcome:
+        """Read the exception and the interrupted context off the ring-0 stack."""
+        size = _STACK - state.esp
+        if size not in (_FRAME, _FRAME + 4):
+            raise Stuck(f"ring-0 stack holds {size} bytes; an exception frame has {_FRAME} or {_FRAME + 4}")
+        words = memory.read(state.esp, size)
+        values = [int.from_bytes(words[i : i + 4], "little") for i in range(0, size, 4)]
+        error = values.pop(0) if size > _FRAME else None
+        registers = _registers(state)
+        registers["eip"], registers["cs"], registers["eflags"], registers["esp"], registers["ss"] = values
+        return Outcome(registers, Fault(state.eip - 1 - _HANDLERS, error))
+
+
+def _registers(state: State) -> dict[str, int]:
+    out = {name: value & 0xFFFFFFFF for name, value in zip(GPR, state.gpr, strict=True)}
+    out |= {name: segment.selector for name, segment in zip(SEG, state.seg[:6], strict=True)}
+    out["eip"], out["eflags"] = state.eip, state.eflags
+    return out

@@ -1,0 +1,209 @@
+"""Real-mode tests in SingleStepTests' MOO format, version 1 (https://github.com/dbalsom/moo).
+
+A file is a sequence of chunks: four characters, a 32-bit little-endian length, the payload; some payloads are chunks
+again.  Unknown chunks are skipped, as the format asks, and so are those about bus cycles and the prefetch queue.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dm.engine.api import CpuConfig
+from dm.vectors.case import Case, FormatError
+from dm.vectors.memory import Patch
+from dm.vectors.real_mode import FLAGS, RealMode, initial_state
+
+_REGS16: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
+_REGS32: Final = (
+    "cr0", "cr3", "eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp",
+    "cs", "ds", "es", "fs", "gs", "ss", "eip", "eflags", "dr6", "dr7",
+)  # fmt: skip
+#: CPU field of the header: the model it is held against.
+_MODELS: Final = {"C286": "80286", "386E": "80386"}
+_REAL_MODE: Final = 0
+_REVOKED: Final = "revocation_list.txt"
+# Bits of CR0 that the 80386 has: PE MP EM TS ET; its reserved bits read as ones, a P6's as zeros.
+_CR0: Final = 0x1F
+# Registers that are compared only as far as these bits; the others in full.
+_MASKS: Final = {"flags": FLAGS, "eflags": FLAGS, "cr0": _CR0, "dr6": 0xE00F, "dr7": 0xFFFF23FF} | dict.fromkeys(
+    ("es", "cs", "ss", "ds", "fs", "gs"), 0xFFFF
+)
+
+Registers = dict[str, int]
+
+
+def _chunks(data: bytes, where: str) -> Iterator[tuple[str, bytes]]:
+    at = 0
+    while at < len(data):
+        if len(data) - at < 8:
+            raise FormatError(f"{where}: {len(data) - at} bytes left where a chunk's 8-byte header should be")
+        kind, size = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if size > len(data) - at:
+            raise FormatError(f"{where}: chunk {kind!r} of {size} bytes, but {len(data) - at} are left")
+        yield kind.decode("latin-1"), data[at : at + size]
+        at += size
+
+
+def _unpack(layout: str, data: bytes, where: str) -> tuple[int, ...]:
+    if len(data) < struct.calcsize(layout):
+        raise FormatError(f"{where}: {len(data)} bytes, {struct.calcsize(layout)} needed")
+    return struct.unpack_from(layout, data)
+
+
+def _registers(data: bytes, names: tuple[str, ...], width: str, where: str) -> Registers:
+    """Decode a bit mask of registers followed by the value of each one set (REGS, RG32, RMSK, RM32)."""
+    (present,) = _unpack("<" + width, data, where)
+    chosen = [name for i, name in enumerate(names) if present >> i & 1]
+    values = _unpack(f"<{1 + len(chosen)}{width}", data, where)
+    return dict(zip(chosen, values[1:], strict=True))
+
+
+def _ram(data: bytes, where: str) -> tuple[Patch, ...]:
+    """Decode a count and that many (32-bit address, byte), joined where addresses follow each other."""
+    (count,) = _unpack("<I", data, where)
+    if len(data) < 4 + 5 * count:
+        raise FormatError(f"{where}: {count} entries announced, room for {(len(data) - 4) // 5}")
+    runs: list[tuple[int, bytearray]] = []
+    for address, byte in struct.iter_unpack("<IB", data[4 : 4 + 5 * count]):
+        if runs and runs[-1][0] + len(runs[-1][1]) == address:
+            runs[-1][1].append(byte)
+        else:
+            runs.append((address, bytearray([byte])))
+    return tuple((address, bytes(run)) for address, run in runs)
+
+
+class _Test:
+    """The chunks of one test, decoded."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        (self.index,) = _unpack("<I", data, where)
+        self.name, self.code, self.hash = "", b"", ""
+        self.initial, self.final, self.masks = Registers(), Registers(), Registers()
+        self.patches: tuple[Patch, ...] = ()
+        self.changes: tuple[Patch, ...] = ()
+        self.flags_at: int | None = None
+        where = f"{where} {self.index}"
+        for kind, body in _chunks(data[4:], where):
+            if kind in ("NAME", "BYTS"):
+                (size,) = _unpack("<I", body, f"{where} {kind}")
+                if kind == "NAME":
+                    self.name = body[4 : 4 + size].decode("latin-1")
+                else:
+                    self.code = body[4 : 4 + size]
+            elif kind == "INIT":
+                self.initial, _, self.patches = _state(body, where)
+            elif kind == "FINA":
+                self.final, self.masks, self.changes = _state(body, where)
+            elif kind == "EXCP":
+                _, self.flags_at = _unpack("<BI", body, f"{where} {kind}")
+            elif kind == "HASH":
+                self.hash = body.hex()
+
+
+def _state(data: bytes, where: str) -> tuple[Registers, Registers, tuple[Patch, ...]]:
+    registers, masks, ram = Registers(), Registers(), ()
+    for kind, body in _chunks(data, where):
+        inside = f"{where} {kind}"
+        if kind in ("REGS", "RG32"):
+            registers = _values(kind, body, inside)
+        elif kind in ("RMSK", "RM32"):
+            masks = _values(kind, body, inside)
+        elif kind == "RAM ":
+            ram = _ram(body, inside)
+    return registers, masks, ram
+
+
+def _values(kind: str, body: bytes, where: str) -> Registers:
+    if kind in ("REGS", "RMSK"):
+        return _registers(body, _REGS16, "H", where)
+    return _registers(body, _REGS32, "I", where)
+
+
+def read(path: Path) -> tuple[RealMode, Iterator[Case]]:
+    """Return the world and the cases of a file.
+
+    Raises:
+        FormatError: it is damaged, or of a part or mode that is not modelled.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as e:
+        raise FormatError(f"{path}: {e}") from e
+    chunks = _chunks(data, str(path))
+    kind, header = next(chunks, ("", b""))
+    if kind != "MOO ":
+        raise FormatError(f"{path}: begins with chunk {kind!r}, not 'MOO '")
+    if len(header) < 12 or header[0] != 1:
+        raise FormatError(f"{path}: header of {len(header)} bytes, version {header[:1].hex()}; 12 bytes, 1 needed")
+    part = header[8:12].decode("latin-1").strip()
+    if part not in _MODELS:
+        raise FormatError(f"{path}: recorded on part {part!r}; modelled are {', '.join(_MODELS)}")
+    return RealMode(CpuConfig(model=_MODELS[part])), _cases(path, chunks)
+
+
+def _cases(path: Path, chunks: Iterator[tuple[str, bytes]]) -> Iterator[Case]:
+    opcode = path.name.upper().removesuffix(".GZ").removesuffix(".MOO")
+    revoked = _revoked(path)
+    masks = Registers()
+    for kind, body in chunks:
+        if kind in ("RMSK", "RM32"):
+            masks = _values(kind, body, f"{path} {kind}")
+        elif kind == "META":
+            mode = body[27] if len(body) > 27 else _REAL_MODE
+            if mode != _REAL_MODE:
+                raise FormatError(f"{path}: recorded in CPU mode {mode}; only real mode (0) is known")
+        elif kind == "TEST":
+            test = _Test(body, f"{path} test")
+            yield _case(opcode, test, masks | test.masks, test.hash in revoked)
+
+
+def _revoked(path: Path) -> frozenset[str]:
+    """Return the hashes of tests the set's authors took back: a list beside the file or one folder up."""
+    for folder in (path.parent, path.parent.parent):
+        try:
+            return frozenset((folder / _REVOKED).read_text(encoding="ascii").lower().split())
+        except FileNotFoundError:
+            continue
+    return frozenset()
+
+
+def _case(opcode: str, test: _Test, masks: Registers, revoked: bool) -> Case:
+    before = test.initial
+    after = before | test.final
+    wide = "eip" in before
+    letter = "e" if wide else ""
+    try:
+        state = initial_state(
+            [before[letter + r] for r in ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")],
+            [before.get(r, 0) & 0xFFFF for r in ("es", "cs", "ss", "ds", "fs", "gs")],
+            before[letter + "ip"],
+            before[letter + "flags"],
+        )
+    except KeyError as e:
+        raise FormatError(f"test {test.index} of {opcode}: the initial state lacks register {e}") from None
+    state.cr0 |= before.get("cr0", 0) & _CR0 & ~1
+    for name in ("cr3", "dr6", "dr7"):
+        setattr(state, name, before.get(name, getattr(state, name)))
+    full = 0xFFFFFFFF if wide else 0xFFFF
+    flags = masks.get(letter + "flags", full)
+    at = test.flags_at
+    return Case(
+        opcode=opcode,
+        index=test.index,
+        name=test.name,
+        code=test.code,
+        state=state,
+        patches=test.patches,
+        registers={r: (v, _MASKS.get(r, full) & masks.get(r, full)) for r, v in after.items()},
+        changes=test.changes,
+        memory_masks={} if at is None else {at: flags & FLAGS & 0xFF, at + 1: (flags & FLAGS) >> 8},
+        skip="taken back by the set's authors" if revoked else "",
+    )

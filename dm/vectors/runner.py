@@ -1,0 +1,138 @@
+"""Holds an engine against recorded tests: runs the cases of one file and says what differs."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dm.engine.api import CpuConfig, Engine
+from dm.vectors import differences
+from dm.vectors.case import Case, Outcome, Stuck, World
+from dm.vectors.differences import Difference
+from dm.vectors.formats import open_file
+from dm.vectors.memory import Memory
+
+#: Makes an engine for a CPU; :func:`dm.engine.create` with its first argument bound.
+MakeEngine = Callable[[CpuConfig], Engine]
+
+#: Failures of one file that are described; the others are counted.
+DESCRIBED = 5
+# Bytes of memory that are named in one description.
+_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One case that came out otherwise than on hardware, with a line for each thing that differs."""
+
+    opcode: str
+    index: int
+    name: str
+    code: str
+    lines: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What became of a file's cases.
+
+    ``excused`` counts passed cases by the reason of the row of :data:`~dm.vectors.differences.DIFFERENCES` that let
+    them pass, ``skipped`` cases that were not run by their reason.  ``failures`` describes the first few of ``failed``.
+    """
+
+    form: str
+    opcode: str = ""
+    passed: int = 0
+    failed: int = 0
+    excused: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0) -> FileResult:
+    """Run the cases of one file.
+
+    Args:
+        path: a file of any known format.
+        make: gives the engine.
+        sample: fraction of the cases to run, chosen at random.
+        seed: makes that choice repeatable; the file's name goes into it.
+
+    Raises:
+        FormatError: the file cannot be read.
+    """
+    form, world, cases = open_file(path)
+    choose = random.Random(f"{seed}:{path.name}")
+    result = FileResult(form)
+    memory = Memory(world.pieces)
+    engine = make(world.cpu)
+    try:
+        engine.set_map(memory.map())
+        for case in cases:
+            result.opcode = case.opcode
+            if sample < 1.0 and choose.random() >= sample:
+                continue
+            if case.skip:
+                result.skipped[case.skip] += 1
+                continue
+            lines = run_case(engine, world, memory, case)
+            known = differences.find(form, case) if lines else None
+            if known and not run_case(engine, world, memory, case, known):
+                result.excused[known.reason] += 1
+                lines = []
+            if not lines:
+                result.passed += 1
+                continue
+            result.failed += 1
+            if len(result.failures) < DESCRIBED:
+                result.failures.append(Failure(case.opcode, case.index, case.name, case.code.hex(" "), tuple(lines)))
+    finally:
+        engine.close()
+    return result
+
+
+def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Difference | None = None) -> list[str]:
+    """Run one case and return a line for each thing that differs; none means that it passed.
+
+    Args:
+        engine: with ``memory``'s map set.
+        world: the surroundings the case belongs to.
+        memory: shows the world's background, before and after.
+        case: what to run.
+        known: a reviewed difference whose mask is to be left out of the comparison.
+    """
+    try:
+        memory.load(case.patches)
+        engine.set_state(case.state)
+        outcome = world.run(engine, memory, case)
+        return compare(case, outcome, memory, known)
+    except Stuck as e:
+        return [str(e)]
+    except Exception as e:  # an engine's error is this case's failure, not the end of the run
+        return [f"raised {type(e).__name__}: {e}"]
+    finally:
+        memory.reset()
+
+
+def compare(case: Case, outcome: Outcome, memory: Memory, known: Difference | None = None) -> list[str]:
+    """Return a line for each thing in which ``outcome`` and memory are not what hardware left."""
+    lines = []
+    if outcome.fault != case.fault and not (known and known.fault):
+        lines.append(f"fault: {outcome.fault or 'none'}, hardware: {case.fault or 'none'}")
+    if case.vector_only:
+        return lines
+    ignored = known.registers if known else {}
+    for name, (wanted, mask) in case.registers.items():
+        mask &= ~ignored.get(name, 0)
+        found = outcome.registers[name]
+        if (found ^ wanted) & mask:
+            lines.append(f"{name}: {found & mask:x}, hardware: {wanted & mask:x}")
+    if not (known and known.memory):
+        wrong = memory.differences(case.changes, case.memory_masks)
+        lines += [f"[{address:x}]: {found:02x}, hardware: {wanted:02x}" for address, found, wanted in wrong[:_BYTES]]
+        if len(wrong) > _BYTES:
+            lines.append(f"and {len(wrong) - _BYTES} more bytes of memory")
+    return lines

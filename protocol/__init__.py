@@ -1,0 +1,1 @@
+"""The wire contract between shim and daemon: text, schema, golden messages and the Python codec."""

@@ -1,0 +1,288 @@
+"""Bytes to messages and back, checked against the schema.
+
+Sans-IO: no sockets here.  Every value is checked strictly (an integer is never a flag, text is never bytes) and a
+refusal names the field, what it was and what would be right.  Unknown fields are ignored, unknown messages refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from dm.protocol import schema
+from dm.protocol.schema import ErrorClass, FieldType, Message
+
+_Convert: TypeAlias = Callable[[Any, str], Any]
+
+_MAX_GROUPS: Final = 32
+_MAX_GROUP_VALUES: Final = 256
+_MAX_GROUP_BLOB: Final = 8192
+
+
+class ProtocolError(Exception):
+    """A message, or what it asks, is not acceptable.
+
+    ``error`` is the class that travels in the ``error`` message, ``text`` says what was wrong, ``expected`` what would
+    be right, ``field`` where.  ``partial`` holds the identifying fields (seq, session, vcpu, epoch) that could be read.
+    """
+
+    def __init__(self, error: ErrorClass, text: str, expected: str = "", field: str = "") -> None:
+        super().__init__(f"{text}; expected {expected}" if expected else text)
+        self.error, self.text, self.expected, self.field = error, text, expected, field
+        self.partial: dict[str, int] = {}
+
+    def message(self, **known: int | None) -> schema.Error:
+        """Return the ``error`` message for this; ``known`` adds seq, session, vcpu or epoch."""
+        return schema.Error(
+            error=self.error,
+            text=_clip(self.text, 512),
+            expected=_clip(self.expected, 512),
+            field=_clip(self.field, 128),
+            **{**self.partial, **known},  # type: ignore[arg-type]
+        )
+
+
+def _clip(text: str, limit: int) -> str:
+    """Return ``text`` cut to ``limit`` bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
+def _show(value: Any) -> str:
+    """Return a short picture of a bad value; a peer's megabyte is not repeated to it."""
+    if isinstance(value, bytes | list | dict):
+        return f"{type(value).__name__} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _bad(where: str, value: Any, expected: str) -> ProtocolError:
+    return ProtocolError(ErrorClass.BAD_MESSAGE, f"{where} is {_show(value)}", expected, where)
+
+
+def _unsigned(bits: int) -> _Convert:
+    end = 1 << bits
+
+    def convert(value: Any, where: str) -> int:
+        if type(value) is int and 0 <= value < end:
+            return value
+        raise _bad(where, value, f"an integer from 0 to {end - 1:#x}")
+
+    return convert
+
+
+def _flag(value: Any, where: str) -> bool:
+    if type(value) is bool:
+        return value
+    raise _bad(where, value, "true or false")
+
+
+def _text(limit: int) -> _Convert:
+    def convert(value: Any, where: str) -> str:
+        if type(value) is str and len(value) <= limit and (value.isascii() or len(value.encode()) <= limit):
+            return value
+        raise _bad(where, value, f"text of at most {limit} bytes")
+
+    return convert
+
+
+def _blob(limit: int) -> _Convert:
+    def convert(value: Any, where: str) -> bytes:
+        if type(value) is bytes and len(value) <= limit:
+            return value
+        raise _bad(where, value, f"at most {limit} bytes")
+
+    return convert
+
+
+def _choice(kind: schema.Choice) -> _Convert:
+    words = {str(word): word for word in kind.enum}
+    expected = "one of " + ", ".join(words)
+
+    def convert(value: Any, where: str) -> Any:
+        if isinstance(value, str) and value in words:
+            return words[value]
+        raise _bad(where, value, expected)
+
+    return convert
+
+
+def _list(kind: schema.ListOf) -> _Convert:
+    item, limit = _converter(kind.of), kind.limit
+    expected = f"a list of at most {limit} values"
+
+    def convert(value: Any, where: str) -> list[Any]:
+        if type(value) is not list or len(value) > limit:
+            raise _bad(where, value, expected)
+        return [item(one, f"{where}[{index}]") for index, one in enumerate(value)] if value else []
+
+    return convert
+
+
+def _groups(value: Any, where: str) -> schema.Groups:
+    if type(value) is not dict or len(value) > _MAX_GROUPS:
+        raise _bad(where, value, f"a map of at most {_MAX_GROUPS} state groups")
+    for name, values in value.items():
+        if type(name) is not str:
+            raise _bad(where, name, "group names that are text")
+        if type(values) is not list or len(values) > _MAX_GROUP_VALUES:
+            raise _bad(f"{where}.{name}", values, f"a list of at most {_MAX_GROUP_VALUES} values")
+        for index, one in enumerate(values):
+            if type(one) is int:
+                if one >= 0:
+                    continue
+            elif type(one) is bytes and len(one) <= _MAX_GROUP_BLOB:
+                continue
+            raise _bad(f"{where}.{name}[{index}]", one, "an unsigned integer or bytes")
+    return value
+
+
+def _record_in(cls: type[Any]) -> _Convert:
+    parts = [(row.name, _converter(row.kind)) for row in schema.rows(cls)]
+    needed = sum(not row.optional for row in schema.rows(cls))
+    expected = f"an array of {needed if needed == len(parts) else f'{needed} to {len(parts)}'} values ({cls.__name__})"
+
+    def convert(value: Any, where: str) -> Any:
+        if type(value) is not list or len(value) < needed:
+            raise _bad(where, value, expected)
+        return cls(*[convert(one, f"{where}.{name}") for (name, convert), one in zip(parts, value, strict=False)])
+
+    return convert
+
+
+def _record_out(cls: type[Any]) -> _Convert:
+    parts = [(row.name, _writer(row.kind)) for row in schema.rows(cls)]
+
+    def convert(value: Any, where: str) -> list[Any]:
+        if type(value) is not cls:
+            raise _bad(where, value, f"a {cls.__name__}")
+        return [convert(getattr(value, name), f"{where}.{name}") for name, convert in parts]
+
+    return convert
+
+
+def _list_out(kind: schema.ListOf) -> _Convert:
+    item, limit = _writer(kind.of), kind.limit
+
+    def convert(value: Any, where: str) -> list[Any]:
+        if type(value) is not list or len(value) > limit:
+            raise _bad(where, value, f"a list of at most {limit} values")
+        return [item(one, f"{where}[{index}]") for index, one in enumerate(value)]
+
+    return convert
+
+
+def _converter(kind: FieldType) -> _Convert:
+    """Return what checks a decoded value of this type and makes the Python one of it."""
+    match kind:
+        case schema.U(bits):
+            return _unsigned(bits)
+        case schema.Flag():
+            return _flag
+        case schema.Text(limit):
+            return _text(limit)
+        case schema.Blob(limit):
+            return _blob(limit)
+        case schema.Choice():
+            return _choice(kind)
+        case schema.Record(cls):
+            return _record_in(cls)
+        case schema.ListOf():
+            return _list(kind)
+        case schema.StateGroups():
+            return _groups
+
+
+def _writer(kind: FieldType) -> _Convert:
+    """Return what checks a Python value of this type and makes the one to encode of it."""
+    match kind:
+        case schema.Choice():
+            check = _choice(kind)
+            return lambda value, where: str(check(value, where))
+        case schema.Record(cls):
+            return _record_out(cls)
+        case schema.ListOf():
+            return _list_out(kind)
+        case _:
+            return _converter(kind)
+
+
+_IN: Final = {
+    cls.NAME: (cls, [(row.name, _converter(row.kind), row.optional) for row in schema.rows(cls)])
+    for cls in schema.MESSAGES
+}
+_OUT: Final = {
+    cls: [(row.name, _writer(row.kind), row.optional, row.default) for row in schema.rows(cls)]
+    for cls in schema.MESSAGES
+}
+_IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
+
+
+def encode(message: Message) -> bytes:
+    """Return the bytes of a message.
+
+    Raises:
+        ProtocolError: a value does not fit the schema, named as in :func:`decode`.
+    """
+    out: dict[str, Any] = {"type": message.NAME}
+    for name, write, is_optional, default in _OUT[type(message)]:
+        value = getattr(message, name)
+        if is_optional and (value is None or value == default):
+            continue
+        out[name] = write(value, name)
+    try:
+        data: bytes = msgpack.packb(out, use_bin_type=True)
+    except (OverflowError, ValueError) as error:
+        raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{message.NAME} cannot be encoded: {error}") from error
+    limit = schema.MAX_CONTROL if message.ENDPOINT == "control" else schema.MAX_MESSAGE
+    if len(data) > limit:
+        raise ProtocolError(ErrorClass.TOO_LARGE, f"{message.NAME} has {len(data)} bytes", f"at most {limit}")
+    return data
+
+
+def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
+    """Return the message in ``data``, which may be no longer than ``limit`` bytes.
+
+    Raises:
+        ProtocolError: too large, not MessagePack, unknown, or a field is missing or wrong.  Its ``partial`` holds
+            the identifying fields that could be read all the same, so that the sender can tell which request it was.
+    """
+    if len(data) > limit:
+        raise ProtocolError(ErrorClass.TOO_LARGE, f"the message has {len(data)} bytes", f"at most {limit}")
+    try:
+        raw = msgpack.unpackb(data, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(
+            ErrorClass.BAD_MESSAGE, f"not MessagePack: {error or type(error).__name__}", "one complete MessagePack map"
+        ) from error
+    if type(raw) is not dict:
+        raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message is {_show(raw)}", "a map with the key type")
+    try:
+        return _message(raw)
+    except ProtocolError as error:
+        for name, bits in _IDENTIFYING:
+            value = raw.get(name)
+            if type(value) is int and 0 <= value < 1 << bits:
+                error.partial[name] = value
+        raise
+
+
+def _message(raw: dict[Any, Any]) -> Message:
+    name = raw.get("type")
+    if type(name) is not str:
+        raise _bad("type", name, "the name of a message") if "type" in raw else ProtocolError(
+            ErrorClass.BAD_MESSAGE, "type is missing", "the name of a message", "type"
+        )
+    if name not in _IN:
+        raise ProtocolError(
+            ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_IN), "type"
+        )
+    cls, parts = _IN[name]
+    values: dict[str, Any] = {}
+    for field, convert, is_optional in parts:
+        if field in raw:
+            values[field] = convert(raw[field], field)
+        elif not is_optional:
+            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{name}.{field} is missing", "a value for it", field)
+    return cls(**values)
