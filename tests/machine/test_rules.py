@@ -74,6 +74,7 @@ CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, lis
     ("paged real mode", real, lambda s: setattr(s, "cr0", 0x80000010), Policy.SVM, ["CR0_PG_REAL"]),
     ("paged real mode, raw", real, lambda s: setattr(s, "cr0", 0x80000010), Policy.SVM_RAW, []),
     ("NW without CD", flat, lambda s: setattr(s, "cr0", 0x20000011), Policy.SVM, ["CR0_NW_CD"]),
+    ("64-bit code segment with D", flat, lambda s: (setattr(s, "cr0", 0x80000011), setattr(s, "cr4", 0x20), setattr(s, "efer", 0x500), setattr(s.cs, "attributes", 0xE09B)), Policy.SVM, ["LONG_MODE_CS"]),
     ("DR7 above 32 bits", flat, lambda s: setattr(s, "dr7", 1 << 32), Policy.SVM, ["DR7_HIGH"]),
     ("fixed CR0 bits, raw", flat, lambda s: None, Policy.VMX_RAW, ["CR0_FIXED", "CR4_VMXE"]),
     ("protected, CS still from real mode", real, lambda s: setattr(s, "cr0", 0x11), Policy.PROTECTED, ["CS_LOADED"]),
@@ -103,6 +104,10 @@ def test_every_rule_can_fail() -> None:
     from dm.machine.state import GROUPS, group_layout, set_group
 
     broken: set[tuple[str, frozenset[Policy]]] = set()
+    for _, start, change, policy, _ in CASES:
+        state = start()
+        change(state)
+        broken |= {(f.rule.name, f.rule.policies) for f in failing(state, policy)}
     rng = Random(7)
     for _ in range(1500):
         state = rng.choice([real, flat])()

@@ -1,0 +1,90 @@
+"""`x86-dm explain` and states as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dm.machine import command
+from dm.machine.state import State
+from dm.machine.text import from_json, to_json
+
+REAL = {"cs": {"selector": "0xf000", "base": "0xf0000"}}
+
+
+def explain(tmp_path: Path, content: str, *options: str) -> int:
+    path = tmp_path / "state.json"
+    path.write_text(content)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.main(parser.parse_args([str(path), *options]))
+
+
+def test_a_state_survives_json() -> None:
+    state = State.reset()
+    state.rax, state.cs.base, state.pdpte[2], state.fxsave = 0x1122334455667788, 0x1234, 7, bytes(range(256)) * 2
+    assert from_json(json.loads(json.dumps(to_json(state)))) == state
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rbz": 1}, "'rbz' is no field of the state .did you mean rbx"),
+        ({"cs": {"bose": 1}}, "cs has no 'bose' .did you mean base"),
+        ({"cs": {"selector": 65536}}, r"cs.selector is 65536, an integer below 2\*\*16"),
+        ({"cr0": "many"}, "cr0 is 'many', a number like 4096"),
+        ({"dr": [1]}, "dr is a list of 4 numbers"),
+        ({"fxsave": "00"}, "fxsave is a string of 512 bytes"),
+        ([], "not list"),
+    ],
+)
+def test_what_does_not_fit_is_named(table: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(table)
+
+
+def test_an_enterable_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(tmp_path, json.dumps(REAL)) == 0
+    assert capsys.readouterr().out == "vmx: enterable\n"
+
+
+def test_failing_rules_are_listed_with_value_requirement_and_section(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = REAL | {"ds": {"limit": "0xffffffff"}}
+    assert explain(tmp_path, json.dumps(state)) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "vmx: 1 rule broken"
+    for part in ("DS_LIMIT_V86", "ds.limit is 0xffffffff", "FFFFh", "SDM 3C"):
+        assert part in out
+    assert explain(tmp_path, json.dumps(state), "--for", "svm") == 0
+
+
+def test_json_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(tmp_path, json.dumps(REAL | {"rflags": "0x8002"}), "--json") == 1
+    table = json.loads(capsys.readouterr().out)
+    assert (table["for"], table["enterable"], [f["rule"] for f in table["failing"]]) == ("vmx", False, ["RFLAGS_RESERVED"])
+
+
+def test_a_trace_names_the_instruction_that_broke_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protected = REAL | {"cr0": "0x60000011", "cs": {"selector": "0xf000", "base": "0xf0000", "attributes": "0x93"}}
+    lines = [
+        {"instruction": "or eax, 1", "state": REAL},
+        {"instruction": "mov cr0, eax", "state": protected},
+        {"instruction": "nop", "state": protected},
+    ]
+    assert explain(tmp_path, "\n".join(map(json.dumps, lines))) == 1
+    assert "since: mov cr0, eax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not JSON"), ('{"state": 1}\n{"x": 1}', "line 1: a state is an object"), ("{}\n{", "line 1: a trace has")],
+)
+def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str) -> None:
+    assert explain(tmp_path, content) == 2
+    assert message in capsys.readouterr().err
