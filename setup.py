@@ -35,10 +35,15 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Generate, compile and link; raises CompileError or LinkError, a warning if the extension is optional."""
-        from dm.engine.native import build
-
         generated = Path(self.build_temp) / "generated"
         generated.mkdir(parents=True, exist_ok=True)
+        # Generating takes a while: first see whether there is a compiler and Python's headers.
+        probe = generated / "probe.c"
+        probe.write_text("#include <Python.h>\n", encoding="ascii")
+        self.compiler.compile([str(probe)], output_dir=self.build_temp)
+
+        from dm.engine.native import build
+
         sources = [str(path) for path in build.generate(generated)]
         native = build.ffibuilder().distutils_extension(tmpdir=str(generated))
         include_dirs = [str(generated), *native.include_dirs]

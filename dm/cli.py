@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import importlib.util
+import itertools
 import os
 import platform
 import sys
@@ -53,13 +54,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all of ``arguments``; exits with status 2 and a message on the first one that does not belong."""
+        options = [name for action in self._actions for name in action.option_strings]
+        # Before argparse sees them: it would complain first about a required option that was misspelt.
+        for word in itertools.takewhile(lambda word: word != "--", arguments):
+            name = word.partition("=")[0]
+            if word.startswith("--") and name not in options:
+                self.error(f"unknown option {name}{nearest(name, options)}")
         args, extra = self.parse_known_args(arguments)
         if extra:
-            options = [name for action in self._actions for name in action.option_strings]
-            word = extra[0].partition("=")[0]
-            if word.startswith("-"):
-                self.error(f"unknown option {word}{nearest(word, options)}")
-            self.error(f"unexpected argument {extra[0]!r}")
+            kind = "unknown option" if extra[0].startswith("-") else "unexpected argument"
+            self.error(f"{kind} {extra[0]}{nearest(extra[0], options)}")
         return args
 
     def error(self, message: str) -> NoReturn:
@@ -120,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     if first not in commands:
         kind = "option" if first.startswith("-") else "command"
         close = nearest(first, ["--help", "--version"] if kind == "option" else list(commands))
-        print(f"x86-dm: unknown {kind} {first}{close}\n{usage(commands)}", file=sys.stderr)
+        print(f"x86-dm: unknown {kind} {first}{close}\nTry 'x86-dm --help'.", file=sys.stderr)
         return 2
     module, text = commands[first]
     command = cast(Command, importlib.import_module(module))

@@ -37,14 +37,14 @@ class ProtocolError(Exception):
         """Return the ``error`` message for this; ``known`` adds seq, session, vcpu or epoch."""
         return schema.Error(
             error=self.error,
-            text=_clip(self.text, 512),
-            expected=_clip(self.expected, 512),
-            field=_clip(self.field, 128),
+            text=clip(self.text, 512),
+            expected=clip(self.expected, 512),
+            field=clip(self.field, 128),
             **{**self.partial, **known},  # type: ignore[arg-type]
         )
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
     """Return ``text`` cut to ``limit`` bytes of UTF-8."""
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
@@ -271,8 +271,10 @@ def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
 def _message(raw: dict[Any, Any]) -> Message:
     name = raw.get("type")
     if type(name) is not str:
-        raise _bad("type", name, "the name of a message") if "type" in raw else ProtocolError(
-            ErrorClass.BAD_MESSAGE, "type is missing", "the name of a message", "type"
+        raise (
+            _bad("type", name, "the name of a message")
+            if "type" in raw
+            else ProtocolError(ErrorClass.BAD_MESSAGE, "type is missing", "the name of a message", "type")
         )
     if name not in _IN:
         raise ProtocolError(

@@ -9,8 +9,6 @@ A field that has its default is left out.  Records are MessagePack arrays in fie
 one are ignored.
 """
 
-# ruff: noqa: RUF009 - required() and optional() return dataclass fields, which is how a default may be declared
-
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -182,8 +180,11 @@ class Kind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why the shim asks for emulation.  After ``failure``, ``invalid-state`` and ``mmio`` the daemon retires at least
-    one instruction or REP iteration, or delivers one event, before it tests ``until``."""
+    """Why the shim asks for emulation.
+
+    After ``failure``, ``invalid-state`` and ``mmio`` the daemon retires at least one instruction or REP iteration, or
+    delivers one event, before it tests ``until``.
+    """
 
     REQUEST = "request"
     REAL_MODE = "real-mode"
@@ -383,7 +384,7 @@ class Ram(Message):
     session: int = required(U32, "session")
     ram: int = required(U32, "number the shim gives the block; not in use, not 0")
     size: int = required(U64, "bytes, a positive multiple of 4096")
-    path: str = optional(Text(4096), "absolute path below the daemon's memory path; empty: a descriptor comes along", "")
+    path: str = optional(Text(4096), "absolute, below the daemon's memory path; empty: a descriptor comes along", "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -532,7 +533,9 @@ class Io(Message):
     tlb_flush: bool = optional(FLAG, "the guest flushed or changed paging since the last exchange", False)
     instructions: int = optional(U64, "instructions completed in this run so far", 0)
     steps: int = optional(U64, "instructions and REP iterations in this run so far", 0)
-    checkpoint: Groups | None = optional(STATE, "groups that differ from the state submitted, as this instruction began", None)
+    checkpoint: Groups | None = optional(
+        STATE, "state at the start of this instruction: groups that differ from the state submitted", None
+    )
 
 
 @dataclass(slots=True, kw_only=True)

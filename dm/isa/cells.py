@@ -66,3 +66,6 @@ INJECT_VECTOR: Final = cell("inject_vector")
 INJECT_HAS_ERROR: Final = cell("inject_has_error")
 INJECT_ERROR: Final = cell("inject_error")
 INJECT_LENGTH: Final = cell("inject_length")
+
+#: x87, MMX and SSE state: the bytes of an FXSAVE image (SDM vol. 2A, FXSAVE, table 3-43).
+FXSAVE: Final = Field("fxsave", 8, 512)

@@ -22,23 +22,27 @@ CF, PF, AF, ZF, SF, TF, IF, DF, OF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = 0, 2, 4
 ARITHMETIC: Final = 0x8D5
 
 
-def add(m: Microcode, a: Value, b: Value, result: Value) -> None:
-    """Set all six flags after ``result = a + b (+ carry)``."""
-    _carries(m, (a & b) | ((a | b) & ~result), result)
+def add(m: Microcode, a: Value, b: Value, result: Value, keep_carry: bool = False) -> None:
+    """Set all six flags after ``result = a + b (+ carry)``; with ``keep_carry`` CF stays (INC)."""
+    _carries(m, (a & b) | ((a | b) & ~result), result, keep_carry)
 
 
-def sub(m: Microcode, a: Value, b: Value, result: Value) -> None:
-    """Set all six flags after ``result = a - b (- borrow)``."""
-    _carries(m, (~a & b) | ((~a | b) & result), result)
+def sub(m: Microcode, a: Value, b: Value, result: Value, keep_carry: bool = False) -> None:
+    """Set all six flags after ``result = a - b (- borrow)``; with ``keep_carry`` CF stays (DEC)."""
+    _carries(m, (~a & b) | ((~a | b) & result), result, keep_carry)
 
 
-def _carries(m: Microcode, carries: Value, result: Value) -> None:
+def _carries(m: Microcode, carries: Value, result: Value, keep_carry: bool) -> None:
     width = result.width
     if width == 32:
         vector = carries & 0xC0000008
     else:
         wide = carries.zext(32)
         vector = (wide << (32 - width)) & 0xC0000000 | wide & 8
+    if keep_carry:
+        # Both top bits turn together, so that OF, their difference, stays what it was computed to be.
+        turn = (vector ^ m.get(FC)) & 0x80000000
+        vector = vector ^ (turn | (turn >> 1))
     m.set(FR, result.sext(32))
     m.set(FC, vector)
 
@@ -96,6 +100,20 @@ def set_carry(m: Microcode, cf: Value | int) -> None:
     keep = fc & 0x3FFFFFFF
     flip = fc.bit(31) ^ cf
     m.set(FC, keep | (cf.zext(32) << 31) | ((fc.bit(30) ^ flip).zext(32) << 30))
+
+
+def set_overflow(m: Microcode, of: Value) -> None:
+    """Change OF alone; CF and the rest stay."""
+    set_carry_overflow(m, carry(m), of)
+
+
+def set_carry_overflow(m: Microcode, cf: Value, of: Value) -> None:
+    """Change CF and OF; the rest stay."""
+    m.set(FC, (m.get(FC) & 0x3FFFFFFF) | (cf.zext(32) << 31) | ((cf ^ of).zext(32) << 30))
+
+
+#: Names of the 4-bit condition codes, in order (SDM vol. 1, table B-1).
+CONDITIONS: Final = ("O", "NO", "B", "NB", "Z", "NZ", "BE", "NBE", "S", "NS", "P", "NP", "L", "NL", "LE", "NLE")
 
 
 def condition(m: Microcode, code: int) -> Value:

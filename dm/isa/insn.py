@@ -118,6 +118,8 @@ class Memory(Operand):
         super().__init__(x, width)
         self.segment, self._offset = segment, offset
         self._address: Value | None = None
+        #: Whether a read-modify-write is atomic against other CPUs.
+        self.locked = x.variant.lock
 
     def offset(self, plus: int = 0) -> Value:
         """Return the offset, 32 bits, wrapped to the address size; ``plus`` bytes further on."""
@@ -143,12 +145,12 @@ class Memory(Operand):
 
     def read_modify(self) -> Value:
         """Begin a read-modify-write."""
-        table = p.RMW_LOCKED if self.x.variant.lock else p.RMW
+        table = p.RMW_LOCKED if self.locked else p.RMW
         return self.m.call(table[self.width], self.segment, self.offset())
 
     def write_back(self, value: Value) -> None:
         """End a read-modify-write."""
-        table = p.RMW_LOCKED_END if self.x.variant.lock else p.RMW_END
+        table = p.RMW_LOCKED_END if self.locked else p.RMW_END
         self.m.call(table[self.width], value)
 
 
@@ -201,10 +203,16 @@ class Insn:
         """Number of the segment of the memory or source string operand, overrides included."""
         return self.m.argument("seg", 8)
 
-    def effective_offset(self) -> Value:
-        """Return base + index * scale + displacement of the ModRM operand, wrapped to the address size."""
+    def effective_offset(self, esp: Value | None = None) -> Value:
+        """Return base + index * scale + displacement of the ModRM operand, wrapped to the address size.
+
+        ``esp``: what ESP as a base register is taken to be (POP uses the incremented one).
+        """
         m = self.m
-        base = m.get(GPR32, m.argument("base", 8))
+        number = m.argument("base", 8)
+        base = m.get(GPR32, number)
+        if esp is not None:
+            base = m.select(number == 4, esp, base)
         index = m.get(GPR32, m.argument("index", 8))
         scale = m.argument("scale", 8)
         scale.upper = 3

@@ -64,6 +64,9 @@ CPUID_READ: Final = Primitive("cpuid_read", (32, 32, 8), 32)
 #: 64 random bits.
 RANDOM: Final = Primitive("random", (), 64, aborts=True)
 
+#: MFENCE: earlier stores become visible to other CPUs before later loads are made.
+FENCE: Final = Primitive("fence", ())
+
 #: The hidden part of a segment register changed: recompute what is derived from it (seg).
 SEGMENT_CHANGED: Final = Primitive("segment_changed", (8,), changes=True)
 #: Paging, or a bit that the TLB depends on, changed (CR0, CR3, CR4, EFER): drop translations.  1: global ones too.

@@ -1,11 +1,13 @@
 """Print microcode as C.
 
 All arithmetic is unsigned with explicit masks; values below 32 bits live zero-extended in ``uint32_t``.  Primitives
-are macros ``NAME(result, args…, BAIL)`` of the runtime, where BAIL is ``BAIL_HANDLER`` or ``BAIL_PROCEDURE``: what to
-do when the instruction is abandoned.
+are macros ``NAME(result, args…, BAIL)`` of the runtime, where BAIL is ``BAIL_HANDLER``, ``BAIL_PROCEDURE`` or
+``BAIL_PROCEDURE_VALUE``: what to do when the instruction is abandoned.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from dm.microcode.ir import (
     Block,
@@ -20,12 +22,14 @@ from dm.microcode.ir import (
     Loop,
     Microcode,
     Primitive,
+    Procedure,
     ReadVar,
     Return,
     Set,
     Value,
     WriteVar,
 )
+from dm.microcode.verify import effects
 
 
 class CTarget:
@@ -70,10 +74,13 @@ _COMPARE = {"eq": "==", "ne": "!=", "ult": "<", "ule": "<="}
 
 
 class CPrinter:
-    """Prints one handler or procedure at a time."""
+    """Prints one handler or procedure at a time.
 
-    def __init__(self, target: CTarget) -> None:
-        self.target = target
+    With ``registers`` the ``register`` cells are locals of that name in handlers, else members of ``cpu`` like others.
+    """
+
+    def __init__(self, target: CTarget, registers: bool = True) -> None:
+        self.target, self.registers = target, registers
 
     def prototype(self, m: Microcode) -> str:
         """Return the declaration of a procedure."""
@@ -85,7 +92,7 @@ class CPrinter:
     def function(self, m: Microcode) -> str:
         """Return the source of one function.
 
-        A handler prints as ``HANDLER(name) {…}``; inside, ``register`` cells are the locals of that name.
+        A handler prints as ``HANDLER(name) {…}``.
         """
         self.lines: list[str] = []
         self.procedure = m.procedure
@@ -99,23 +106,29 @@ class CPrinter:
         self.lines.append("}")
         return "\n".join(self.lines) + "\n"
 
+    @property
+    def _locals(self) -> bool:
+        return self.registers and self.procedure is None
+
     def _text(self, value: Value) -> str:
         if value.op == "const":
             return literal(value.const, value.width)
         if value.op == "arg":
-            return value.name if self.procedure else f"({ctype(value.width)}){self.target.operand(value.name, value.width)}"
+            if self.procedure:
+                return value.name
+            return f"({ctype(value.width)}){self.target.operand(value.name, value.width)}"
         return f"t{value.number}"
 
     def _index(self, index: Value | None) -> str:
         return "" if index is None else str(index.const) if index.op == "const" else self._text(index)
 
     def _read(self, cell: Field, index: Value | None) -> str:
-        if cell.register and not self.procedure:
+        if cell.register and self._locals:
             return cell.name
         return self.target.read(cell, index, self._index(index))
 
     def _write(self, cell: Field, index: Value | None, value: str) -> str:
-        if cell.register and not self.procedure:
+        if cell.register and self._locals:
             return f"{cell.name} = {value};"
         return self.target.write(cell, index, self._index(index), value)
 
@@ -140,7 +153,7 @@ class CPrinter:
                 case ReadVar(value, var):
                     emit(f"const {ctype(value.width)} t{value.number} = v{var.number};")
                 case Call(target, args, result):
-                    self._call(emit, target.name, isinstance(target, Primitive), args, result, target)
+                    self._call(emit, target, args, result)
                 case If(condition, then, other):
                     if then.body:
                         emit(f"if ({self._text(condition)}) {{")
@@ -164,23 +177,23 @@ class CPrinter:
                     given = [*(self.target.label(x) for x in labels), *(self._text(a) for a in args), self.bail]
                     emit(f"END_{terminator.name.upper()}({', '.join(given)});")
 
-    def _call(self, emit, name, primitive, args, result, target) -> None:  # type: ignore[no-untyped-def]
-        given = [self._text(a) for a in args]
-        if primitive:
+    def _call(
+        self, emit: Callable[[str], None], target: Primitive | Procedure, args: tuple[Value, ...], result: Value | None
+    ) -> None:
+        name, given = target.name, [self._text(a) for a in args]
+        if isinstance(target, Primitive):
             if result is not None:
                 emit(f"{ctype(result.width)} t{result.number};")
                 given.insert(0, f"t{result.number}")
             emit(f"{name.upper()}({', '.join([*given, self.bail])});")
             return
-        if not self.procedure:
+        if self._locals:
             emit("SPILL();")
         assign = f"const {ctype(result.width)} t{result.number} = " if result is not None else ""
         emit(f"{assign}{name}({', '.join(['cpu', *given])});")
-        from dm.microcode.verify import effects
-
         if effects(target).aborts:
             emit(f"if (UNLIKELY(cpu->bail)) {self.bail};")
-        if not self.procedure:
+        if self._locals:
             emit("RELOAD();")
 
     def _pure(self, value: Value) -> str:

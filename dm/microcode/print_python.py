@@ -49,6 +49,10 @@ class PythonTarget:
             return f"{name}({', '.join(['cpu', *args])})"
         return f"cpu.{name}({', '.join(args)})"
 
+    def prologue(self, body: str) -> list[str]:
+        """Statements to put before ``body``, the text of the rest of the function."""
+        return []
+
     def end(self, name: str, args: list[str], labels: tuple[str, ...]) -> list[str]:
         """Statements that leave the handler."""
         given = [*(repr(label) for label in labels), *args]
@@ -57,10 +61,18 @@ class PythonTarget:
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "ult": "<", "ule": "<="}
+_INVERSE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">"}
 
 
 class PythonPrinter:
-    """Prints one handler or procedure at a time."""
+    """Prints one handler or procedure at a time.
+
+    A pure value that is used once is written where it is used: all it refers to is immutable, so the place does not
+    matter.  Values that a loop uses are computed outside it.
+    """
+
+    #: An expression longer than this gets a name, used once or not.
+    LONGEST = 300
 
     def __init__(self, target: PythonTarget) -> None:
         self.target = target
@@ -69,13 +81,15 @@ class PythonPrinter:
         """Return the source of one function: ``def name(cpu, i)`` or, for a procedure, ``def name(cpu, params…)``."""
         self.lines: list[str] = []
         self.uses: Counter[int] = Counter()
-        self.inline: dict[int, str] = {}
+        self.inline: dict[int, Value] = {}
+        self.alias: dict[int, str] = {}
         self.is_procedure = m.procedure is not None
         self._count(m.root)
         params = ["cpu", *(name for name, _ in m.procedure.params)] if m.procedure else ["cpu", "i"]
-        self.lines.append(f"def {m.name}({', '.join(params)}):")
         self._block(m.root, 1)
-        return "\n".join(self.lines) + "\n"
+        head = [f"def {m.name}({', '.join(params)}):"]
+        head += [f"    {line}" for line in self.target.prologue("\n".join(self.lines))]
+        return "\n".join([*head, *self.lines]) + "\n"
 
     def _count(self, block: Block) -> None:
         def use(value: Value | None) -> None:
@@ -103,10 +117,10 @@ class PythonPrinter:
                     self._count(other)
                 case Loop(body):
                     # Used in a loop: computed once outside, so never pulled inside.
-                    inner = Counter(self.uses)
+                    before = Counter(self.uses)
                     self._count(body)
                     for number in self.uses:
-                        if self.uses[number] != inner[number]:
+                        if self.uses[number] != before[number]:
                             self.uses[number] += 1
                 case Return(returned):
                     use(returned)
@@ -114,14 +128,69 @@ class PythonPrinter:
                     pass
 
     def _text(self, value: Value) -> str:
+        """An expression that needs no parentheses around it."""
         if value.op == "const":
             return str(value.const) if value.const < 10 else hex(value.const)
         if value.op == "arg":
             return value.name if self.is_procedure else self.target.operand(value.name, value.width)
-        return self.inline.get(value.number) or f"t{value.number}"
+        if value.number in self.alias:
+            return self.alias[value.number]
+        if value.number in self.inline:
+            return f"({self._pure(value)})"
+        return f"t{value.number}"
+
+    def _truth(self, value: Value) -> str:
+        """An expression with the truth of a 1-bit value, for use behind ``if``."""
+        if value.number in self.inline:
+            if value.op in _COMPARE:
+                return self._comparison(value)
+            if value.op in ("slt", "sle"):
+                return self._signed_comparison(value)
+            if value.op == "not":
+                return self._falsehood(value.args[0])
+            if value.op in ("and", "or"):
+                a, b = value.args
+                return f"({self._truth(a)}) {value.op} ({self._truth(b)})"
+            return self._pure(value)
+        return self._text(value)
+
+    def _falsehood(self, value: Value) -> str:
+        if value.number in self.inline:
+            if value.op in _COMPARE:
+                a, b = value.args
+                return f"{self._text(a)} {_INVERSE[_COMPARE[value.op]]} {self._text(b)}"
+            if value.op == "not":
+                return self._truth(value.args[0])
+        return f"not {self._text(value)}"
+
+    def _comparison(self, value: Value) -> str:
+        a, b = value.args
+        return f"{self._text(a)} {_COMPARE[value.op]} {self._text(b)}"
+
+    def _signed_comparison(self, value: Value) -> str:
+        a, b = value.args
+        flip = hex(1 << (a.width - 1))
+        return f"({self._text(a)} ^ {flip}) {'<' if value.op == 'slt' else '<='} ({self._text(b)} ^ {flip})"
 
     def _index(self, index: Value | None) -> str:
         return "" if index is None else self._text(index)
+
+    def _let(self, value: Value) -> str | None:
+        """Return the assignment that names a pure value, or None when it is not needed."""
+        uses = self.uses[value.number]
+        if not uses:
+            return None
+        if value.op == "zext":
+            source = value.args[0]
+            if source.number < 0 or source.number not in self.inline:
+                self.alias[value.number] = self._text(source)
+                return None
+        if uses == 1:
+            self.inline[value.number] = value
+            if len(self._pure(value)) <= self.LONGEST:
+                return None
+            del self.inline[value.number]
+        return f"t{value.number} = {self._pure(value)}"
 
     def _block(self, block: Block, depth: int) -> None:
         pad = "    " * depth
@@ -133,11 +202,9 @@ class PythonPrinter:
         for s in block.body:
             match s:
                 case Let(value):
-                    text = self._pure(value)
-                    if self.uses[value.number] == 1 and len(text) < 400:
-                        self.inline[value.number] = f"({text})"
-                    elif self.uses[value.number]:
-                        emit(f"t{value.number} = {text}")
+                    text = self._let(value)
+                    if text is not None:
+                        emit(text)
                 case Get(value, cell, index):
                     if self.uses[value.number]:
                         emit(f"t{value.number} = {self.target.read(cell, self._index(index))}")
@@ -153,10 +220,10 @@ class PythonPrinter:
                     emit(call if result is None else f"t{result.number} = {call}")
                 case If(condition, then, other):
                     if not then.body:
-                        emit(f"if not {self._text(condition)}:")
+                        emit(f"if {self._falsehood(condition)}:")
                         self._block(other, depth + 1)
                     else:
-                        emit(f"if {self._text(condition)}:")
+                        emit(f"if {self._truth(condition)}:")
                         self._block(then, depth + 1)
                         if other.body:
                             emit("else:")
@@ -176,28 +243,30 @@ class PythonPrinter:
 
     def _pure(self, value: Value) -> str:
         op, width = value.op, value.width
-        mask = hex((1 << width) - 1)
+        full = (1 << width) - 1
+        mask = hex(full)
         a = self._text(value.args[0])
         b = self._text(value.args[1]) if len(value.args) > 1 else ""
         source = value.args[0].width
         if op in ("and", "or", "xor"):
             return f"{a} {_INFIX[op]} {b}"
         if op in _INFIX:
-            return f"({a} {_INFIX[op]} {b}) & {mask}"
+            return f"{a} {_INFIX[op]} {b} & {mask}"
         if op in _COMPARE:
-            return f"1 if {a} {_COMPARE[op]} {b} else 0"
+            return f"1 if {self._comparison(value)} else 0"
         match op:
             case "not":
                 return f"{a} ^ {mask}"
             case "shl":
-                if value.args[1].upper >= 256:
-                    return f"({a} << {b}) & {mask} if {b} < {width} else 0"
-                return f"({a} << {b}) & {mask}"
+                # Python would build a number of that many bits.
+                if value.args[1].upper >= 2 * width:
+                    return f"{a} << {b} & {mask} if {b} < {width} else 0"
+                return f"{a} << {b} & {mask}"
             case "shr":
                 return f"{a} >> {b}"
             case "sar":
-                sign = 1 << (width - 1)
-                return f"((({a} ^ {hex(sign)}) - {hex(sign)}) >> {b}) & {mask}"
+                sign = hex(1 << (width - 1))
+                return f"({a} ^ {sign}) - {sign} >> {b} & {mask}"
             case "udiv":
                 return f"{a} // {b} if {b} else 0"
             case "urem":
@@ -205,25 +274,24 @@ class PythonPrinter:
             case "sdiv" | "srem":
                 return f"{op}({a}, {b}, {width})"
             case "slt" | "sle":
-                flip = hex(1 << (source - 1))
-                return f"1 if ({a} ^ {flip}) {'<' if op == 'slt' else '<='} ({b} ^ {flip}) else 0"
+                return f"1 if {self._signed_comparison(value)} else 0"
             case "zext":
                 return a
             case "trunc":
-                return f"{a} & {mask}"
+                return a if value.args[0].upper <= full else f"{a} & {mask}"
             case "sext":
                 sign = hex(1 << (source - 1))
-                return f"(({a} ^ {sign}) - {sign}) & {mask}"
+                return f"({a} ^ {sign}) - {sign} & {mask}"
             case "popcount":
                 return f"({a}).bit_count()"
             case "clz":
                 return f"{width} - ({a}).bit_length()"
             case "ctz":
-                return f"(({a} & -{a}).bit_length() - 1 if {a} else {width})"
+                return f"({a} & -{a}).bit_length() - 1 if {a} else {width}"
             case "bswap":
                 return f"int.from_bytes(({a}).to_bytes({width // 8}, 'little'), 'big')"
             case "select":
-                return f"{b} if {a} else {self._text(value.args[2])}"
+                return f"{b} if {self._truth(value.args[0])} else {self._text(value.args[2])}"
         raise AssertionError(op)
 
 

@@ -269,6 +269,8 @@ class _Client(asyncio.Protocol):
     def finish(self) -> None:
         """Take no more input; close once all requests are answered."""
         self._ended = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
         self._advance()
 
     def abort(self) -> None:
@@ -299,13 +301,11 @@ class _Client(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _take(self, item: Request | Reply) -> None:
-        if not item.oob:
-            self._waiting.append(item)
-        elif isinstance(item, Reply):
-            self._write(self._core.send(item))
-        else:
+        if item.oob:
             self._oob += 1
-            self._server.spawn(self._run_oob(item))
+            self._server.spawn(self._answer_oob(item))
+        else:
+            self._waiting.append(item)
 
     async def _work(self) -> None:
         """Answer in-band requests in order."""
@@ -319,9 +319,9 @@ class _Client(asyncio.Protocol):
         finally:
             self._worker = None
 
-    async def _run_oob(self, request: Request) -> None:
+    async def _answer_oob(self, item: Request | Reply) -> None:
         try:
-            await self._answer(request)
+            await self._answer(item)
         finally:
             self._oob -= 1
             self._advance()

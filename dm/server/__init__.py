@@ -1,1 +1,1 @@
-
+"""The daemon: supervisor, workers, sessions, vCPUs."""

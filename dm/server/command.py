@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen", required=True, metavar="ipc:///PATH", help="control endpoint; PATH.d is made for the daemon's own"
     )
     parser.add_argument(
-        "--qmp", action="append", default=[], metavar="ADDRESS", help="serve QMP on unix:PATH or tcp:HOST:PORT; may repeat"
+        "--qmp",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="serve QMP on unix:PATH or tcp:HOST:PORT; may be repeated",
     )
     parser.add_argument("--engine", default="auto", metavar="native|python", help="engine to run guest code with")
     parser.add_argument("--memory-path", metavar="DIR", help="guests' RAM may also be files below DIR, given by path")

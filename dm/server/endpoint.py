@@ -1,4 +1,7 @@
-"""Control endpoints as users write them.  Imports neither ZeroMQ nor asyncio: it is used before ``--daemonize`` forks."""
+"""Control endpoints as users write them.
+
+Imports neither ZeroMQ nor asyncio: it is used before ``--daemonize`` forks.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ class RamBlocks:
                     raise _refuse(
                         f"ram {region.ram} is not known", "a number given in a ram message", f"regions[{index}].ram"
                     )
-            regions.append(api.Region(region.gpa, region.size, kind, memory, region.offset if memory is not None else 0))
+            offset = region.offset if memory is not None else 0
+            regions.append(api.Region(region.gpa, region.size, kind, memory, offset))
         try:
             return api.MemoryMap(wire.generation, tuple(regions), wire.a20)
         except ValueError as error:

@@ -21,6 +21,7 @@ class Report:
         self.instructions = 0
         self.tlb_flush = False
         self._posted: list[tuple[int, int, bytearray]] = []  # (first gpa, size of each write, bytes)
+        self._bytes = 0  # of all posted writes
         self._pages: set[int] = set()
 
     def add(self, result: Exit) -> None:
@@ -37,6 +38,7 @@ class Report:
         """Put consecutive writes of one size together: a scrolled text screen is one record, not two thousand."""
         posted = self._posted
         for gpa, data in writes:
+            self._bytes += len(data)
             if posted:
                 first, size, run = posted[-1]
                 if size == len(data) and first + len(run) == gpa and len(run) + size <= _MERGE:
@@ -52,11 +54,22 @@ class Report:
     @property
     def full(self) -> bool:
         """Whether more would not fit into one exchange."""
-        return len(self._posted) > schema.MAX_POSTED or len(self._pages) > schema.MAX_PAGES
+        return (
+            len(self._posted) > schema.MAX_POSTED
+            or self._bytes > schema.MAX_DATA
+            or len(self._pages) > schema.MAX_PAGES
+        )
 
     def take(self) -> tuple[list[Posted], list[int], bool]:
         """Return and forget what fits into one exchange: posted writes, pages in order, TLB flush."""
-        posted, self._posted = self._posted[: schema.MAX_POSTED], self._posted[schema.MAX_POSTED :]
+        fit = size = 0
+        for _, _, data in self._posted[: schema.MAX_POSTED]:
+            if size + len(data) > schema.MAX_DATA:
+                break
+            size += len(data)
+            fit += 1
+        posted, self._posted = self._posted[:fit], self._posted[fit:]
+        self._bytes -= size
         pages = sorted(self._pages)
         pages, self._pages = pages[: schema.MAX_PAGES], set(pages[schema.MAX_PAGES :])
         flush, self.tlb_flush = self.tlb_flush, False

@@ -194,6 +194,8 @@ class Supervisor:
             self._socket.close(linger=2000)
         self._context.term()
         if self._lock >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.settings.path)  # libzmq leaves it behind
             shutil.rmtree(self._directory, ignore_errors=True)
             os.close(self._lock)
 

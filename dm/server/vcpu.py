@@ -8,6 +8,7 @@ they queue a call, stop a running engine with ``Engine.kick`` and wake an idle t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -69,8 +70,8 @@ class Owner(Protocol):
         ...
 
 
-class _Gone(Exception):  # noqa: N818 - not an error: how a vCPU leaves its run when it is destroyed
-    """The vCPU is being destroyed; its run is given up."""
+class _Gone(Exception):
+    """The vCPU is being destroyed and leaves its run."""
 
 
 class _Slice:
@@ -156,7 +157,6 @@ class Vcpu:
         self._known: State | None = None
         self._record: Message | None = None
         self._last = 0
-        self._next: tuple[Emulate, State] | None = None
         self._run: _Run | None = None
         self._slice = _Slice()
         self._thread = threading.Thread(target=self._main, name=f"vcpu-{owner.number}-{number}", daemon=True)
@@ -230,15 +230,16 @@ class Vcpu:
                 self._bound.set()
             while not (self._gone or self._closing):
                 self._attend(None)
-                if self._next is not None:
-                    (request, state), self._next = self._next, None
-                    self._serve(request, state)
+                if self._run is not None:
+                    self._serve(self._run)
         finally:
             with self._lock:
                 self._ended = True
                 os.close(self._wake)
                 self._engine.close()
             self._socket.close(linger=200 if self._gone else 2000)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)  # libzmq leaves it behind
 
     def _bind(self) -> None:
         options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
@@ -275,10 +276,8 @@ class Vcpu:
         if timeout != 0:
             self._poller.poll(timeout)
         if self._calls:
-            try:
+            with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
                 os.eventfd_read(self._wake)
-            except BlockingIOError:
-                pass  # the call is queued before the eventfd is written
             while self._calls:
                 self._calls.popleft()()
         for _ in range(_BURST):
@@ -310,7 +309,10 @@ class Vcpu:
     def _dispatch(self, identity: bytes, message: Message) -> None:
         if not isinstance(message, Emulate | IoAnswer | Kick):
             raise ProtocolError(
-                ErrorClass.BAD_MESSAGE, f"{message.NAME} came to a vCPU's endpoint", "emulate, io-answer or kick", "type"
+                ErrorClass.BAD_MESSAGE,
+                f"{message.NAME} came to a vCPU's endpoint",
+                "emulate, io-answer or kick",
+                "type",
             )
         if message.session != self._owner.number:
             raise ProtocolError(
@@ -351,10 +353,6 @@ class Vcpu:
             if run.question is not None and run.answer is None:
                 self._reply(run.question)  # the question was lost with the old socket
             return
-        if self._next is not None:
-            if request.seq == self._next[0].seq:
-                return
-            raise ProtocolError(ErrorClass.BUSY, f"run {self._next[0].seq} is under way", "to wait for its done")
         if request.seq == self._last and self._record is not None:
             self._reply(self._record)
             return
@@ -369,7 +367,9 @@ class Vcpu:
                 f"at most {self._owner.current.generation}, the newest map received",
                 "generation",
             )
-        self._next = request, self._state_of(request)
+        state = self._state_of(request)
+        self._run = _Run(request, {group: get_group(state, group) for group in GROUPS})
+        self.counters.requests += 1
 
     def _state_of(self, request: Emulate) -> State:
         """Return the state a request submits."""
@@ -401,7 +401,8 @@ class Vcpu:
         run = self._run
         question = run.question if run is not None else None
         if run is None or question is None or (answer.seq, answer.io) != (question.seq, question.io):
-            if answer.seq < self._last or (run is not None and (answer.seq, answer.io) <= (self._last, run.questions)):
+            asked = (self._last, 1 << 32) if run is None else (run.request.seq, run.questions)
+            if (answer.seq, answer.io) <= asked:
                 return  # repeated after a reconnect
             raise ProtocolError(ErrorClass.BAD_ANSWER, f"question {answer.seq}.{answer.io} is not open", "no answer")
         if run.answer is not None:
@@ -438,7 +439,14 @@ class Vcpu:
         self._send(self._peer, message)
 
     def _send(self, identity: bytes, message: Message) -> None:
-        data = codec.encode(message)
+        try:
+            data = codec.encode(message)
+        except ProtocolError as error:
+            _log.error("session %d vCPU %d: %s", self._owner.number, self.number, error)
+            message = ProtocolError(ErrorClass.INTERNAL, f"the daemon cannot say it: {error}").message(
+                seq=getattr(message, "seq", 0), session=self._owner.number, vcpu=self.number, epoch=self._epoch
+            )
+            data = codec.encode(message)
         if isinstance(message, Error):
             self.counters.errors += 1
         try:
@@ -454,10 +462,8 @@ class Vcpu:
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def _serve(self, request: Emulate, state: State) -> None:
+    def _serve(self, run: _Run) -> None:
         """Carry out one request and send its answer."""
-        self._run = run = _Run(request, {group: get_group(state, group) for group in GROUPS})
-        self.counters.requests += 1
         answer: Message
         try:
             self._take_map()
@@ -465,11 +471,11 @@ class Vcpu:
         except _Gone:
             answer = self._failed(run, ErrorClass.ABORTED, "the run was given up in mid-flight")
         except Exception as error:
-            _log.exception("session %d vCPU %d: run %d failed", self._owner.number, self.number, request.seq)
+            _log.exception("session %d vCPU %d: run %d failed", self._owner.number, self.number, run.request.seq)
             answer = self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {type(error).__name__}: {error}")
         self.counters.steps += run.report.steps
         self.counters.instructions += run.report.instructions
-        self._run, self._last, self._record = None, request.seq, answer
+        self._run, self._last, self._record = None, run.request.seq, answer
         self._reply(answer)
 
     def _failed(self, run: _Run, error: ErrorClass, text: str) -> Error:
@@ -602,14 +608,14 @@ class Vcpu:
             reason=reason,
             stop=run.stop if reason in (DoneReason.KICKED, DoneReason.STOPPED) else Stop.NONE,
             address=result.address if result is not None else 0,
-            detail=result.detail[:500] if result is not None else "",
+            detail=codec.clip(result.detail, 512) if result is not None else "",
             state=delta,
             instructions=run.report.instructions,
             steps=run.report.steps,
             posted=posted,
             pages=pages,
             tlb_flush=flush,
-            failing=_failing(final, run.request) if run.request.explain else [],
+            failing=_failing(final, run.request.until) if run.request.explain else [],
             closing=self._closing,
         )
 
@@ -620,5 +626,17 @@ class Vcpu:
         return {group: values for group, values in now.items() if values != before[group]}, now
 
 
-def _failing(state: State, request: Emulate) -> list[schema.Failing]:
-    return []
+def _failing(state: State, until: schema.UntilWord) -> list[schema.Failing]:
+    """Return the entry rules of ``until`` that a state breaks."""
+    from dm.machine import rules  # compiles its conditions: only for those who ask
+
+    policy = rules.Policy.__members__.get(until.name, rules.Policy.NEVER)
+    return [
+        schema.Failing(
+            codec.clip(failure.rule.field, 64),
+            codec.clip(failure.actual, 128),
+            codec.clip(failure.rule.required, 128),
+            codec.clip(failure.rule.section, 64),
+        )
+        for failure in rules.failing(state, policy)
+    ]

@@ -132,7 +132,7 @@ class Session:
         try:
             engine = self._factory(CpuConfig(rows, request.model))
         except ValueError as error:
-            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "another CPU", "cpuid") from None
+            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "", "cpuid") from None
         vcpu = Vcpu(self._context, self, number, f"{self._directory}/vcpu-{self.number}-{number}", engine)
         if self._paused:
             vcpu.pause(True)

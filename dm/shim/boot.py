@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from dm.engine.api import Exit, ExitReason
-from dm.machine.state import EventType
-from dm.shim.clock import SECOND
+from dm.protocol.schema import DoneReason, Io
+from dm.shim.client import ShimError
+from dm.shim.clock import SECOND, HostClock
+from dm.shim.disk import Drive
 from dm.shim.pc import Pc
 from dm.shim.screen import Expectation, Screen, Transcript
 from dm.shim.script import Expect, Step
@@ -20,6 +22,7 @@ from dm.shim.vcpu import Answer, Vcpu
 
 #: Longest run, so that the terminal and the script are looked at often enough.
 SLICE_US: Final = 20_000
+_SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
 
 
@@ -37,16 +40,15 @@ class Reason(StrEnum):
 class Stats:
     """What a boot cost.
 
-    ``runs`` counts requests to the daemon, ``exits`` their ends by reason, ``questions`` port, MMIO and MSR accesses
-    answered on the way by kind.  ``running`` is the seconds spent waiting for the daemon, answers included.
+    ``runs`` counts requests to the daemon, ``ends`` how they ended, ``questions`` elements of port, MMIO and MSR
+    accesses (and interrupt acknowledges) answered on the way.  ``running`` is the seconds from request to end.
     """
 
     runs: int = 0
     instructions: int = 0
-    interrupts: int = 0
     running: float = 0.0
     wall: float = 0.0
-    exits: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -77,13 +79,37 @@ class Outcome:
 
 
 class Boot:
-    """Runs a :class:`Pc` on a :class:`Vcpu` until its script is done, its time is over or it halts for good."""
+    """Runs the small PC on a :class:`~dm.shim.vcpu.Vcpu` until its script is done, its time is over or it halts."""
 
     def __init__(
-        self, pc: Pc, vcpu: Vcpu, console: Console, script: Sequence[Step] = (), timeout: float | None = None
+        self,
+        ram: mmap.mmap | bytearray,
+        drives: Sequence[Drive],
+        vcpu: Vcpu,
+        console: Console,
+        *,
+        script: Sequence[Step] = (),
+        timeout: float | None = None,
+        debug_port: int = 0xE9,
     ) -> None:
-        """``timeout`` is in seconds; None runs on until the script's last expectation, for ever without one."""
-        self._pc, self._vcpu, self._console = pc, vcpu, console
+        """Build the PC, powered on.
+
+        Args:
+            ram: all of its RAM, shared with ``vcpu``.
+            drives: its drives; the first is booted from.
+            vcpu: runs its guest code.
+            console: the user's side of it.
+            script: what to wait for and to type; when it ends with an expectation, meeting that ends the boot.
+            timeout: seconds after which the boot ends; None: never.
+            debug_port: port of the debug console, 16 bits.
+
+        Raises:
+            ValueError: the size of RAM or the debug port is impossible.
+        """
+        self.pc = Pc(
+            ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle
+        )
+        self._vcpu, self._console = vcpu, console
         self._steps = list(script)
         self._first_keys = True
         self._ends = bool(script) and isinstance(self._steps[-1], Expect)
@@ -91,18 +117,17 @@ class Boot:
         self._transcript = Transcript()
         self._expectation = Expectation()
         self._serial = bytearray()
-        self._screen: Screen | None = None
         self._next_look = 0.0
         self._stats = Stats()
 
-    def serial_output(self, data: bytes) -> None:
+    def _output(self, data: bytes) -> None:
         """Take what the guest sent to its serial port or debug console."""
         self._serial += data
         self._console.output(data)
 
-    def idle(self, nanoseconds: int) -> None:
+    def _idle(self, nanoseconds: int) -> None:
         """Sleep until an interrupt may be pending, at most ``nanoseconds``."""
-        event = self._pc.next_event()
+        event = self.pc.next_event()
         limit = min(nanoseconds, int(_LOOK * SECOND))
         self._console.wait((limit if event is None else min(limit, event)) / SECOND)
 
@@ -118,8 +143,8 @@ class Boot:
             reason, detail = self._loop(deadline)
         except KeyboardInterrupt:
             reason, detail = Reason.INTERRUPTED, "interrupted by the user"
-        except ConnectionError as error:
-            reason, detail = Reason.FAILED, f"the daemon is lost: {error}"
+        except ShimError as error:
+            reason, detail = Reason.FAILED, str(error)
         self._stats.wall = time.monotonic() - start
         screen = self._look()
         satisfied = not any(isinstance(step, Expect) for step in self._steps)
@@ -128,12 +153,12 @@ class Boot:
             detail += f"; expected text {missing!r} has not appeared"
         rows = [row.rstrip() for row in screen.text()]
         return Outcome(
-            reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self._pc.resets,
-            dict(self._pc.firmware.calls), satisfied,
+            reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self.pc.resets,
+            dict(self.pc.firmware.calls), satisfied,
         )  # fmt: skip
 
     def _loop(self, deadline: float | None) -> tuple[Reason, str]:
-        pc = self._pc
+        pc = self.pc
         while True:
             now = time.monotonic()
             if now >= self._next_look:
@@ -153,48 +178,51 @@ class Boot:
                 if self._play() and self._ends:
                     return Reason.EXPECTED, "every expected text has appeared"
                 return Reason.HALTED, f"the guest halted with interrupts off at {self._where()}"
-            window = pc.interrupt()
+            pc.wake()
             if pc.waits:
-                self.idle(SECOND)
-                continue
-            if failure := self._run_once(window):
+                self._idle(SECOND)
+            elif failure := self._run_once():
                 return Reason.FAILED, failure
 
-    def _run_once(self, window: bool) -> str:
-        """Make one run and deal with its exit; return what failed, if something did."""
-        pc, stats = self._pc, self._stats
+    def _run_once(self) -> str:
+        """Make one run and deal with its end; return what failed, if something did."""
+        pc, stats = self.pc, self._stats
         event = pc.next_event()
-        microseconds = SLICE_US if event is None else max(100, min(SLICE_US, event // 1000))
-        if pc.state.inject_type == EventType.EXTERNAL:
-            stats.interrupts += 1
+        microseconds = SLICE_US if event is None else max(_SHORTEST_US, min(SLICE_US, event // 1000))
         start = time.monotonic()
-        end = self._vcpu.run(pc.state, pc.memory_map, window=window, microseconds=microseconds, ask=self._ask)
+        done = self._vcpu.run(
+            pc.state, pc.memory_map, window=pc.interrupt_waits, microseconds=microseconds, ask=self._ask
+        )
         stats.running += time.monotonic() - start
         stats.runs += 1
-        stats.instructions += end.instructions
-        stats.exits[end.reason] += 1
-        if end.reason is ExitReason.FIRMWARE:
-            pc.firmware_call(end.address)
-        elif end.reason is ExitReason.SHUTDOWN:
-            pc.reset()
-        elif end.reason not in (ExitReason.HALT, ExitReason.BUDGET, ExitReason.KICKED, ExitReason.INTERRUPT_WINDOW):
-            return f"the run ended with {end.reason} at {self._where()}: {end.detail or 'no detail'}"
+        stats.instructions += done.instructions
+        stats.ends[done.reason] += 1
+        match done.reason:
+            case DoneReason.FIRMWARE:
+                pc.firmware_call(done.address)
+            case DoneReason.SHUTDOWN:
+                pc.reset()
+            case DoneReason.HALT | DoneReason.BUDGET | DoneReason.STOPPED | DoneReason.INTERRUPT_WINDOW:
+                pass
+            case DoneReason.KICKED if not done.closing:
+                pass
+            case _:
+                detail = "the daemon is shutting down" if done.closing else done.detail or "no detail"
+                return f"the run ended with {done.reason} at {self._where()}: {detail}"
         return ""
 
-    def _ask(self, question: Exit) -> Answer:
-        self._stats.questions[question.reason] += question.count
-        self._stats.instructions += question.instructions
-        return self._pc.answer(question)
+    def _ask(self, question: Io) -> Answer:
+        self._stats.questions[question.kind] += question.count
+        return self.pc.answer(question)
 
     def _where(self) -> str:
-        s = self._pc.state
+        s = self.pc.state
         return f"{s.cs.selector:04x}:{s.eip:08x} (linear {s.cs.base + s.eip & 0xFFFFFFFF:#x})"
 
     def _look(self) -> Screen:
-        screen = Screen.of(self._pc)
+        screen = Screen.of(self.pc)
         self._transcript.update(screen.text())
         self._console.show(screen, self._transcript)
-        self._screen = screen
         return screen
 
     def _play(self) -> bool:
@@ -206,9 +234,9 @@ class Boot:
                     return False
             else:
                 # Keys that no expectation precedes wait until the guest listens.
-                if self._first_keys and not (self._pc.keys.waiting or self._pc.waits):
+                if self._first_keys and not (self.pc.keys.waiting or self.pc.waits):
                     return False
-                self._pc.keyboard.type(list(step.keys))
+                self.pc.keyboard.type(list(step.keys))
             self._first_keys = False
             del self._steps[0]
         return True

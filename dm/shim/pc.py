@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from dm.engine.api import Exit, ExitReason, MemoryMap
+from dm.engine.api import MemoryMap
 from dm.machine.state import Activity, EventType, State
+from dm.protocol.schema import Io, IoKind
 from dm.shim.bios import rom
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import IF
@@ -43,8 +44,9 @@ def _discard(data: bytes) -> None:
 class Pc:
     """A PC/AT-like machine whose CPU is a :class:`~dm.machine.state.State` that somebody else runs.
 
-    ``state`` is the CPU between runs.  Feed exits to :meth:`answer` (questions) and :meth:`firmware_call`; call
-    :meth:`update` and :meth:`interrupt` before each run.
+    ``state`` is the CPU between runs.  :meth:`answer` answers the questions of a run, :meth:`firmware_call` a run that
+    ended in the firmware; :meth:`update` and :meth:`wake` come before each run.  ``interrupts`` counts external
+    interrupts delivered, ``resets`` resets after power-on.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Pc:
         self.memory = GuestMemory(ram)
         self.state = State.reset()
         self.resets = -1
+        self.interrupts = 0
         self._generation = 0
         self._map: MemoryMap | None = None
         self.bus = PortBus()
@@ -149,27 +152,20 @@ class Pc:
         times = [t for t in (self.pit.next_event(), self.rtc.next_event(), self.keyboard.next_event()) if t is not None]
         return min(times) if times else None
 
-    def interrupt(self) -> bool:
-        """Have a pending interrupt delivered by the next run if the CPU can take it now.
+    def wake(self) -> None:
+        """Let a pending interrupt end the CPU's halt."""
+        if self.interrupt_waits and self.state.rflags & IF and self.state.activity == Activity.HALTED:
+            self.state.activity = Activity.RUNNING
 
-        Returns:
-            True if one is pending and must wait for an interrupt window.
-        """
-        if not self.pic.pending:
-            return False
-        s = self.state
-        if s.inject_type != EventType.NONE or not s.rflags & IF or s.shadow:
-            return True
-        s.inject_type, s.inject_vector = EventType.EXTERNAL, self.pic.acknowledge()
-        s.inject_has_error = s.inject_error = s.inject_length = 0
-        s.activity = Activity.RUNNING
+    @property
+    def interrupt_waits(self) -> bool:
+        """True while the interrupt controller has an interrupt for the CPU."""
         return self.pic.pending
 
     @property
     def waits(self) -> bool:
-        """True while the CPU is halted and no interrupt can be delivered yet."""
-        s = self.state
-        return s.activity == Activity.HALTED and s.inject_type == EventType.NONE
+        """True while the CPU is halted and nothing can be delivered yet."""
+        return self.state.activity == Activity.HALTED
 
     @property
     def stuck(self) -> bool:
@@ -178,30 +174,32 @@ class Pc:
 
     # --- exits
 
-    def answer(self, question: Exit) -> Answer:
-        """Answer a port, MMIO or MSR access.
+    def answer(self, io: Io) -> Answer:
+        """Answer a port, MMIO or MSR access, or an interrupt acknowledge.
 
-        Absent memory reads all ones; an absent MSR faults.
+        Absent memory reads all ones; every MSR that the daemon does not keep faults.
         """
-        size = question.size * question.count
-        generation, pending = self._generation, self.pic.pending
+        generation = self._generation
         data, fault = b"", False
-        if question.reason is ExitReason.PORT_IN:
-            self.update()
-            data = self.bus.read(question.address, question.size, question.count)
-        elif question.reason is ExitReason.PORT_OUT:
-            self.bus.write(question.address, question.size, question.data)
-        elif question.reason is ExitReason.MMIO_READ:
-            data = b"\xff" * size
-        elif question.reason in (ExitReason.MSR_READ, ExitReason.MSR_WRITE):
-            data, fault = bytes(size if question.reason is ExitReason.MSR_READ else 0), True
-        elif question.reason is not ExitReason.MMIO_WRITE:
-            raise ValueError(f"exit {question.reason} is no question")
+        match io.kind:
+            case IoKind.PORT_IN:
+                self.update()
+                data = self.bus.read(io.address, io.size, io.count)
+            case IoKind.PORT_OUT:
+                self.bus.write(io.address, io.size, io.data)
+            case IoKind.MMIO_READ:
+                data = b"\xff" * (io.size * io.count)
+            case IoKind.MSR_READ | IoKind.MSR_WRITE:
+                fault = True
+            case IoKind.INTERRUPT_ACK:
+                data = bytes((self.pic.acknowledge(),))
+                self.interrupts += 1
         return Answer(
             data,
             fault,
             self._map if generation != self._generation else None,
-            self.system.reset_requested or (self.pic.pending and not pending),
+            self.interrupt_waits,
+            self.system.reset_requested,
         )
 
     def firmware_call(self, address: int) -> None:

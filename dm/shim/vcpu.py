@@ -1,4 +1,4 @@
-"""What the small PC needs from whoever runs its guest code."""
+"""What the small PC needs from whoever runs its guest code, and the daemon behind that interface."""
 
 from __future__ import annotations
 
@@ -6,49 +6,90 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dm.engine.api import Exit, MemoryMap
+from dm.engine.api import MemoryMap, RegionKind
 from dm.machine.state import State
+from dm.protocol import schema
+from dm.protocol.schema import Done, Io, Kind, Stop
+from dm.shim import client
+from dm.shim.client import Shim
+from dm.shim.ram import Ram
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The machine's answer to one question (port, MMIO or MSR access).
+    """The machine's answer to one question.
 
-    ``data`` holds the bytes read; ``fault`` raises #GP(0) for an MSR; ``memory`` is a map that takes effect at once;
-    ``stop`` ends the run at the end of this instruction.
+    ``data`` holds the bytes read, or the vector of an acknowledged interrupt; ``fault`` raises #GP(0) for an MSR;
+    ``memory`` is a map that takes effect at once; ``window`` says whether an external interrupt waits; ``reset`` ends
+    the run at the end of this instruction.
     """
 
     data: bytes = b""
     fault: bool = False
     memory: MemoryMap | None = None
-    stop: bool = False
+    window: bool = False
+    reset: bool = False
 
 
 class Vcpu(Protocol):
     """One virtual CPU that lives elsewhere."""
 
     def run(
-        self,
-        state: State,
-        memory: MemoryMap,
-        *,
-        window: bool,
-        microseconds: int,
-        ask: Callable[[Exit], Answer],
-    ) -> Exit:
-        """Run ``state`` until the guest needs its machine; ``state`` is changed in place.
+        self, state: State, memory: MemoryMap, *, window: bool, microseconds: int, ask: Callable[[Io], Answer]
+    ) -> Done:
+        """Run ``state`` until the guest needs its machine; ``state`` is brought up to date.
 
         Args:
-            state: the whole CPU; an event to inject is in its ``inject_*`` fields.
+            state: the whole CPU; an event to deliver first is in its ``inject_*`` fields.
             memory: the memory map; a generation seen before is not sent again.
-            window: end as soon as an external interrupt could be taken.
-            microseconds: end with ``budget`` after about this time.
+            window: an external interrupt waits: ask for its vector once it can be taken, deliver it and run on.
+            microseconds: end with ``budget`` after running about this long.
             ask: answers the questions that come up on the way.
 
-        Returns:
-            An exit that is no question.
-
         Raises:
-            ConnectionError: the daemon is lost.
+            ShimError: the daemon refused the run or is lost.
         """
         ...
+
+
+class RemoteVcpu:
+    """A vCPU in a daemon's session, whose memory map is made of one block of RAM."""
+
+    def __init__(self, shim: Shim, ram: Ram) -> None:
+        """Share ``ram`` and create vCPU 0.
+
+        Raises:
+            ShimError: the daemon refused it or is lost.
+        """
+        self._shim = shim
+        self._block = shim.add_ram(ram)
+        self._vcpu = shim.create_vcpu(0)
+        self._generation = -1
+
+    def run(
+        self, state: State, memory: MemoryMap, *, window: bool, microseconds: int, ask: Callable[[Io], Answer]
+    ) -> Done:
+        """See :meth:`Vcpu.run`."""
+        if memory.generation != self._generation:
+            self._shim.set_map(self._regions(memory), memory.a20)
+            self._generation = memory.generation
+
+        def on_io(io: Io) -> client.Answer:
+            answer = ask(io)
+            new = None
+            if answer.memory is not None:
+                new = self._shim.next_map(self._regions(answer.memory), answer.memory.a20)
+                self._generation = answer.memory.generation
+            stop = Stop.RESET if answer.reset else Stop.NONE
+            return client.Answer(answer.data, answer.fault, new, answer.window, stop)
+
+        return self._vcpu.run(state, microseconds=microseconds, window=window, acknowledge=True, on_io=on_io)
+
+    def _regions(self, memory: MemoryMap) -> list[schema.Region]:
+        return [
+            schema.Region(r.gpa, r.size, _KINDS[r.kind], 0 if r.memory is None else self._block, r.offset)
+            for r in memory.regions
+        ]
+
+
+_KINDS: dict[RegionKind, Kind] = {kind: Kind[kind.name] for kind in RegionKind if kind is not RegionKind.HOLE}

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", metavar="PATH", type=Path, nargs="+", help="files (*.mp.gz, *.MOO, *.MOO.gz) or directories of them"
     )
-    parser.add_argument("--engine", choices=dm.engine.NAMES, help="engine to test (default: the one in use)")
+    parser.add_argument("--engine", choices=("native", "python"), help="engine to test (default: the one in use)")
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
     parser.add_argument("--sample", type=_fraction, default=1.0, metavar="F", help="fraction of the cases, at random")
     parser.add_argument("--seed", type=int, metavar="N", help="make --sample repeatable")

@@ -107,7 +107,8 @@ class _Test:
 
 
 def _state(data: bytes, where: str) -> tuple[Registers, Registers, tuple[Patch, ...]]:
-    registers, masks, ram = Registers(), Registers(), ()
+    registers, masks = Registers(), Registers()
+    ram: tuple[Patch, ...] = ()
     for kind, body in _chunks(data, where):
         inside = f"{where} {kind}"
         if kind in ("REGS", "RG32"):

@@ -88,7 +88,11 @@ class Peer:
         if isinstance(address, UnixAddress):
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(10)
-            self.sock.connect(address.path)
+            try:
+                self.sock.connect(address.path)
+            except OSError:
+                self.sock.close()
+                raise
         else:
             self.sock = socket.create_connection((address.host, address.port), timeout=10)
         self._buffer = b""

@@ -189,7 +189,7 @@ def test_time_is_linear(unit: bytes) -> None:
     for byte in head + unit * (200_000 // len(unit)):
         stream.feed(bytes([byte]))
         drain(stream)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 5
 
 
 json_values = st.recursive(
@@ -199,13 +199,7 @@ json_values = st.recursive(
 )
 
 
-def no_surrogates(value: object) -> bool:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode() == json.dumps(
-        value, ensure_ascii=False
-    )
-
-
-@given(st.dictionaries(st.text(), json_values, max_size=4).filter(no_surrogates), st.booleans(), st.data())
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.booleans(), st.data())
 def test_any_json_object_is_read(value: dict[str, Any], ascii_only: bool, data: st.DataObject) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     cut = data.draw(st.integers(0, len(text)))
@@ -214,7 +208,7 @@ def test_any_json_object_is_read(value: dict[str, Any], ascii_only: bool, data: 
 
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([b"{", b"}", b'"', b"'", b"\\", b"[", b"]", b'{"a":1}'])))
 def test_any_bytes_are_survived(pieces: list[bytes]) -> None:
-    """Whatever was sent, a control character leads back; and cutting does not matter."""
+    """Whatever was sent, a control character leads back."""
     stream = JsonStream(max_bytes=64, max_depth=5)
     for piece in pieces:
         stream.feed(piece)

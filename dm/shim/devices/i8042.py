@@ -72,12 +72,12 @@ class I8042:
 
     def read_data(self) -> int:
         """Return the byte in the output buffer and make room for the next."""
+        value = self._data
         if self._full:
             self._full = False
-            self._irq(False)
+            self._irq(False)  # the next byte's interrupt needs an edge of its own
             self._advance()
-            # The next byte's interrupt needs an edge of its own, which _irq(False) above has prepared.
-        return self._data
+        return value
 
     def _status(self) -> int:
         return int(self._full) | self._self_test << 2 | self._last_was_command << 3 | 0x10

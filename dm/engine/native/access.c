@@ -1,0 +1,255 @@
+/* Accesses of exact handlers and of procedures: every rule, every byte, with the journal.
+ *
+ * Outside exact mode (procedures called from fast handlers) anything but a page walk for the TLB gives up with
+ * BAIL_EXACT, and the instruction is started over in exact mode.
+ */
+
+#include "cpu.h"
+#include "labels.h"
+#include "procedures.h"
+
+enum { WRITE = 1, USER = 2 };
+
+static bool give_way(struct cpu *cpu)
+{
+    if (!cpu->recording)
+        cpu->bail = BAIL_EXACT;
+    return cpu->bail != BAIL_NONE;
+}
+
+bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical)
+{
+    if (!(cpu->a.cr0 >> 31 & 1)) {
+        *physical = linear & cpu->a20_mask;
+        return true;
+    }
+    /* A finished walk is one entry in the journal, an unfinished one its loads. */
+    const unsigned start = cpu->cursor;
+    if (start < cpu->journal_count && cpu->journal[start].kind == INPUT_TRANSLATE) {
+        const struct journal_entry *known = replay(cpu, INPUT_TRANSLATE, linear, access);
+        *physical = known ? known->value & cpu->a20_mask : 0;
+        return known != NULL;
+    }
+    const uint64_t found = page_walk(cpu, linear, access);
+    if (cpu->bail)
+        return false;
+    cpu->journal_count = cpu->cursor = start;
+    record(cpu, INPUT_TRANSLATE, linear, access, found);
+    *physical = found & cpu->a20_mask;
+    return cpu->bail == BAIL_NONE;
+}
+
+/* Where an access goes: one piece, or two when it crosses a page. */
+struct span {
+    uint64_t physical[2];
+    unsigned first; /* bytes in the first piece */
+    unsigned size;
+};
+
+static bool reach(struct cpu *cpu, uint32_t linear, unsigned size, unsigned access, struct span *span)
+{
+    const unsigned room = PAGE - linear % PAGE;
+    span->size = size;
+    span->first = size <= room ? size : room;
+    if (!translate(cpu, linear, access, &span->physical[0]))
+        return false;
+    return span->first == size || translate(cpu, linear + span->first, access, &span->physical[1]);
+}
+
+static uint64_t load_span(struct cpu *cpu, const struct span *span)
+{
+    uint64_t value = load_input(cpu, span->physical[0], span->first);
+    if (span->first < span->size && !cpu->bail)
+        value |= load_input(cpu, span->physical[1], span->size - span->first) << (8 * span->first);
+    return value;
+}
+
+static void store_span(struct cpu *cpu, const struct span *span, uint64_t value)
+{
+    withhold(cpu, span->physical[0], value, span->first);
+    if (span->first < span->size && !cpu->bail)
+        withhold(cpu, span->physical[1], value >> (8 * span->first), span->size - span->first);
+}
+
+/* All checks of a data access through a segment. */
+static bool check(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span)
+{
+    const struct segment *s = &cpu->a.seg[segment];
+    if ((int64_t)offset + (int64_t)(size - 1) > (write ? s->write_top : s->read_top)) {
+        segment_check(cpu, segment, offset, size, write);
+        if (cpu->bail)
+            return false;
+    }
+    const uint32_t linear = (uint32_t)s->base + offset;
+    if (cpu->align_check && (linear & (size - 1))) {
+        raise_fault(cpu, LABEL_ALIGNMENT, 17, 0, linear, size, 0);
+        return false;
+    }
+    if (!reach(cpu, linear, size, (write ? WRITE : 0) | (cpu->a.cpl == 3 ? USER : 0), span))
+        return false;
+    if (cpu->a.dr7 & 0xff)
+        watch_data(cpu, linear, size, write);
+    return true;
+}
+
+uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
+{
+    struct span span;
+    if (give_way(cpu) || !check(cpu, segment, offset, size, false, &span))
+        return 0;
+    return load_span(cpu, &span);
+}
+
+void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size)
+{
+    struct span span;
+    if (!give_way(cpu) && check(cpu, segment, offset, size, true, &span))
+        store_span(cpu, &span, value);
+}
+
+uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool locked)
+{
+    struct span span;
+    if (give_way(cpu))
+        return 0;
+    const struct segment *s = &cpu->a.seg[segment];
+    if ((int64_t)offset + (int64_t)(size - 1) > s->read_top) {
+        segment_check(cpu, segment, offset, size, 0);
+        if (cpu->bail)
+            return 0;
+    }
+    if (!check(cpu, segment, offset, size, true, &span))
+        return 0;
+    const uint64_t value = load_span(cpu, &span);
+    cpu->rmw_physical[0] = span.physical[0];
+    cpu->rmw_physical[1] = span.physical[1];
+    cpu->rmw_first = span.first;
+    cpu->rmw_size = size;
+    cpu->rmw_old = value;
+    cpu->rmw_input = cpu->cursor - 1;
+    cpu->rmw_locked = locked && span.first == size && !(span.physical[0] & (size - 1));
+    return value;
+}
+
+void rmw_end(struct cpu *cpu, uint64_t value)
+{
+    const struct span span = {{cpu->rmw_physical[0], cpu->rmw_physical[1]}, cpu->rmw_first, cpu->rmw_size};
+    if (give_way(cpu))
+        return;
+    store_span(cpu, &span, value);
+    if (cpu->rmw_locked && !cpu->bail) {
+        struct store *made = &cpu->stores[cpu->store_count - 1];
+        made->locked = true;
+        made->old = cpu->rmw_old;
+        made->input = cpu->rmw_input;
+    }
+}
+
+void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write)
+{
+    if (give_way(cpu) || size == 0)
+        return;
+    const struct segment *s = &cpu->a.seg[segment];
+    if ((int64_t)offset + (int64_t)(size - 1) > (write ? s->write_top : s->read_top)) {
+        segment_check(cpu, segment, offset, size, write);
+        if (cpu->bail)
+            return;
+    }
+    const uint32_t linear = (uint32_t)s->base + offset, last = (linear % PAGE + (size - 1)) / PAGE;
+    for (uint32_t n = 0; n <= last && n < 32; n++) {
+        uint64_t physical;
+        const uint32_t at = n ? (linear & -PAGE) + n * PAGE : linear;
+        if (!translate(cpu, at, (write ? WRITE : 0) | (cpu->a.cpl == 3 ? USER : 0), &physical))
+            return;
+    }
+}
+
+uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size)
+{
+    struct span span;
+    if (give_way(cpu) || !reach(cpu, linear, size, 0, &span))
+        return 0;
+    return load_span(cpu, &span);
+}
+
+void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size)
+{
+    struct span span;
+    if (!give_way(cpu) && reach(cpu, linear, size, WRITE, &span))
+        store_span(cpu, &span, value);
+}
+
+/* value = value & keep | set, atomically. */
+void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
+{
+    struct span span;
+    if (give_way(cpu) || !reach(cpu, linear, 1, WRITE, &span))
+        return;
+    const uint64_t old = load_span(cpu, &span);
+    const unsigned input = cpu->cursor - 1;
+    if (cpu->bail)
+        return;
+    store_span(cpu, &span, (old & keep) | set);
+    if (cpu->bail)
+        return;
+    struct store *made = &cpu->stores[cpu->store_count - 1];
+    made->locked = true;
+    made->old = old;
+    made->input = input;
+}
+
+void probe_system_write(struct cpu *cpu, uint32_t linear, uint32_t size)
+{
+    if (give_way(cpu) || size == 0)
+        return;
+    const uint32_t last = (linear % PAGE + (size - 1)) / PAGE;
+    for (uint32_t n = 0; n <= last && n < 32; n++) {
+        uint64_t physical;
+        if (!translate(cpu, n ? (linear & -PAGE) + n * PAGE : linear, WRITE, &physical))
+            return;
+    }
+}
+
+uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size)
+{
+    physical &= cpu->a20_mask;
+    if (!cpu->filling)
+        return give_way(cpu) ? 0 : load_input(cpu, physical, size);
+    const struct region *region = region_at(cpu, physical);
+    if (!region || !region->memory) {
+        cpu->bail = BAIL_EXACT;
+        return 0;
+    }
+    return host_load(region->memory + (physical - region->gpa), size);
+}
+
+/* Replace an entry of a paging structure, at once: accessed and dirty bits stay set whatever becomes of the access. */
+uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_t new, unsigned size)
+{
+    physical &= cpu->a20_mask;
+    if (!cpu->filling) {
+        if (give_way(cpu))
+            return 0;
+        if (cpu->cursor < cpu->journal_count) {
+            const struct journal_entry *known = replay(cpu, INPUT_SWAP, physical, size);
+            return known ? (uint32_t)known->value : 0;
+        }
+    }
+    struct region *region = region_at(cpu, physical);
+    uint32_t done = 1; /* entries in ROM or on a device keep their bits */
+    if (region && region->kind == RAM) {
+        uint8_t *host = region->memory + (physical - region->gpa);
+        if (size == 4)
+            done = __sync_bool_compare_and_swap((volatile uint32_t *)(host - physical % 4), (uint32_t)old, (uint32_t)new);
+        else
+            done = __sync_bool_compare_and_swap((volatile uint64_t *)(host - physical % 8), old, new);
+        if (done)
+            page_written(cpu, region, physical);
+        struct page *page = page_at(region, physical);
+        if (done && page && page->code && code_overlaps(page, physical, size))
+            kill_blocks(cpu, page, physical, size);
+    }
+    if (!cpu->filling)
+        record(cpu, INPUT_SWAP, physical, size, done);
+    return done;
+}

@@ -1,0 +1,400 @@
+/* The machine of one virtual CPU, shared by the runtime, the handlers and the procedures. */
+#ifndef DM_CPU_H
+#define DM_CPU_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "api.h"
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the native engine needs a little-endian host"
+#endif
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Handlers end in tail calls only where the compiler surely makes jumps of them. */
+#ifndef DM_THREADED
+#if defined(__OPTIMIZE__) && defined(__GNUC__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+#define DM_THREADED 1
+#else
+#define DM_THREADED 0
+#endif
+#endif
+
+/* Guest memory is reached through these: single host accesses at any alignment, and never assumed unaliased. */
+typedef uint8_t __attribute__((may_alias)) any8;
+typedef uint16_t __attribute__((may_alias, aligned(1))) any16;
+typedef uint32_t __attribute__((may_alias, aligned(1))) any32;
+typedef uint64_t __attribute__((may_alias, aligned(1))) any64;
+
+enum {
+    PAGE = 4096,
+    LONGEST = 15,        /* bytes of an instruction */
+    BLOCK_INSNS = 32,    /* instructions of a block */
+    BLOCK_BYTES = 240,   /* bytes of a block; offsets fit one byte */
+    TLB_SIZE = 256,
+    CHUNK = 16384,       /* steps between two looks at the kick word */
+    JOURNAL_SIZE = 1024, /* inputs of one instruction */
+    STORES_SIZE = 512,   /* stores of one instruction */
+    POSTED_SIZE = 2048,
+    PAGES_SIZE = 16384,  /* written pages reported at once */
+    CHUNK_PAGES = 512,   /* pages whose bookkeeping is allocated together */
+};
+
+/* Records a decoded instruction.  General registers are byte offsets into cpu->gpr. */
+struct insn {
+    void *handler;
+    union {
+        struct block *chain; /* where a direct jump goes, &dead_block when unknown */
+        uint64_t imm2;
+    };
+    uint32_t imm, disp;
+    uint8_t offset; /* from the start of the block */
+    uint8_t length;
+    uint8_t base, index, scale, seg, reg, rm;
+};
+
+_Static_assert(sizeof(struct insn) == 32, "two records to a cache line");
+
+/* Straight-line code decoded from one page.  `tag` is generation << 32 | linear address: valid there and then. */
+struct block {
+    uint64_t tag;
+    uint64_t physical;
+    struct block *hash_next, *page_next;
+    const uint8_t *source; /* host address of the bytes it was decoded from */
+    uint8_t *bytes;        /* copy of them */
+    uint16_t *variants;
+    uint16_t length, count;
+    bool code32;
+    struct insn insn[]; /* `count` records and an end record */
+};
+
+/* Bookkeeping of one page of RAM or ROM. */
+struct page {
+    uint64_t code;        /* 64-byte lines that blocks were decoded from */
+    struct block *blocks;
+    uint64_t written;     /* report in which it was listed as written */
+};
+
+struct region {
+    uint64_t gpa, end;
+    uint8_t *memory;
+    unsigned kind;
+    struct page **chunks;
+};
+
+struct read_entry {
+    uint32_t tag; /* linear page, odd when empty */
+    uintptr_t host;
+};
+
+struct write_entry {
+    uint32_t tag;
+    uintptr_t host;
+    const uint64_t *code;
+};
+
+struct fetch_entry {
+    uint32_t tag;
+    const uint8_t *host; /* of the page */
+    uint64_t physical;
+    struct page *page;
+};
+
+struct tlb {
+    struct read_entry read[TLB_SIZE];
+    struct write_entry write[TLB_SIZE];
+    struct fetch_entry fetch[TLB_SIZE];
+    bool used;
+};
+
+enum region_kind { RAM, ROM, MMIO, COALESCED, HYPERVISOR, FIRMWARE, HOLE };
+
+enum exit_reason {
+    EXIT_PORT_IN,
+    EXIT_PORT_OUT,
+    EXIT_MMIO_READ,
+    EXIT_MMIO_WRITE,
+    EXIT_MSR_READ,
+    EXIT_MSR_WRITE,
+    EXIT_BUDGET,
+    EXIT_KICKED,
+    EXIT_ENTERABLE,
+    EXIT_HALT,
+    EXIT_SHUTDOWN,
+    EXIT_INTERRUPT_WINDOW,
+    EXIT_FIRMWARE,
+    EXIT_HYPERVISOR,
+    EXIT_UNSUPPORTED,
+    EXIT_MMIO_MISMATCH,
+};
+
+/* Why an instruction or procedure was abandoned. */
+enum bail {
+    BAIL_NONE,
+    BAIL_EXACT, /* needs recording */
+    BAIL_FAULT,
+    BAIL_UNSUPPORTED,
+    BAIL_QUESTION,
+    BAIL_HYPERVISOR,
+    BAIL_MISMATCH,
+    BAIL_AGAIN, /* start over (lost compare-and-swap) */
+};
+
+/* How a fast handler chain returns to the run loop. */
+enum leave {
+    GO_ON, /* not threaded: run cpu->at */
+    LEAVE_EXACT,
+    LEAVE_CHECKPOINT,
+    LEAVE_REPEAT, /* out of budget between two iterations */
+    LEAVE_ENTRY,  /* no block can be entered at cpu->eip */
+    LEAVE_BUDGET, /* the block at cpu->eip is longer than the budget */
+};
+
+/* How an exact handler ends. */
+enum end { END_OF_NEXT, END_OF_JUMP, END_OF_CHECKPOINT, END_OF_REPEAT, END_OF_ABORT };
+
+enum input {
+    INPUT_TRANSLATE,
+    INPUT_LOAD,
+    INPUT_SWAP,
+    INPUT_STORE,
+    INPUT_PORT_IN,
+    INPUT_PORT_OUT,
+    INPUT_MSR_READ,
+    INPUT_MSR_WRITE,
+    INPUT_TSC,
+    INPUT_RANDOM,
+    INPUT_COMMIT,
+};
+
+struct journal_entry {
+    uint64_t address, value;
+    uint32_t size, count;
+    uint8_t kind;
+    bool fault;
+};
+
+struct store {
+    uint64_t physical, value, old;
+    uint32_t size;
+    uint32_t input; /* index of the journal entry that gave `old`, when locked */
+    bool locked, block;
+};
+
+enum open { OPEN_NONE, OPEN_FETCH, OPEN_INSN, OPEN_DELIVER };
+
+#include "fields.h"
+
+struct cpu {
+    struct arch a; /* printed from the state table; everything below is the engine's own */
+
+    /* hot */
+    const struct tlb *tlb;
+    struct block *block;
+    uint64_t generation; /* << 32 */
+    uint32_t block_eip;
+    uint32_t miss_offset, miss_size, miss_linear;
+    uint32_t store_linear, store_size; /* store into a line of code that was found to hit none */
+    uint8_t miss_segment;
+    bool watch_segments;
+    unsigned bail;
+    int64_t budget;
+    uint64_t repeats;
+    const struct insn *at;
+    const struct insn *missed;
+    unsigned misses;
+
+    uint64_t features;
+    uint8_t vendor, model, delivering;
+
+    /* modes */
+    bool look;      /* examine everything at the next boundary */
+    bool single;    /* one exact instruction at a time */
+    bool recording; /* exact mode: the journal is live */
+    bool align_check;
+    bool filling;   /* walking for the fast path */
+    bool segments_changed;
+    bool block_killed;
+    uint32_t repeat;
+
+    /* memory */
+    struct region *regions;
+    unsigned region_count;
+    uint64_t a20_mask;
+    struct tlb tlbs[2]; /* supervisor, user */
+    uint64_t report;    /* number of the current report of written pages */
+    uint64_t *pages;
+    uint32_t page_count;
+    struct dm_posted *posted;
+    uint32_t posted_count;
+    bool flushed;
+
+    /* blocks */
+    struct block **hash;
+    uint8_t *arena;
+    size_t arena_used;
+
+    /* the instruction at hand */
+    struct arch saved;  /* what a fault restores */
+    struct arch before; /* what an open question restores */
+    struct journal_entry *journal;
+    unsigned journal_count, cursor;
+    struct store *stores;
+    unsigned store_count;
+    struct store pending; /* read-modify-write under way (a crossing one: two) */
+    uint8_t block_data[PAGE];
+    bool rmw_locked;
+    uint64_t rmw_physical[2];
+    uint32_t rmw_size, rmw_first, rmw_input;
+    uint64_t rmw_old;
+    struct dm_fault fault;
+    struct dm_fault last_fault;
+    uint32_t label;
+    uint64_t hypervisor_address;
+
+    /* the question at hand */
+    enum open open;
+    bool answered;
+    struct journal_entry question;
+    uint32_t question_reason;
+    uint8_t question_data[PAGE];
+    struct insn open_insn;
+    uint16_t open_variant;
+    uint8_t fetched[16];
+    unsigned fetch_count;
+
+    /* the request at hand */
+    struct dm_request request;
+    uint64_t left; /* steps of the budget not yet made */
+    bool progressed;
+    bool first;    /* no instruction of this request has been made */
+    uint64_t steps, instructions;
+
+    uint64_t rip, rip_canonical, rflags, rflags_canonical; /* upper halves of a state nothing has touched */
+    atomic_uint kick;
+    struct dm_cpuid *cpuid;
+    unsigned cpuid_count;
+};
+
+typedef unsigned handler(struct cpu *cpu, const struct insn *i, uint32_t fr, uint32_t fc, int64_t budget,
+                         const struct tlb *tlb);
+typedef unsigned exact(struct cpu *cpu, const struct insn *i);
+
+/* One form of one row of the opcode map. */
+struct variant {
+    handler *fast; /* leave_exact when it must run exactly */
+    exact *exact;
+    bool ends;     /* the block ends behind it */
+};
+
+struct row {
+    uint8_t mod;        /* 0 no ModRM, 1 rm, 2 memory, 3 register, 4 register whatever mod says */
+    uint8_t reg_class;  /* 0 plain, 1 general, 2 byte */
+    uint8_t rm_class;
+    uint8_t immediates[3]; /* enum immediate */
+    bool plus, addressed, lock, rep, repz;
+    uint16_t variants[2][3][4]; /* [osize][register or 16-bit, memory 16, memory or addressed 32][none, lock or rep, repe, repne] */
+};
+
+enum immediate { IMM_NONE, IMM_IB, IMM_IB2, IMM_IW, IMM_IZ, IMM_IS, IMM_JZ, IMM_AP, IMM_O };
+
+struct top {
+    uint32_t leaf;
+    bool modrm, prefixed;
+};
+
+extern const struct top decode_tops[3 * 256];
+extern const uint16_t decode_leaves[];
+extern const struct row decode_rows[];
+extern const struct variant variants[];
+extern const char *const labels[];
+extern const unsigned label_count;
+extern const char digest[];
+extern struct block dead_block;
+
+/* memory.c */
+struct region *region_at(struct cpu *cpu, uint64_t physical);
+struct page *page_at(struct region *region, uint64_t physical);
+void page_written(struct cpu *cpu, struct region *region, uint64_t physical);
+void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64_t value, unsigned size);
+uint64_t host_load(const uint8_t *host, unsigned size);
+void tlb_flush(struct cpu *cpu, uint32_t global);
+void tlb_flush_page(struct cpu *cpu, uint32_t linear);
+void tlb_drop(struct cpu *cpu);
+void tlb_drop_writes(struct cpu *cpu);
+void bump_generation(struct cpu *cpu);
+const struct fetch_entry *fetch_page(struct cpu *cpu, uint32_t linear);
+handler miss_read, miss_write;
+
+/* access.c: the accesses of exact handlers and of procedures */
+bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical);
+uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size);
+void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size);
+uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool locked);
+void rmw_end(struct cpu *cpu, uint64_t value);
+void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write);
+uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size);
+void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size);
+void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set);
+void probe_system_write(struct cpu *cpu, uint32_t linear, uint32_t size);
+uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size);
+uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_t new, unsigned size);
+
+/* journal.c */
+struct journal_entry *replay(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size);
+void record(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint64_t value);
+void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32_t count, const uint8_t *data);
+uint64_t load_input(struct cpu *cpu, uint64_t physical, unsigned size);
+void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size);
+bool commit_stores(struct cpu *cpu);
+void commit(struct cpu *cpu);
+
+/* ports.c */
+uint64_t port_in(struct cpu *cpu, uint32_t port, unsigned size);
+void port_out(struct cpu *cpu, uint32_t port, uint32_t value, unsigned size);
+uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
+                       unsigned size);
+uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32_t offset, uint32_t wanted,
+                        uint32_t down, uint32_t wide, unsigned size);
+uint64_t msr_read(struct cpu *cpu, uint32_t number);
+void msr_write(struct cpu *cpu, uint32_t number, uint64_t value);
+
+/* system.c */
+uint64_t tsc_read(struct cpu *cpu);
+void tsc_write(struct cpu *cpu, uint64_t value);
+uint32_t cpuid_read(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which);
+uint64_t random64(struct cpu *cpu);
+void segment_changed(struct cpu *cpu, uint32_t segment);
+void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
+void give_up(struct cpu *cpu, uint32_t label);
+
+/* breakpoints.c */
+void watch_data(struct cpu *cpu, uint32_t linear, unsigned size, bool write);
+void watch_port(struct cpu *cpu, uint32_t port, unsigned size);
+uint32_t watch_code(struct cpu *cpu, uint32_t linear);
+
+/* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */
+int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, uint16_t *variant);
+
+/* blocks.c */
+struct block *find_block(struct cpu *cpu, uint32_t eip);
+void kill_blocks(struct cpu *cpu, struct page *page, uint64_t physical, unsigned size);
+bool code_overlaps(const struct page *page, uint64_t physical, unsigned size);
+void forget_blocks(struct cpu *cpu);
+handler enter, block_end, leave_exact;
+
+/* run.c */
+unsigned transact(struct cpu *cpu, const struct insn *i, exact *run);
+
+static inline uint32_t cs_linear(const struct cpu *cpu, uint32_t eip)
+{
+    return (uint32_t)cpu->a.seg[1].base + eip;
+}
+
+#endif

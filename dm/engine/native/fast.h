@@ -1,0 +1,200 @@
+/* Primitives and terminators of fast handlers.
+ *
+ * A fast handler is a leaf: it has no stack frame, and whatever it cannot do at once it leaves to another function by
+ * a tail call.  All accesses that can fail come before the first change of state (dm.microcode.verify), so an
+ * instruction can always be started over: after the TLB has been filled, or exactly, with a journal.
+ */
+#ifndef DM_FAST_H
+#define DM_FAST_H
+
+#include "cpu.h"
+
+#define HANDLER(name) \
+    unsigned name(struct cpu *cpu, const struct insn *i, uint32_t fr, uint32_t fc, int64_t budget, \
+                  const struct tlb *tlb)
+#define HANDLER_PROLOGUE uintptr_t rmw_host = 0; (void)rmw_host;
+#define STATE cpu, i, fr, fc, budget, tlb
+
+#if DM_THREADED
+#define GO(next) return ((handler *)(next)->handler)(cpu, (next), fr, fc, budget, tlb)
+#else
+#define GO(next) \
+    do { \
+        cpu->at = (next); \
+        cpu->a.fr = fr; \
+        cpu->a.fc = fc; \
+        cpu->budget = budget; \
+        return GO_ON; \
+    } while (0)
+#endif
+
+#define LEAVE(why) \
+    do { \
+        cpu->at = i; \
+        cpu->a.fr = fr; \
+        cpu->a.fc = fc; \
+        cpu->budget = budget; \
+        return (why); \
+    } while (0)
+
+#define SPILL() (cpu->a.fr = fr, cpu->a.fc = fc)
+#define RELOAD() (fr = cpu->a.fr, fc = cpu->a.fc)
+#define BAIL_HANDLER return leave_exact(STATE)
+
+#define GPR8(o) (*(any8 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR16(o) (*(any16 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
+
+#define SDIV32(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int32_t)(0u - (uint32_t)(a)) : (a) / (b))
+#define SREM32(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
+#define SDIV64(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int64_t)(UINT64_C(0) - (uint64_t)(a)) : (a) / (b))
+#define SREM64(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
+
+#define MISS(s, o, bytes, how) \
+    do { \
+        cpu->miss_segment = (uint8_t)(s); \
+        cpu->miss_offset = (o); \
+        cpu->miss_size = (bytes); \
+        return how(STATE); \
+    } while (0)
+
+#define READ_(bits, t, s, o) \
+    do { \
+        const uint32_t s_ = (s), o_ = (o); \
+        const struct segment *g_ = &cpu->a.seg[s_]; \
+        const uint32_t l_ = (uint32_t)g_->base + o_; \
+        const struct read_entry *e_ = &tlb->read[l_ / PAGE % TLB_SIZE]; \
+        if (UNLIKELY((int64_t)o_ + ((bits) / 8 - 1) > g_->read_top || e_->tag != ((l_ + ((bits) / 8 - 1)) & -PAGE))) \
+            MISS(s_, o_, (bits) / 8, miss_read); \
+        t = *(const volatile any##bits *)(e_->host + l_); \
+    } while (0)
+
+/* A store into a line that holds code needs a closer look, unless this very store had it. */
+static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linear, uint32_t size)
+{
+    return (code & (UINT64_C(1) << (linear / 64 % 64) | UINT64_C(1) << ((linear + size - 1) / 64 % 64))) &&
+           !(cpu->store_linear == linear && cpu->store_size == size);
+}
+
+#define FIND_WRITE_(bytes, s, o, top, host) \
+    do { \
+        const uint32_t s_ = (s), o_ = (o); \
+        const struct segment *g_ = &cpu->a.seg[s_]; \
+        const uint32_t l_ = (uint32_t)g_->base + o_; \
+        const struct write_entry *e_ = &tlb->write[l_ / PAGE % TLB_SIZE]; \
+        if (UNLIKELY((int64_t)o_ + ((bytes) - 1) > (top) || e_->tag != ((l_ + ((bytes) - 1)) & -PAGE) || \
+                     (UNLIKELY(*e_->code) && code_hit(cpu, *e_->code, l_, (bytes))))) \
+            MISS(s_, o_, (bytes), miss_write); \
+        host = e_->host + l_; \
+    } while (0)
+
+#define WRITE_(bits, s, o, v) \
+    do { \
+        uintptr_t p_; \
+        FIND_WRITE_((bits) / 8, s, o, g_->write_top, p_); \
+        *(volatile any##bits *)p_ = (v); \
+    } while (0)
+
+#define RMW_(bits, t, s, o) \
+    do { \
+        FIND_WRITE_((bits) / 8, s, o, g_->change_top, rmw_host); \
+        t = *(const volatile any##bits *)rmw_host; \
+    } while (0)
+
+/* Host atomics need natural alignment; anything else is for the exact engine. */
+#define RMW_LOCKED_(bits, t, s, o) \
+    do { \
+        RMW_(bits, rmw_old, s, o); \
+        if (UNLIKELY(rmw_host % ((bits) / 8))) \
+            BAIL_HANDLER; \
+        t = rmw_old; \
+    } while (0)
+
+#define RMW_LOCKED_END_(bits, v) \
+    do { \
+        if (UNLIKELY(!__sync_bool_compare_and_swap((volatile uint##bits##_t *)rmw_host, (uint##bits##_t)rmw_old, \
+                                                   (uint##bits##_t)(v)))) \
+            GO(i); \
+    } while (0)
+
+#define LOAD8(t, s, o, bail) READ_(8, t, s, o)
+#define LOAD16(t, s, o, bail) READ_(16, t, s, o)
+#define LOAD32(t, s, o, bail) READ_(32, t, s, o)
+#define LOAD64(t, s, o, bail) READ_(64, t, s, o)
+#define STORE8(s, o, v, bail) WRITE_(8, s, o, v)
+#define STORE16(s, o, v, bail) WRITE_(16, s, o, v)
+#define STORE32(s, o, v, bail) WRITE_(32, s, o, v)
+#define STORE64(s, o, v, bail) WRITE_(64, s, o, v)
+#define RMW8(t, s, o, bail) RMW_(8, t, s, o)
+#define RMW16(t, s, o, bail) RMW_(16, t, s, o)
+#define RMW32(t, s, o, bail) RMW_(32, t, s, o)
+#define RMW64(t, s, o, bail) RMW_(64, t, s, o)
+#define RMW_END8(v, bail) (*(volatile any8 *)rmw_host = (v))
+#define RMW_END16(v, bail) (*(volatile any16 *)rmw_host = (v))
+#define RMW_END32(v, bail) (*(volatile any32 *)rmw_host = (v))
+#define RMW_END64(v, bail) (*(volatile any64 *)rmw_host = (v))
+#define RMW_LOCKED8(t, s, o, bail) uint8_t rmw_old; RMW_LOCKED_(8, t, s, o)
+#define RMW_LOCKED16(t, s, o, bail) uint16_t rmw_old; RMW_LOCKED_(16, t, s, o)
+#define RMW_LOCKED32(t, s, o, bail) uint32_t rmw_old; RMW_LOCKED_(32, t, s, o)
+#define RMW_LOCKED64(t, s, o, bail) uint64_t rmw_old; RMW_LOCKED_(64, t, s, o)
+#define RMW_LOCKED_END8(v, bail) RMW_LOCKED_END_(8, v)
+#define RMW_LOCKED_END16(v, bail) RMW_LOCKED_END_(16, v)
+#define RMW_LOCKED_END32(v, bail) RMW_LOCKED_END_(32, v)
+#define RMW_LOCKED_END64(v, bail) RMW_LOCKED_END_(64, v)
+
+#define CPUID_READ(t, leaf, subleaf, which, bail) (t = cpuid_read(cpu, leaf, subleaf, which))
+#define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
+#define TLB_FLUSH(global, bail) tlb_flush(cpu, global)
+#define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
+#define TSC_WRITE(value, bail) tsc_write(cpu, value)
+
+#define END_NEXT(bail) GO(i + 1)
+
+/* The instruction loaded a segment register: `until` may have to be tested. */
+#define END_NEXT_SEGMENT(bail) \
+    do { \
+        if (UNLIKELY(cpu->watch_segments)) { \
+            cpu->a.eip = cpu->block_eip + i->offset + i->length; \
+            LEAVE(LEAVE_CHECKPOINT); \
+        } \
+        GO(i + 1); \
+    } while (0)
+
+#define END_JUMP(target, bail) \
+    do { \
+        const uint32_t to_ = (target); \
+        struct block *b_ = i->chain; \
+        if (LIKELY(b_->tag == cpu->generation + (uint32_t)(cs_linear(cpu, to_)) && \
+                   (uint64_t)to_ + b_->length <= cpu->a.cs_end && budget >= b_->count)) { \
+            cpu->block = b_; \
+            cpu->block_eip = to_; \
+            budget -= b_->count; \
+            GO(b_->insn); \
+        } \
+        cpu->a.eip = to_; \
+        return enter(STATE); \
+    } while (0)
+
+#define END_JUMP_INDIRECT(target, bail) \
+    do { \
+        cpu->a.eip = (target); \
+        return enter_indirect(STATE); \
+    } while (0)
+
+#define END_CHECKPOINT(bail) LEAVE(LEAVE_CHECKPOINT)
+
+#define END_REPEAT(n, bail) \
+    do { \
+        cpu->repeats += (n); \
+        budget -= (n); \
+        if (UNLIKELY(budget < 0)) \
+            LEAVE(LEAVE_REPEAT); \
+        GO(i); \
+    } while (0)
+
+#define END_FAULT(label, vector, error, a, b, c, bail) bail
+#define END_UNSUPPORTED(label, bail) bail
+
+handler enter_indirect;
+
+#endif

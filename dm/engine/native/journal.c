@@ -1,0 +1,236 @@
+/* The journal of one instruction: every input it has had, so that it can be started over after a question.
+ *
+ * Stores are withheld until the last answer is there.  On replay each input is taken from the journal and its kind,
+ * address and size are checked; only then new ones are recorded.
+ */
+
+#include "cpu.h"
+#include "labels.h"
+
+/* The next known input, NULL when there is none left (cpu->bail stays clear) or it is another one (an engine fault). */
+struct journal_entry *replay(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size)
+{
+    if (cpu->cursor >= cpu->journal_count)
+        return NULL;
+    struct journal_entry *known = &cpu->journal[cpu->cursor];
+    if (known->kind != kind || known->address != address || known->size != size) {
+        give_up(cpu, LABEL_DIVERGED);
+        return NULL;
+    }
+    cpu->cursor++;
+    return known;
+}
+
+void record(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint64_t value)
+{
+    if (cpu->journal_count >= JOURNAL_SIZE) {
+        give_up(cpu, LABEL_TOO_MANY_ACCESSES);
+        return;
+    }
+    cpu->journal[cpu->journal_count++] =
+        (struct journal_entry){.kind = (uint8_t)kind, .address = address, .size = size, .value = value};
+    cpu->cursor = cpu->journal_count;
+}
+
+/* Abandon the instruction until the outside has answered; the answer becomes a journal entry. */
+void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32_t count, const uint8_t *data)
+{
+    static const uint8_t reasons[] = {
+        [INPUT_LOAD] = EXIT_MMIO_READ,     [INPUT_STORE] = EXIT_MMIO_WRITE,   [INPUT_PORT_IN] = EXIT_PORT_IN,
+        [INPUT_PORT_OUT] = EXIT_PORT_OUT,  [INPUT_MSR_READ] = EXIT_MSR_READ,  [INPUT_MSR_WRITE] = EXIT_MSR_WRITE,
+    };
+    if (cpu->journal_count >= JOURNAL_SIZE) {
+        give_up(cpu, LABEL_TOO_MANY_ACCESSES);
+        return;
+    }
+    if (cpu->request.has_mmio && cpu->first && (kind == INPUT_LOAD || kind == INPUT_STORE)) {
+        if (cpu->request.mmio - address >= size) {
+            cpu->bail = BAIL_MISMATCH;
+            return;
+        }
+        cpu->request.has_mmio = 0;
+    }
+    cpu->question = (struct journal_entry){.kind = (uint8_t)kind, .address = address, .size = size, .count = count};
+    cpu->question_reason = reasons[kind];
+    if (data)
+        memcpy(cpu->question_data, data, (size_t)size * count);
+    cpu->bail = BAIL_QUESTION;
+}
+
+/* Bytes of withheld stores win over memory. */
+static uint64_t forward(const struct cpu *cpu, uint64_t physical, unsigned size, uint64_t value)
+{
+    for (unsigned n = 0; n < cpu->store_count; n++) {
+        const struct store *made = &cpu->stores[n];
+        if (physical + size <= made->physical || made->physical + made->size <= physical)
+            continue;
+        for (unsigned b = 0; b < size; b++) {
+            const uint64_t at = physical + b - made->physical;
+            if (at >= made->size)
+                continue;
+            const uint64_t byte = made->block ? cpu->block_data[at] : made->value >> (8 * at) & 0xff;
+            value = (value & ~(UINT64_C(0xff) << (8 * b))) | byte << (8 * b);
+        }
+    }
+    return value;
+}
+
+static bool odd_size(unsigned size)
+{
+    return size & (size - 1);
+}
+
+/* `size` bytes inside one page, from memory or from a device. */
+uint64_t load_input(struct cpu *cpu, uint64_t physical, unsigned size)
+{
+    const struct region *region = region_at(cpu, physical);
+    const unsigned kind = region ? region->kind : HOLE;
+    if (odd_size(size) && (cpu->cursor < cpu->journal_count ? cpu->journal[cpu->cursor].size == 1
+                                                            : !(region && region->memory))) {
+        /* A device sees the bytes of a split access one by one. */
+        uint64_t value = 0;
+        for (unsigned n = 0; n < size && !cpu->bail; n++)
+            value |= load_input(cpu, physical + n, 1) << (8 * n);
+        return value;
+    }
+    uint64_t value = 0;
+    const struct journal_entry *known = replay(cpu, INPUT_LOAD, physical, size);
+    if (known) {
+        value = known->value;
+    } else if (cpu->bail) {
+        return 0;
+    } else if (kind == HYPERVISOR) {
+        cpu->hypervisor_address = physical;
+        cpu->bail = BAIL_HYPERVISOR;
+        return 0;
+    } else if (region && region->memory) {
+        value = host_load(region->memory + (physical - region->gpa), size);
+        record(cpu, INPUT_LOAD, physical, size, value);
+    } else {
+        ask(cpu, INPUT_LOAD, physical, size, 1, NULL);
+        return 0;
+    }
+    return cpu->store_count ? forward(cpu, physical, size, value) : value;
+}
+
+void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size)
+{
+    const struct region *region = region_at(cpu, physical);
+    if (region && region->kind == HYPERVISOR) {
+        cpu->hypervisor_address = physical;
+        cpu->bail = BAIL_HYPERVISOR;
+        return;
+    }
+    if (cpu->store_count >= STORES_SIZE) {
+        give_up(cpu, LABEL_TOO_MANY_ACCESSES);
+        return;
+    }
+    if (size < 8)
+        value &= (UINT64_C(1) << (8 * size)) - 1;
+    cpu->stores[cpu->store_count++] = (struct store){.physical = physical, .value = value, .size = size};
+}
+
+/* A write that is not to RAM (any longer): known from the journal, posted, or a question.  False: abandoned. */
+static bool device_write(struct cpu *cpu, unsigned kind, uint64_t physical, uint64_t value, unsigned size, bool post)
+{
+    if (kind == COALESCED) {
+        if (post && cpu->posted_count < POSTED_SIZE)
+            cpu->posted[cpu->posted_count++] = (struct dm_posted){physical, value, size};
+        return true;
+    }
+    if (post || replay(cpu, INPUT_STORE, physical, size))
+        return true;
+    if (!cpu->bail)
+        ask(cpu, INPUT_STORE, physical, size, 1, (const uint8_t *)&value);
+    return false;
+}
+
+static bool store_to_device(struct cpu *cpu, const struct store *made, unsigned kind, bool post)
+{
+    const unsigned piece = made->block ? cpu->block_data[0] * 0 + 1 : odd_size(made->size) ? 1 : made->size;
+    for (unsigned n = 0; n < made->size; n += piece) {
+        const uint64_t value = made->block ? cpu->block_data[n] : made->value >> (8 * n);
+        if (!device_write(cpu, kind, made->physical + n, piece == 1 ? value & 0xff : value, piece, post))
+            return false;
+    }
+    return true;
+}
+
+/* False when somebody else changed the operand meanwhile: its new value is then in the journal. */
+static bool swap(struct cpu *cpu, struct region *region, const struct store *made)
+{
+    uint8_t *host = region->memory + (made->physical - region->gpa);
+    bool done;
+    switch (made->size) {
+    case 1:
+        done = __sync_bool_compare_and_swap((volatile uint8_t *)host, (uint8_t)made->old, (uint8_t)made->value);
+        break;
+    case 2:
+        done = __sync_bool_compare_and_swap((volatile uint16_t *)host, (uint16_t)made->old, (uint16_t)made->value);
+        break;
+    case 4:
+        done = __sync_bool_compare_and_swap((volatile uint32_t *)host, (uint32_t)made->old, (uint32_t)made->value);
+        break;
+    default:
+        done = __sync_bool_compare_and_swap((volatile uint64_t *)host, made->old, made->value);
+    }
+    if (!done)
+        cpu->journal[made->input].value = host_load(host, made->size);
+    return done;
+}
+
+/* Make all withheld stores, devices first.  False: the instruction was abandoned, nothing in memory has changed. */
+bool commit_stores(struct cpu *cpu)
+{
+    for (unsigned n = 0; n < cpu->store_count; n++) {
+        const struct region *region = region_at(cpu, cpu->stores[n].physical);
+        const unsigned kind = region ? region->kind : HOLE;
+        if (kind != RAM && !store_to_device(cpu, &cpu->stores[n], kind, false))
+            return false;
+    }
+    for (unsigned n = 0; n < cpu->store_count; n++) {
+        const struct store *made = &cpu->stores[n];
+        struct region *region = region_at(cpu, made->physical);
+        if (made->locked && region && region->kind == RAM && !swap(cpu, region, made)) {
+            cpu->bail = BAIL_AGAIN;
+            return false;
+        }
+    }
+    for (unsigned n = 0; n < cpu->store_count; n++) {
+        const struct store *made = &cpu->stores[n];
+        struct region *region = region_at(cpu, made->physical);
+        if (!region || region->kind != RAM) {
+            store_to_device(cpu, made, region ? region->kind : HOLE, true);
+        } else if (made->block) {
+            for (unsigned b = 0; b < made->size; b++)
+                ram_write(cpu, region, made->physical + b, cpu->block_data[b], 1);
+        } else {
+            ram_write(cpu, region, made->physical, made->value, made->size);
+        }
+    }
+    cpu->store_count = 0;
+    return true;
+}
+
+/* What was done so far stays done: a later fault returns to here.  On replay it has been done before. */
+void commit(struct cpu *cpu)
+{
+    if (!cpu->recording) {
+        cpu->bail = BAIL_EXACT;
+        return;
+    }
+    /* Answers to device writes of this part lie before the mark. */
+    bool done = false;
+    for (unsigned n = cpu->cursor; n < cpu->journal_count && !done; n++)
+        done = cpu->journal[n].kind == INPUT_COMMIT;
+    if (done) {
+        while (cpu->journal[cpu->cursor++].kind != INPUT_COMMIT) {
+        }
+        cpu->store_count = 0;
+    } else {
+        if (!commit_stores(cpu))
+            return;
+        record(cpu, INPUT_COMMIT, 0, 0, 0);
+    }
+    memcpy(&cpu->saved, &cpu->a, sizeof cpu->saved);
+}

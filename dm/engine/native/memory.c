@@ -1,0 +1,271 @@
+/* Guest-physical memory, and the translation buffers of the fast path. */
+
+#include "fast.h"
+
+#include <stdlib.h>
+
+#include "procedures.h"
+
+struct region *region_at(struct cpu *cpu, uint64_t physical)
+{
+    unsigned low = 0, high = cpu->region_count;
+    while (low < high) {
+        const unsigned middle = (low + high) / 2;
+        struct region *region = &cpu->regions[middle];
+        if (physical < region->gpa)
+            high = middle;
+        else if (physical >= region->end)
+            low = middle + 1;
+        else
+            return region;
+    }
+    return NULL;
+}
+
+/* Pages whose bookkeeping could not be allocated share this one: no code is cached from them. */
+struct page *page_at(struct region *region, uint64_t physical)
+{
+    const uint64_t number = (physical - region->gpa) / PAGE;
+    struct page **chunk = &region->chunks[number / CHUNK_PAGES];
+    if (!*chunk)
+        *chunk = calloc(CHUNK_PAGES, sizeof(struct page));
+    return *chunk ? &(*chunk)[number % CHUNK_PAGES] : NULL;
+}
+
+/* Before the first store to a page since the last report: the one place where a log of old contents would go too. */
+void page_written(struct cpu *cpu, struct region *region, uint64_t physical)
+{
+    struct page *page = page_at(region, physical);
+    if (page && page->written == cpu->report)
+        return;
+    if (page)
+        page->written = cpu->report;
+    if (cpu->page_count < PAGES_SIZE)
+        cpu->pages[cpu->page_count++] = physical / PAGE;
+}
+
+uint64_t host_load(const uint8_t *host, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return *(const volatile any8 *)host;
+    case 2:
+        return *(const volatile any16 *)host;
+    case 4:
+        return *(const volatile any32 *)host;
+    case 8:
+        return *(const volatile any64 *)host;
+    default: { /* part of an access that crosses a page */
+        uint64_t value = 0;
+        for (unsigned n = 0; n < size; n++)
+            value |= (uint64_t)*(const volatile any8 *)(host + n) << (8 * n);
+        return value;
+    }
+    }
+}
+
+void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64_t value, unsigned size)
+{
+    uint8_t *host = region->memory + (physical - region->gpa);
+    page_written(cpu, region, physical);
+    switch (size) {
+    case 1:
+        *(volatile any8 *)host = (uint8_t)value;
+        break;
+    case 2:
+        *(volatile any16 *)host = (uint16_t)value;
+        break;
+    case 4:
+        *(volatile any32 *)host = (uint32_t)value;
+        break;
+    case 8:
+        *(volatile any64 *)host = value;
+        break;
+    default:
+        for (unsigned n = 0; n < size; n++)
+            *(volatile any8 *)(host + n) = (uint8_t)(value >> (8 * n));
+    }
+    struct page *page = page_at(region, physical);
+    if (page && page->code && code_overlaps(page, physical, size))
+        kill_blocks(cpu, page, physical, size);
+}
+
+/* Forget all translations. */
+void tlb_drop(struct cpu *cpu)
+{
+    for (unsigned user = 0; user < 2; user++) {
+        struct tlb *tlb = &cpu->tlbs[user];
+        if (!tlb->used)
+            continue;
+        for (unsigned n = 0; n < TLB_SIZE; n++)
+            tlb->read[n].tag = tlb->write[n].tag = tlb->fetch[n].tag = 1;
+        tlb->used = false;
+    }
+    bump_generation(cpu);
+}
+
+/* The next store to each page is to be seen again. */
+void tlb_drop_writes(struct cpu *cpu)
+{
+    for (unsigned user = 0; user < 2; user++)
+        if (cpu->tlbs[user].used)
+            for (unsigned n = 0; n < TLB_SIZE; n++)
+                cpu->tlbs[user].write[n].tag = 1;
+}
+
+/* The guest asked for it: tell the hypervisor too. */
+void tlb_flush(struct cpu *cpu, uint32_t global)
+{
+    (void)global;
+    cpu->flushed = true;
+    cpu->look = true;
+    tlb_drop(cpu);
+}
+
+void tlb_flush_page(struct cpu *cpu, uint32_t linear)
+{
+    for (unsigned user = 0; user < 2; user++) {
+        struct tlb *tlb = &cpu->tlbs[user];
+        const unsigned n = linear / PAGE % TLB_SIZE;
+        tlb->read[n].tag = tlb->write[n].tag = tlb->fetch[n].tag = 1;
+    }
+    cpu->flushed = true;
+    bump_generation(cpu);
+}
+
+/* From here on every block is compared with memory before it runs. */
+void bump_generation(struct cpu *cpu)
+{
+    cpu->generation += UINT64_C(1) << 32;
+    if (cpu->generation == 0) { /* tags would come round again */
+        forget_blocks(cpu);
+        cpu->generation = UINT64_C(1) << 32;
+    }
+}
+
+/* Physical address of a linear one for the fast path; false: let the exact engine find out what is wrong. */
+static bool walk(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical)
+{
+    if (!(cpu->a.cr0 >> 31 & 1)) {
+        *physical = linear & cpu->a20_mask;
+        return true;
+    }
+    cpu->filling = true;
+    const uint64_t found = page_walk(cpu, linear, access | (cpu->a.cpl == 3 ? 2u : 0u));
+    cpu->filling = false;
+    if (cpu->bail) {
+        cpu->bail = BAIL_NONE;
+        return false;
+    }
+    *physical = found & cpu->a20_mask;
+    return true;
+}
+
+static struct tlb *current_tlb(struct cpu *cpu)
+{
+    struct tlb *tlb = &cpu->tlbs[cpu->a.cpl == 3];
+    tlb->used = true;
+    return tlb;
+}
+
+static bool fill_read(struct cpu *cpu, uint32_t linear)
+{
+    uint64_t physical;
+    if (!walk(cpu, linear, 0, &physical))
+        return false;
+    const struct region *region = region_at(cpu, physical);
+    if (!region || !region->memory)
+        return false;
+    struct read_entry *entry = &current_tlb(cpu)->read[linear / PAGE % TLB_SIZE];
+    entry->tag = linear & -PAGE;
+    entry->host = (uintptr_t)(region->memory + (physical - region->gpa)) - linear;
+    return true;
+}
+
+static bool fill_write(struct cpu *cpu, uint32_t linear)
+{
+    uint64_t physical;
+    if (!walk(cpu, linear, 1, &physical))
+        return false;
+    struct region *region = region_at(cpu, physical);
+    if (!region || region->kind != RAM)
+        return false;
+    struct page *page = page_at(region, physical);
+    if (!page || cpu->page_count >= PAGES_SIZE)
+        return false;
+    page_written(cpu, region, physical);
+    struct write_entry *entry = &current_tlb(cpu)->write[linear / PAGE % TLB_SIZE];
+    entry->tag = linear & -PAGE;
+    entry->host = (uintptr_t)(region->memory + (physical - region->gpa)) - linear;
+    entry->code = &page->code;
+    return true;
+}
+
+/* Translation for fetching, NULL when the page cannot be executed from memory directly. */
+const struct fetch_entry *fetch_page(struct cpu *cpu, uint32_t linear)
+{
+    struct fetch_entry *entry = &cpu->tlbs[cpu->a.cpl == 3].fetch[linear / PAGE % TLB_SIZE];
+    if (entry->tag == (linear & -PAGE))
+        return entry;
+    uint64_t physical;
+    if (!walk(cpu, linear, 4, &physical))
+        return NULL;
+    struct region *region = region_at(cpu, physical);
+    if (!region || !region->memory || region->kind == FIRMWARE)
+        return NULL;
+    struct page *page = page_at(region, physical);
+    if (!page)
+        return NULL;
+    current_tlb(cpu);
+    entry->tag = linear & -PAGE;
+    entry->physical = physical & -(uint64_t)PAGE;
+    entry->host = region->memory + (entry->physical - region->gpa);
+    entry->page = page;
+    return entry;
+}
+
+/* An instruction that misses again and again (two of its pages share an entry) is run exactly. */
+static bool repeats(struct cpu *cpu, const struct insn *i)
+{
+    cpu->misses = cpu->missed == i ? cpu->misses + 1 : 0;
+    cpu->missed = i;
+    return cpu->misses > 3;
+}
+
+static bool inside(const struct cpu *cpu, int64_t top)
+{
+    const uint32_t linear = (uint32_t)cpu->a.seg[cpu->miss_segment].base + cpu->miss_offset;
+    return (int64_t)cpu->miss_offset + (cpu->miss_size - 1) <= top && linear % PAGE + cpu->miss_size <= PAGE;
+}
+
+HANDLER(miss_read)
+{
+    const struct segment *segment = &cpu->a.seg[cpu->miss_segment];
+    if (inside(cpu, segment->read_top) && !repeats(cpu, i) &&
+        fill_read(cpu, (uint32_t)segment->base + cpu->miss_offset))
+        GO(i);
+    cpu->missed = NULL;
+    LEAVE(LEAVE_EXACT);
+}
+
+HANDLER(miss_write)
+{
+    const struct segment *segment = &cpu->a.seg[cpu->miss_segment];
+    const uint32_t linear = (uint32_t)segment->base + cpu->miss_offset, size = cpu->miss_size;
+    if (inside(cpu, segment->write_top) && !repeats(cpu, i)) {
+        const struct write_entry *entry = &tlb->write[linear / PAGE % TLB_SIZE];
+        if (entry->tag != (linear & -PAGE)) {
+            if (fill_write(cpu, linear))
+                GO(i);
+        } else if (*entry->code) {
+            struct page *page = (struct page *)((uintptr_t)entry->code - offsetof(struct page, code));
+            if (!code_overlaps(page, linear % PAGE, size)) {
+                cpu->store_linear = linear;
+                cpu->store_size = size;
+                GO(i);
+            }
+        }
+    }
+    cpu->missed = NULL;
+    LEAVE(LEAVE_EXACT);
+}

@@ -1,0 +1,179 @@
+"""x87, MMX and SSE as far as described: who may use them, and the x87 control instructions (SDM vol. 1, 8.1 and 8.3.9).
+
+Everything else the part has ends in exit ``unsupported``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.isa import features, mode
+from dm.isa import primitives as p
+from dm.isa.cells import FXSAVE
+from dm.isa.insn import Insn, Memory, Operand, Register, instruction
+from dm.microcode import Microcode, Value
+
+#: CR0 bits.
+MP, EM, NE = 1, 2, 5
+#: Offsets in the FXSAVE image: control and status word, abridged tags, MXCSR and the mask of its valid bits.
+FCW, FSW, FTW, MXCSR, MXCSR_MASK = 0, 2, 4, 24, 28
+#: End of the part of the image that FNINIT resets: control, status, tags, opcode, instruction and data pointer.
+_ENVIRONMENT_END: Final = 24
+#: Status word: an unmasked exception is pending (ES), and its old name (B).
+_ES, _B = 1 << 7, 1 << 15
+
+
+def image_word(m: Microcode, offset: int) -> Value:
+    """Return 16 bits of the FXSAVE image."""
+    return m.get(FXSAVE, offset).zext(16) | (m.get(FXSAVE, offset + 1).zext(16) << 8)
+
+
+def set_image_word(m: Microcode, offset: int, value: Value | int) -> None:
+    """Change 16 bits of the FXSAVE image."""
+    value = m.value(16, value)
+    m.set(FXSAVE, value.trunc(8), offset)
+    m.set(FXSAVE, (value >> 8).trunc(8), offset + 1)
+
+
+def _image_doubleword(m: Microcode, offset: int) -> Value:
+    return image_word(m, offset).zext(32) | (image_word(m, offset + 2).zext(32) << 16)
+
+
+def _available(x: Insn) -> None:
+    """#NM when CR0.EM or CR0.TS keeps x87 instructions from running (SDM vol. 3A, 6.15, interrupt 7)."""
+    x.fault_if(p.cr0_bit(x.m, EM) | p.cr0_bit(x.m, mode.TS), p.NM, 0, "NO_X87")
+
+
+def _no_pending_exception(x: Insn) -> None:
+    """#MF for an unmasked exception that waits; without CR0.NE it goes out of the CPU as FERR#."""
+    m = x.m
+    with m.If((image_word(m, FSW) & _ES) != 0):
+        x.fault_if(p.cr0_bit(m, NE), p.MF, 0, "X87_PENDING")
+        p.unsupported(m, "FERR")
+
+
+@instruction()
+def FWAIT(x: Insn) -> None:
+    """Wait for the x87: its pending exception is raised here."""
+    x.fault_if(p.cr0_bit(x.m, MP) & p.cr0_bit(x.m, mode.TS), p.NM, 0, "NO_X87")
+    _no_pending_exception(x)
+
+
+@instruction()
+def X87(x: Insn, operand: Operand) -> None:
+    """D8-DF: the control instructions without arithmetic; the rest is unsupported."""
+    _available(x)
+    m = x.m
+    reg = m.argument("reg", 8)
+    if isinstance(operand, Memory):
+        operand.offset()  # once, before the paths part
+        if x.row.opcode == 0xD9:
+            with m.If(reg == 5):
+                _fldcw(x, operand)
+            with m.If(reg == 7):
+                operand.store(image_word(m, FCW))
+                m.end(p.NEXT)
+        elif x.row.opcode == 0xDD:
+            with m.If(reg == 7):
+                operand.store(image_word(m, FSW))
+                m.end(p.NEXT)
+    elif isinstance(operand, Register) and x.row.opcode in (0xDB, 0xDF):
+        with m.If(reg == 4):
+            if x.row.opcode == 0xDB:
+                _control(x, operand.number)
+            else:
+                _fnstsw_ax(x, operand.number)
+    _no_pending_exception(x)
+    p.unsupported(m, "X87")
+
+
+def _fldcw(x: Insn, operand: Memory) -> None:
+    """Load the control word; unmasking an exception that waits makes it pending."""
+    m = x.m
+    _no_pending_exception(x)
+    control = (operand.load(16) & 0x1F3F) | 0x40
+    status = image_word(m, FSW)
+    unmasked = (status & ~control & 0x3F) != 0
+    set_image_word(m, FCW, control)
+    set_image_word(m, FSW, m.select(unmasked, status | (_ES | _B), status & (0xFFFF ^ (_ES | _B))))
+    m.end(p.NEXT)
+
+
+def _control(x: Insn, number: Value) -> None:
+    """DB E0-E4: FNENI, FNDISI and FNSETPM do nothing since the 387; FNCLEX; FNINIT."""
+    m = x.m
+    with m.If(number == 2):
+        # The exception flags, stack fault, ES and B.
+        set_image_word(m, FSW, image_word(m, FSW) & 0x7F00)
+        m.end(p.NEXT)
+    with m.If(number == 3):
+        for offset in range(_ENVIRONMENT_END):
+            m.set(FXSAVE, 0, offset)
+        set_image_word(m, FCW, 0x37F)
+        m.end(p.NEXT)
+    with m.If(number <= 4):
+        m.end(p.NEXT)
+    x.fault(p.UD, 0, "UNDEFINED")
+
+
+def _fnstsw_ax(x: Insn, number: Value) -> None:
+    """DF E0."""
+    with x.m.If(number == 0):
+        x.register(0, 16).write(image_word(x.m, FSW))
+        x.m.end(p.NEXT)
+
+
+@instruction()
+def EMMS(x: Insn) -> None:
+    """Mark all registers empty.  #UD with CR0.EM, as all MMX instructions."""
+    x.fault_if(~features.has(x.m, "mmx") | p.cr0_bit(x.m, EM), p.UD, 0, "NO_MMX")
+    _available(x)
+    _no_pending_exception(x)
+    x.m.set(FXSAVE, 0, FTW)
+
+
+@instruction("FXSAVE", "FXRSTOR")
+def FXSAVE_AREA(x: Insn, area: Memory) -> None:
+    """Save or restore the whole image; unsupported where it is allowed."""
+    x.fault_if(~features.has(x.m, "fxsr"), p.UD, 0, "NO_FEATURE")
+    _available(x)
+    x.fault_if((area.offset() & 15) != 0, p.GP, 0, "NOT_ALIGNED", area.offset())
+    p.unsupported(x.m, x.row.mnemonic)
+
+
+def _sse(x: Insn) -> None:
+    """#UD without SSE, with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
+    m = x.m
+    missing = ~features.has(m, "sse") | p.cr0_bit(m, EM) | ~mode.cr4_bit(m, mode.OSFXSR)
+    x.fault_if(missing, p.UD, 0, "NO_SSE")
+    x.fault_if(p.cr0_bit(m, mode.TS), p.NM, 0, "NO_SSE")
+
+
+@instruction()
+def LDMXCSR(x: Insn, src: Operand) -> None:
+    """Load the SSE control and status register; #GP(0) for reserved bits."""
+    _sse(x)
+    m = x.m
+    value = src.read()
+    mask = _image_doubleword(m, MXCSR_MASK)
+    # A mask of 0 stands for the parts before it was introduced.
+    x.fault_if((value & ~m.select(mask == 0, m.const(32, 0xFFBF), mask)) != 0, p.GP, 0, "MXCSR_RESERVED", value)
+    set_image_word(m, MXCSR, value.trunc(16))
+    set_image_word(m, MXCSR + 2, (value >> 16).trunc(16))
+
+
+@instruction()
+def STMXCSR(x: Insn, dst: Operand) -> None:
+    """Store the SSE control and status register."""
+    _sse(x)
+    dst.write(_image_doubleword(x.m, MXCSR))
+
+
+@instruction()
+def SIMD(x: Insn, _: Operand) -> None:
+    """MMX and SSE: #UD where no such instruction can run, #NM with CR0.TS, else unsupported."""
+    m = x.m
+    sse = features.has(m, "sse") & mode.cr4_bit(m, mode.OSFXSR)
+    x.fault_if(~(features.has(m, "mmx") | sse) | p.cr0_bit(m, EM), p.UD, 0, "NO_SIMD")
+    x.fault_if(p.cr0_bit(m, mode.TS), p.NM, 0, "NO_SIMD")
+    p.unsupported(m, "SIMD")

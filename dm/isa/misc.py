@@ -1,0 +1,103 @@
+"""What fits nowhere else (SDM vol. 2, NOP PAUSE UD CPUID RDTSC RDPMC RDRAND RDSEED fences CLFLUSH MONITOR SYSCALL RSM)."""
+
+from __future__ import annotations
+
+from dm.isa import features, flags, mode
+from dm.isa import primitives as p
+from dm.isa.cells import CPL, MODEL, cell
+from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.microcode import Value
+
+
+@instruction("NOP", "PAUSE")
+def NOP(x: Insn, _: Operand | None = None) -> None:
+    """Nothing; the operand of the long forms is not accessed."""
+
+
+@instruction("UD0", "UD1", "UD2")
+def UD(x: Insn, *_: Operand) -> None:
+    """Always #UD."""
+    x.fault(p.UD, 0, "UNDEFINED")
+
+
+@instruction()
+def RSM(x: Insn) -> None:
+    """Return from system-management mode; a CPU in that mode is never taken, and elsewhere this is #UD."""
+    x.fault(p.UD, 0, "NOT_IN_SMM")
+
+
+@instruction()
+def CPUID(x: Insn) -> None:
+    """Identify the part: EAX and ECX choose, EAX EBX ECX EDX answer."""
+    m = x.m
+    x.fault_if(m.get(MODEL) < 4, p.UD, 0, "NO_FEATURE")
+    leaf, subleaf = x.register(0, 32).read(), x.register(1, 32).read()
+    answers = [m.call(p.CPUID_READ, leaf, subleaf, which) for which in range(4)]
+    for number, answer in zip((0, 3, 1, 2), answers, strict=True):
+        x.register(number, 32).write(answer)
+
+
+def _set_edx_eax(x: Insn, value: Value) -> None:
+    x.register(0, 32).write(value.trunc(32))
+    x.register(2, 32).write((value >> 32).trunc(32))
+
+
+def _read_tsc(x: Insn) -> Value:
+    m = x.m
+    x.fault_if(mode.cr4_bit(m, mode.TSD) & (m.get(CPL) != 0), p.GP, 0, "TSD")
+    return m.call(p.TSC_READ)
+
+
+@instruction()
+def RDTSC(x: Insn) -> None:
+    """Read the time-stamp counter."""
+    x.fault_if(~features.has(x.m, "tsc"), p.UD, 0, "NO_FEATURE")
+    _set_edx_eax(x, _read_tsc(x))
+
+
+@instruction()
+def RDTSCP(x: Insn) -> None:
+    """Read the time-stamp counter, and TSC_AUX into ECX."""
+    _set_edx_eax(x, _read_tsc(x))
+    x.register(1, 32).write(x.m.get(cell("tsc_aux")).trunc(32))
+
+
+@instruction()
+def RDPMC(x: Insn) -> None:
+    """Performance counters are the hypervisor's."""
+    m = x.m
+    x.fault_if(m.get(MODEL) < 6, p.UD, 0, "NO_FEATURE")
+    x.fault_if(~mode.cr4_bit(m, mode.PCE) & (m.get(CPL) != 0), p.GP, 0, "PCE")
+    p.unsupported(m, "RDPMC")
+
+
+@instruction("RDRAND", "RDSEED")
+def RDRAND(x: Insn, dst: Operand) -> None:
+    """Random bits; CF says that there were enough, the other flags are cleared."""
+    dst.write(x.m.call(p.RANDOM).trunc(dst.width))
+    flags.set_arithmetic(x.m, x.m.const(32, 1 << flags.CF))
+
+
+@instruction("LFENCE", "SFENCE")
+def LFENCE(x: Insn, _: Operand) -> None:
+    """Loads, and stores, are made in program order anyway."""
+
+
+@instruction()
+def MFENCE(x: Insn, _: Operand) -> None:
+    """Make earlier stores visible before later loads."""
+    x.m.call(p.FENCE)
+
+
+@instruction()
+def CLFLUSH(x: Insn, line: Memory) -> None:
+    """Caches are not modelled; the address is checked as that of a byte read."""
+    x.m.call(p.PROBE_READ, line.segment, line.offset(), 1)
+
+
+@instruction("MONITOR", "MWAIT")
+def MONITOR(x: Insn) -> None:
+    """Waiting for a store is the hypervisor's business.  #UD above CPL 0, #GP(0) for unknown extensions (SDM vol. 2)."""
+    m = x.m
+    x.fault_if(m.get(CPL) != 0, p.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
+    p.unsupported(m, x.row.mnemonic)

@@ -1,0 +1,65 @@
+"""Operating modes and privilege, as 1-bit values, and the checks that nearly every system instruction begins with."""
+
+from __future__ import annotations
+
+from dm.isa import flags
+from dm.isa import primitives as p
+from dm.isa.cells import CPL, CR0, CR4, EFER
+from dm.microcode import Microcode, Value
+
+#: EFER bits (SDM vol. 4, MSR C0000080h).
+SCE, LME, LMA, NXE = 0, 8, 10, 11
+#: CR0 bits.
+PE, TS, WP, NW, CD, PG = 0, 3, 16, 29, 30, 31
+#: CR4 bits.
+VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP = range(12)
+VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE = 13, 14, 16, 17, 18, 20, 21, 22
+
+
+def pe(m: Microcode) -> Value:
+    """Return CR0.PE."""
+    return m.get(CR0).bit(PE)
+
+
+def virtual_8086(m: Microcode) -> Value:
+    """Return whether the CPU is in virtual-8086 mode."""
+    return flags.flag(m, flags.VM)
+
+
+def protected(m: Microcode) -> Value:
+    """Return whether segment registers are loaded through descriptors: PE set, not virtual-8086."""
+    return pe(m) & ~virtual_8086(m)
+
+
+def long_mode(m: Microcode) -> Value:
+    """Return EFER.LMA; code here then runs in compatibility mode."""
+    return m.get(EFER).bit(LMA)
+
+
+def cr4_bit(m: Microcode, bit: int) -> Value:
+    """Return a bit of CR4."""
+    return m.get(CR4).bit(bit)
+
+
+def fault_if(
+    m: Microcode, condition: Value, vector: int | Value, error: int | Value, cause: str, *operands: int | Value
+) -> None:
+    """Raise an exception where ``condition`` holds (see :func:`dm.isa.primitives.fault`)."""
+    with m.If(condition):
+        p.fault(m, vector, error, cause, *operands)
+
+
+def require_cpl0(m: Microcode) -> None:
+    """#GP(0) unless CPL is 0."""
+    cpl = m.get(CPL)
+    fault_if(m, cpl != 0, p.GP, 0, "CPL_NOT_0", cpl.zext(32))
+
+
+def require_protected(m: Microcode) -> None:
+    """#UD in real-address and virtual-8086 mode."""
+    fault_if(m, ~protected(m), p.UD, 0, "NOT_PROTECTED_MODE")
+
+
+def forbid_umip(m: Microcode) -> None:
+    """#GP(0) when CR4.UMIP keeps SGDT, SIDT, SLDT, STR and SMSW from this privilege level (SDM vol. 3A, 2.5)."""
+    fault_if(m, cr4_bit(m, UMIP) & (m.get(CPL) != 0), p.GP, 0, "UMIP")

@@ -1,0 +1,136 @@
+"""String instructions (SDM vol. 2, MOVS CMPS SCAS LODS STOS INS OUTS, REP).
+
+Every iteration is an instruction boundary: registers are right after each, and a fault leaves them as the iteration
+found them.
+"""
+
+from __future__ import annotations
+
+from dm.isa import flags
+from dm.isa import primitives as p
+from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.isa.io import permit
+from dm.machine.state import Gpr
+from dm.microcode import Value
+
+
+def _begin(x: Insn) -> None:
+    """With REP and a count of 0 nothing happens."""
+    if x.variant.rep:
+        with x.m.If(x.count_register(Gpr.CX).read() == 0):
+            x.m.end(p.NEXT)
+
+
+def _advance(x: Insn, width: int, *indexes: int, by: Value | None = None) -> None:
+    """Move SI or DI past one element, or ``by`` elements (32 bits), in the direction of DF."""
+    m = x.m
+    distance = m.const(32, width // 8) if by is None else by << (width // 8).bit_length() - 1
+    distance = m.select(flags.flag(m, flags.DF), -distance, distance).fit(x.asize)
+    for index in indexes:
+        register = x.count_register(index)
+        register.write(register.read() + distance)
+
+
+def _end(x: Insn, done: Value | None = None, by: Value | None = None) -> None:
+    """Count one iteration, or ``by`` (32 bits); go on unless the count has run out or ``done`` holds."""
+    if not x.variant.rep:
+        return
+    m = x.m
+    count = x.count_register(Gpr.CX)
+    left = count.read() - (1 if by is None else by.fit(x.asize))
+    count.write(left)
+    over = left == 0
+    with m.If(over if done is None else over | done):
+        m.end(p.NEXT)
+    m.end(p.REPEAT, 1 if by is None else by)
+
+
+@instruction("MOVSB", "MOVSW")
+def MOVS(x: Insn, dst: Operand, src: Operand) -> None:
+    """Copy an element from DS:SI (or another segment) to ES:DI."""
+    _begin(x)
+    dst.write(src.read())
+    _advance(x, src.width, Gpr.SI, Gpr.DI)
+    _end(x)
+
+
+@instruction("STOSB", "STOSW")
+def STOS(x: Insn, dst: Operand, src: Operand) -> None:
+    """Store the accumulator at ES:DI."""
+    _begin(x)
+    dst.write(src.read())
+    _advance(x, src.width, Gpr.DI)
+    _end(x)
+
+
+@instruction("LODSB", "LODSW")
+def LODS(x: Insn, dst: Operand, src: Operand) -> None:
+    """Load the accumulator from DS:SI."""
+    _begin(x)
+    dst.write(src.read())
+    _advance(x, src.width, Gpr.SI)
+    _end(x)
+
+
+def _compare(x: Insn, a: Value, b: Value, *indexes: int) -> None:
+    result = a - b
+    flags.sub(x.m, a, b, result)
+    _advance(x, a.width, *indexes)
+    # REPE goes on while equal, REPNE while not.
+    _end(x, result != 0 if x.variant.rep == "repe" else result == 0)
+
+
+@instruction("CMPSB", "CMPSW")
+def CMPS(x: Insn, first: Operand, second: Operand) -> None:
+    """Compare the element at DS:SI with that at ES:DI, which hardware reads first."""
+    _begin(x)
+    b = second.read()
+    _compare(x, first.read(), b, Gpr.SI, Gpr.DI)
+
+
+@instruction("SCASB", "SCASW")
+def SCAS(x: Insn, accumulator: Operand, element: Operand) -> None:
+    """Compare the accumulator with the element at ES:DI."""
+    _begin(x)
+    _compare(x, accumulator.read(), element.read(), Gpr.DI)
+
+
+@instruction("INSB", "INSW")
+def INS(x: Insn, dst: Memory, port: Operand) -> None:
+    """Read port DX into ES:DI; under REP as many elements at once as can be moved.
+
+    The permission is needed even when the count is 0 (AMD hardware).
+    """
+    m = x.m
+    number = port.read()
+    permit(x, number, dst.width)
+    _begin(x)
+    if not x.variant.rep:
+        # The port must not be asked for what cannot be stored.
+        m.call(p.PROBE_WRITE, dst.segment, dst.offset(), dst.width // 8)
+        dst.write(m.call(p.PORT_IN[dst.width], number))
+        _advance(x, dst.width, Gpr.DI)
+        return
+    wanted = x.count_register(Gpr.CX).read().fit(32)
+    down, wide = flags.flag(m, flags.DF), m.const(1, x.asize == 32)
+    moved = m.call(p.PORT_IN_BLOCK[dst.width], number, dst.offset(), wanted, down, wide)
+    _advance(x, dst.width, Gpr.DI, by=moved)
+    _end(x, by=moved)
+
+
+@instruction("OUTSB", "OUTSW")
+def OUTS(x: Insn, port: Operand, src: Memory) -> None:
+    """Write the element at DS:SI to port DX; under REP as many at once as can be moved."""
+    m = x.m
+    number = port.read()
+    permit(x, number, src.width)
+    _begin(x)
+    if not x.variant.rep:
+        m.call(p.PORT_OUT[src.width], number, src.read())
+        _advance(x, src.width, Gpr.SI)
+        return
+    wanted = x.count_register(Gpr.CX).read().fit(32)
+    down, wide = flags.flag(m, flags.DF), m.const(1, x.asize == 32)
+    moved = m.call(p.PORT_OUT_BLOCK[src.width], number, src.segment, src.offset(), wanted, down, wide)
+    _advance(x, src.width, Gpr.SI, by=moved)
+    _end(x, by=moved)

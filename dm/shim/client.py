@@ -1,0 +1,709 @@
+"""The client library: what a hypervisor's shim does, in Python.
+
+::
+
+    with Shim.connect("ipc:///run/x86-dm.sock", name="vm1") as shim:
+        ram = Ram(1 << 20)
+        block = shim.add_ram(ram)
+        shim.set_map([Region(0, ram.size, Kind.RAM, block)])
+        vcpu = shim.create_vcpu(0)
+        done = vcpu.run(state, on_io=devices)       # state is brought up to date
+
+A :class:`Shim` may be used from several threads.  A :class:`Vcpu` belongs to the thread that first runs it, since a
+ZeroMQ socket never changes thread; only :meth:`Vcpu.kick` may be called from elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, TypeAlias, TypeVar
+
+import zmq
+
+from dm.machine.state import GROUPS, State, get_group, update
+from dm.protocol import codec, schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import (
+    Cpuid,
+    Done,
+    Emulate,
+    Error,
+    ErrorClass,
+    Event,
+    Groups,
+    Io,
+    IoAnswer,
+    IoKind,
+    Kick,
+    Message,
+    Reason,
+    Region,
+    Stop,
+    UntilWord,
+)
+from dm.shim.ram import Ram
+
+_M = TypeVar("_M", bound=Message)
+
+#: How long a control request may take, in seconds; the first hello starts a worker.
+_TIMEOUT: Final = 30.0
+
+
+#: Errors on the control socket that concern the session as a whole.
+_ENDS: Final = frozenset({ErrorClass.SESSION_LOST, ErrorClass.UNKNOWN_SESSION, ErrorClass.STALE_EPOCH})
+
+
+class ShimError(Exception):
+    """The daemon cannot be used; the text says why."""
+
+
+class Refused(ShimError):
+    """The daemon refused a request.  ``error`` is its message: class, text, what would be right, field."""
+
+    def __init__(self, error: Error) -> None:
+        text = f"{error.error}: {error.text}"
+        super().__init__(f"{text}; expected {error.expected}" if error.expected else text)
+        self.error = error
+
+
+class SessionLost(ShimError):
+    """The daemon or the session is gone; :meth:`Shim.reconnect` may help."""
+
+
+class RunLost(SessionLost):
+    """A run was lost in the middle: memory may have changed, the registers are unknown.  The VM must stop."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """Answer to a question.
+
+    ``data`` are the bytes read.  ``fault`` raises #GP(0) (MSRs only).  ``map`` is a new memory map, already numbered by
+    :meth:`Shim.next_map`.  ``window`` says whether an external interrupt waits.  ``stop`` ends the run after this
+    instruction.
+    """
+
+    data: bytes = b""
+    fault: bool = False
+    map: schema.Map | None = None
+    window: bool | None = None
+    stop: Stop = Stop.NONE
+
+
+#: Called with each question but reports; returns the answer, or just the bytes read (None: none).
+OnIo: TypeAlias = Callable[[Io], Answer | bytes | None]
+#: Called with each coalesced write in order: guest-physical address, bytes.
+OnPosted: TypeAlias = Callable[[int, bytes], None]
+#: Called with page numbers (gpa >> 12) the guest has written.
+OnPages: TypeAlias = Callable[[list[int]], None]
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a vCPU has done, counted on this side; without reconnects the daemon's counters say the same."""
+
+    requests: int = 0
+    io: int = 0
+    instructions: int = 0
+    steps: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+def _no_devices(io: Io) -> Answer:
+    """Answer as an empty bus: all ones; MSRs fault."""
+    if io.kind in (IoKind.MSR_READ, IoKind.MSR_WRITE):
+        return Answer(fault=True)
+    return Answer(b"\xff" * (io.size * io.count) if io.kind in (IoKind.PORT_IN, IoKind.MMIO_READ) else b"")
+
+
+class _Control:
+    """The control socket and the thread that owns it: requests, answers, heartbeats."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.lost: ShimError | None = None
+        self.closing = False
+        self.session = 0
+        self._interval = 1.0
+        self._context = context
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._queue: deque[tuple[int, bytes, Future[Message]]] = deque()
+        self._waiting: dict[int, Future[Message]] = {}
+        self._seq = 0
+        self._lock = threading.Lock()
+        self._stop = False
+        self._on_loss: list[Callable[[], None]] = []
+        self._thread = threading.Thread(target=self._main, name="shim-control", daemon=True)
+        self._thread.start()
+
+    def request(self, message: Message, kind: type[_M], timeout: float = _TIMEOUT) -> _M:
+        """Send a request (its ``seq`` is filled in) and return its answer.
+
+        Raises:
+            Refused: the daemon refused it.
+            SessionLost: no answer came, or the session is gone.
+        """
+        future: Future[Message] = Future()
+        with self._lock:
+            if self._stop:
+                raise SessionLost("the connection is closed")
+            self._seq += 1
+            message.seq = self._seq  # type: ignore[attr-defined]
+            self._queue.append((self._seq, codec.encode(message), future))
+            os.eventfd_write(self._wake, 1)
+        try:
+            answer = future.result(timeout)
+        except TimeoutError:
+            raise SessionLost(f"no daemon answers at {self.endpoint} within {timeout:g} s; is it running?") from None
+        if isinstance(answer, Error):
+            raise Refused(answer)
+        if not isinstance(answer, kind):
+            raise ShimError(f"{message.NAME} was answered by {answer.NAME}, {kind.NAME} expected")
+        return answer
+
+    def keep_alive(self, session: int, timeout: float) -> None:
+        """Send heartbeats for a session that the daemon frees after ``timeout`` seconds of silence."""
+        self._interval, self.session = timeout / 4, session
+        os.eventfd_write(self._wake, 1)
+
+    def on_loss(self, call: Callable[[], None]) -> None:
+        """Call this on the control thread when the session is lost."""
+        self._on_loss.append(call)
+
+    def close(self) -> None:
+        """End the thread and its socket."""
+        with self._lock:
+            if self._stop:
+                return
+            self._stop = True
+            os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        os.close(self._wake)
+
+    def _main(self) -> None:
+        link = self._context.socket(zmq.DEALER)
+        link.setsockopt(zmq.LINGER, 0)
+        link.connect(self.endpoint)
+        poller = zmq.Poller()
+        poller.register(link, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        heard = due = time.monotonic()
+        while not self._stop:
+            poller.poll(None if not self.session else max(1, int((due - time.monotonic()) * 1000)))
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+            while self._queue:
+                seq, data, future = self._queue.popleft()
+                self._waiting[seq] = future
+                link.send(data)
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    self._receive(link.recv(zmq.NOBLOCK))
+                    heard = time.monotonic()
+            now = time.monotonic()
+            if self.session and now >= due:
+                due = now + self._interval
+                if now - heard > 3 * self._interval:
+                    self._lose(SessionLost(f"the daemon at {self.endpoint} is silent"))
+                with contextlib.suppress(zmq.Again):
+                    link.send(codec.encode(schema.Ping(seq=0, session=self.session)), zmq.NOBLOCK)
+        link.close()
+        for future in [*self._waiting.values(), *(entry[2] for entry in self._queue)]:
+            future.set_exception(SessionLost("the connection is closed"))
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            message = codec.decode(data, schema.MAX_CONTROL)
+        except ProtocolError as error:
+            self._lose(ShimError(f"the daemon does not speak this protocol: {error}"))
+            return
+        seq = getattr(message, "seq", 0)
+        if seq in self._waiting:
+            self._waiting.pop(seq).set_result(message)
+        elif isinstance(message, Error) and message.error is ErrorClass.SHUTTING_DOWN:
+            self.closing = True  # a run under way still ends with its done
+        elif isinstance(message, Error) and message.error in _ENDS and message.session in (0, self.session):
+            self._lose(SessionLost(str(Refused(message))))
+
+    def _lose(self, error: ShimError) -> None:
+        if self.lost is None:
+            self.lost = error
+            for call in self._on_loss:
+                call()
+
+
+class Shim:
+    """A session with a daemon.  ``welcome`` is what the daemon said: version, features, limits, engine."""
+
+    welcome: schema.Welcome
+
+    def __init__(self, endpoint: str, name: str = "", features: Sequence[str] = schema.FEATURES) -> None:
+        """Use :meth:`connect`."""
+        self.endpoint = endpoint
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.generation = 0
+        self.vcpus: dict[int, Vcpu] = {}
+        self._name, self._features = name, list(features)
+        self._epoch = 0
+        self._blocks: dict[int, Ram | tuple[str, int]] = {}
+        self._map: schema.Map | None = None
+        self._control: _Control
+
+    @classmethod
+    def connect(
+        cls, endpoint: str, name: str = "", features: Sequence[str] = schema.FEATURES, timeout: float = _TIMEOUT
+    ) -> Shim:
+        """Open a session at a daemon's control endpoint; ``name`` is the VM's, for logs.
+
+        Raises:
+            Refused: the daemon does not want it.
+            SessionLost: no daemon answers within ``timeout`` seconds.
+        """
+        shim = cls(endpoint, name, features)
+        try:
+            shim._hello(0, timeout)
+        except BaseException:
+            shim.close(bye=False)
+            raise
+        return shim
+
+    @property
+    def session(self) -> int:
+        """The session's number."""
+        return self.welcome.session
+
+    @property
+    def lost(self) -> ShimError | None:
+        """Why the session cannot be used any more, None while it can."""
+        return self._control.lost
+
+    @property
+    def closing(self) -> bool:
+        """Whether the daemon is shutting down: runs end, new ones are refused."""
+        return self._control.closing
+
+    def _hello(self, resume: int, timeout: float) -> None:
+        self._epoch += 1
+        self._control = control = _Control(self.context, self.endpoint)
+        control.on_loss(self._wake_all)
+        hello = schema.Hello(
+            seq=0,
+            min_version=schema.OLDEST,
+            max_version=schema.VERSION,
+            features=self._features,
+            name=self._name,
+            resume=resume,
+            epoch=self._epoch,
+        )
+        self.welcome = control.request(hello, schema.Welcome, timeout)
+        control.keep_alive(self.welcome.session, self.welcome.timeout_ms / 1000)
+
+    def _wake_all(self) -> None:
+        for vcpu in list(self.vcpus.values()):
+            vcpu.wake()
+
+    def request(self, message: Message, kind: type[_M] = schema.Ok) -> _M:  # type: ignore[assignment]
+        """Send a control request and return its answer; ``seq`` and ``session`` are filled in.
+
+        Raises:
+            Refused: the daemon refused it.
+            SessionLost: the session is gone.
+        """
+        if self.lost is not None:
+            raise self.lost
+        message.session = self.session  # type: ignore[attr-defined]
+        return self._control.request(message, kind)
+
+    # ------------------------------------------------------------------------------------------ memory
+
+    def add_ram(self, ram: Ram) -> int:
+        """Share a block of RAM by its descriptor; returns the number that regions name it by."""
+        number = self._new_block()
+        self._share(number, ram)
+        self._blocks[number] = ram
+        return number
+
+    def add_ram_file(self, path: str, size: int) -> int:
+        """Share RAM that is a file below the daemon's memory path; returns the block's number."""
+        number = self._new_block()
+        self.request(schema.Ram(seq=0, session=0, ram=number, size=size, path=path))
+        self._blocks[number] = (path, size)
+        return number
+
+    def remove_ram(self, number: int) -> None:
+        """Take back a block that the map no longer uses."""
+        self.request(schema.RamRemove(seq=0, session=0, ram=number))
+        self._blocks.pop(number, None)
+
+    def _new_block(self) -> int:
+        return max(self._blocks, default=0) + 1
+
+    def _share(self, number: int, ram: Ram) -> None:
+        """Send a descriptor over the RAM socket (ZeroMQ cannot pass any)."""
+        if not self.welcome.ram_socket:
+            raise ShimError("this daemon takes no descriptors; share files below its memory path instead")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
+            side.settimeout(_TIMEOUT)
+            try:
+                side.connect(self.welcome.ram_socket)
+                message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size)
+                socket.send_fds(side, [codec.encode(message)], [ram.fd])
+                answer = codec.decode(side.recv(schema.MAX_CONTROL), schema.MAX_CONTROL)
+            except (OSError, ProtocolError) as error:
+                raise SessionLost(f"the RAM socket does not answer: {error}") from None
+        if isinstance(answer, Error):
+            raise Refused(answer)
+
+    def next_map(self, regions: Sequence[Region], a20: bool = True) -> schema.Map:
+        """Return a map with the next generation, to go with an :class:`Answer`; it counts as sent."""
+        self.generation += 1
+        self._map = schema.Map(self.generation, list(regions), a20)
+        return self._map
+
+    def set_map(self, regions: Sequence[Region], a20: bool = True) -> int:
+        """Replace the memory map; returns its generation."""
+        new = schema.Map(self.generation + 1, list(regions), a20)
+        self.request(schema.MemoryMap(seq=0, session=0, map=new))
+        self.generation, self._map = new.generation, new
+        return new.generation
+
+    # ------------------------------------------------------------------------------------------ vCPUs and life
+
+    def create_vcpu(self, number: int, cpuid: Sequence[Cpuid] = (), model: str = "p6") -> Vcpu:
+        """Create a vCPU; ``cpuid`` empty means the model's own table."""
+        create = schema.VcpuCreate(seq=0, session=0, vcpu=number, model=model, cpuid=list(cpuid))
+        ready = self.request(create, schema.VcpuReady)
+        vcpu = self.vcpus[number] = Vcpu(self, create, ready.endpoint)
+        return vcpu
+
+    def destroy_vcpu(self, number: int) -> None:
+        """Destroy a vCPU; its run, if any, is given up."""
+        self.request(schema.VcpuDestroy(seq=0, session=0, vcpu=number))
+        self.vcpus.pop(number).close()
+
+    def counters(self) -> schema.Counters:
+        """Return the daemon's counters of this session."""
+        return self.request(schema.Query(seq=0, session=0), schema.Counters)
+
+    def stats(self) -> Stats:
+        """Return this side's counters, summed over the vCPUs."""
+        return sum((vcpu.stats for vcpu in self.vcpus.values()), Stats())
+
+    def reconnect(self, timeout: float = _TIMEOUT) -> bool:
+        """Take the session up again with new sockets and a new epoch.
+
+        A run under way goes on: its request is sent again and answered from the daemon's record.  Where the daemon
+        does not know the session any more (it is another one), a new session gets the same RAM, map and vCPUs; a run
+        that was under way is then lost and raises :class:`RunLost`.
+
+        Returns:
+            Whether the session is still the old one.
+        """
+        session = self.session
+        self._control.close()
+        try:
+            self._hello(session, timeout)
+        except Refused as refused:
+            if refused.error.error is not ErrorClass.UNKNOWN_SESSION:
+                raise
+            self._control.close()
+            self._hello(0, timeout)
+            self._rebuild()
+            return False
+        for vcpu in self.vcpus.values():
+            vcpu.renew(vcpu.endpoint, same=True)
+        return True
+
+    def _rebuild(self) -> None:
+        """Give a new session all that the old one had."""
+        for number, block in self._blocks.items():
+            if isinstance(block, Ram):
+                self._share(number, block)
+            else:
+                self.request(schema.Ram(seq=0, session=0, ram=number, path=block[0], size=block[1]))
+        if self._map is not None:
+            self.request(schema.MemoryMap(seq=0, session=0, map=self._map))
+        for vcpu in self.vcpus.values():
+            vcpu.renew(self.request(vcpu.create, schema.VcpuReady).endpoint, same=False)
+
+    def close(self, bye: bool = True) -> None:
+        """End the session; ``bye`` False just vanishes, as a crashed hypervisor does."""
+        if hasattr(self, "_control"):
+            if bye and self.lost is None and hasattr(self, "welcome"):
+                with contextlib.suppress(ShimError):
+                    self._control.session = 0  # no heartbeat may follow
+                    self._control.request(schema.Bye(seq=0, session=self.session), schema.Ok, 10.0)
+            self._control.close()
+        for vcpu in self.vcpus.values():
+            vcpu.close()
+        self.vcpus.clear()
+        self.context.term()
+
+    def __enter__(self) -> Shim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class Vcpu:
+    """One vCPU.  ``stats`` counts what it has done."""
+
+    def __init__(self, shim: Shim, create: schema.VcpuCreate, endpoint: str) -> None:
+        """Made by :meth:`Shim.create_vcpu`."""
+        self.number, self.create, self.endpoint = create.vcpu, create, endpoint
+        self.stats = Stats()
+        self._shim = shim
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._socket: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake, zmq.POLLIN)
+        self._epoch = 0
+        self._seq = 0
+        self._base = 0
+        self._known: Groups = {}
+        self._request: Emulate | None = None
+        self._answered: IoAnswer | None = None
+        self._kicks: deque[tuple[Stop, bool | None]] = deque()
+        self._renewed: tuple[str, bool] | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------ any thread
+
+    def kick(self, stop: Stop = Stop.KICK, window: bool | None = None) -> None:
+        """End the run under way soon, or with ``stop`` none only tell whether an interrupt waits.
+
+        Without a run under way the next one is kicked.
+        """
+        self._kicks.append((stop, window))
+        self.wake()
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`run` look at what has changed."""
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
+
+    def renew(self, endpoint: str, *, same: bool) -> None:
+        """Use a new socket and epoch from now on; ``same`` False: with a daemon that knows of no earlier run."""
+        self._renewed = endpoint, same
+        self.wake()
+
+    # ------------------------------------------------------------------------------------------ its own thread
+
+    def run(
+        self,
+        state: State,
+        *,
+        until: UntilWord | str = UntilWord.NEVER,
+        steps: int | None = None,
+        microseconds: int | None = None,
+        reason: Reason | str = Reason.REQUEST,
+        on_io: OnIo = _no_devices,
+        on_posted: OnPosted | None = None,
+        on_pages: OnPages | None = None,
+        window: bool = False,
+        acknowledge: bool = False,
+        inject: Event | None = None,
+        code: bytes = b"",
+        mmio: int | None = None,
+        explain: bool = False,
+        checkpoint: bool = False,
+    ) -> Done:
+        """Run guest code from ``state``, which is brought up to date, and return how it ended.
+
+        Arguments are the fields of ``emulate`` (see the protocol's text).  Questions go to ``on_io``, coalesced writes
+        one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.
+
+        Raises:
+            Refused: the daemon refused the request; nothing has run.
+            RunLost: the run was lost in the middle.
+            SessionLost: the session is gone; no run was under way.
+        """
+        if self._closed:
+            raise SessionLost(f"vCPU {self.number} is closed")
+        self._renew_if_asked()
+        if self._shim.lost is not None:
+            raise self._shim.lost
+        if self._shim.closing:
+            raise SessionLost("the daemon is shutting down")
+        now = {group: get_group(state, group) for group in GROUPS}
+        self._seq += 1
+        self._answered = None
+        self._request = Emulate(
+            session=self._shim.session,
+            vcpu=self.number,
+            epoch=self._epoch,
+            seq=self._seq,
+            generation=self._shim.generation,
+            base=self._base,
+            state={g: v for g, v in now.items() if v != self._known.get(g)} if self._base else now,
+            reason=Reason(reason),
+            until=UntilWord(until),
+            steps=steps,
+            microseconds=microseconds,
+            window=window,
+            acknowledge=acknowledge,
+            inject=inject,
+            code=code,
+            mmio=mmio,
+            explain=explain,
+            checkpoint=checkpoint,
+        )
+        try:
+            self._send(self._request)
+            self.stats.requests += 1
+            done = self._converse(self._request, now, on_io, on_posted, on_pages)
+        except Refused:
+            self._base = 0
+            raise
+        finally:
+            self._request = None
+        update(state, done.state)
+        self._base, self._known = done.seq, {**now, **done.state}
+        self.stats.instructions += done.instructions
+        self.stats.steps += done.steps
+        return done
+
+    def _converse(
+        self, request: Emulate, now: Groups, on_io: OnIo, on_posted: OnPosted | None, on_pages: OnPages | None
+    ) -> Done:
+        """Answer questions until the run is over."""
+        while True:
+            message = self._receive()
+            match message:
+                case Io(seq=request.seq):
+                    if self._answered is not None and message.io <= self._answered.io:
+                        if message.io == self._answered.io:  # our answer was lost: say it again, touch no device
+                            self._send(self._answered)
+                        continue
+                    self.stats.io += 1
+                    self._deliver(message, on_posted, on_pages)
+                    given = Answer() if message.kind is IoKind.REPORT else on_io(message)
+                    self._answered = self._answer(message, given)
+                    self._send(self._answered)
+                case Done(seq=request.seq):
+                    self._deliver(message, on_posted, on_pages)
+                    return message
+                case Error(seq=request.seq) | Error(seq=0):
+                    if message.error is ErrorClass.UNKNOWN_BASE:  # the daemon has forgotten: say it in full
+                        request.base, request.state = 0, now
+                        self._send(request)
+                    elif message.error in (ErrorClass.ABORTED, ErrorClass.INTERNAL):
+                        self._base = 0
+                        raise RunLost(str(Refused(message)))
+                    else:
+                        raise Refused(message)
+
+    @staticmethod
+    def _deliver(message: Io | Done, on_posted: OnPosted | None, on_pages: OnPages | None) -> None:
+        if on_posted is not None:
+            for post in message.posted:
+                for at in range(0, len(post.data), post.size or 1):
+                    on_posted(post.gpa + at, post.data[at : at + (post.size or 1)])
+        if on_pages is not None and message.pages:
+            on_pages(message.pages)
+
+    def _answer(self, io: Io, given: Answer | bytes | None) -> IoAnswer:
+        answer = given if isinstance(given, Answer) else Answer(given or b"")
+        return IoAnswer(
+            session=io.session,
+            vcpu=io.vcpu,
+            epoch=self._epoch,
+            seq=io.seq,
+            io=io.io,
+            data=answer.data,
+            fault=answer.fault,
+            map=answer.map,
+            window=answer.window,
+            stop=answer.stop,
+        )
+
+    def _send(self, message: Emulate | IoAnswer | Kick) -> None:
+        message.epoch = self._epoch
+        data = codec.encode(message)
+        assert self._socket is not None
+        with contextlib.suppress(zmq.Again):  # nobody is there to take it; it is sent again after a reconnect
+            self._socket.send(data, zmq.NOBLOCK)
+            self.stats.bytes_sent += len(data)
+
+    def _receive(self) -> Message:
+        """Return the next message; carry out kicks and reconnects meanwhile."""
+        while True:
+            assert self._socket is not None
+            self._pass_kicks()
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                self._poller.poll()
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                self._renew_if_asked()
+                if self._shim.lost is not None and self._renewed is None:
+                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}") from None
+                continue
+            self.stats.bytes_received += len(data)
+            try:
+                return codec.decode(data)
+            except ProtocolError as error:
+                raise RunLost(f"the daemon does not speak this protocol: {error}") from None
+
+    def _pass_kicks(self) -> None:
+        while self._kicks and self._request is not None:
+            stop, window = self._kicks.popleft()
+            self._send(
+                Kick(
+                    session=self._request.session,
+                    vcpu=self.number,
+                    epoch=self._epoch,
+                    seq=self._request.seq,
+                    stop=stop,
+                    window=window,
+                )
+            )
+
+    def _renew_if_asked(self) -> None:
+        """Open the socket the first time; after a reconnect use a new one and send an unanswered request again."""
+        renewed, self._renewed = self._renewed, None
+        if renewed is None and self._socket is not None:
+            return
+        if renewed is not None:
+            self.endpoint = renewed[0]
+        self._drop_socket()
+        self._socket = self._shim.context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new epoch, so a new socket
+        self._socket.connect(self.endpoint)
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._epoch += 1
+        if renewed is not None and not renewed[1]:
+            self._base = 0
+            if self._request is not None:
+                raise RunLost("a run was lost in the middle: the daemon is another one")
+        elif self._request is not None:
+            self._send(self._request)
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.close(linger=0)
+            self._socket = None
+
+    def close(self) -> None:
+        """Give up the socket; called by :meth:`Shim.close` when no run is under way."""
+        if not self._closed:
+            self._closed = True
+            self._drop_socket()
+            os.close(self._wake)

@@ -1,0 +1,311 @@
+"""A small machine that runs one described instruction: printed Python, flat memory, the segment checks, no engine.
+
+It stands in for an engine in the tests of descriptions only: no paging, no events, no caching; ports answer from a list.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from dm.isa import catalogue, features, flags, segmentation
+from dm.isa.decode import decode, variants
+from dm.isa.forms import ROWS, Row
+from dm.isa.insn import Variant, expand
+from dm.machine.state import FIELDS, Seg
+from dm.microcode import Microcode, Procedure
+from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
+
+assert catalogue.DESCRIPTIONS
+
+
+class Fault(Exception):
+    """An exception of the guest: vector, error code, cause."""
+
+    def __init__(self, cause: str, vector: int, error: int, *operands: int) -> None:
+        super().__init__(f"#{vector}({error:#x}) {cause} {[hex(o) for o in operands]}")
+        self.cause, self.vector, self.error = cause, vector, error
+
+
+class Unsupported(Exception):
+    """Exit ``unsupported``."""
+
+
+class _View:
+    """General registers in 8 or 16 bits."""
+
+    def __init__(self, gpr: list[int], width: int) -> None:
+        self.gpr, self.width = gpr, width
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return (index & 3, 8 if index > 3 else 0) if self.width == 8 else (index, 0)
+
+    def __getitem__(self, index: int) -> int:
+        number, low = self._place(index)
+        return self.gpr[number] >> low & (1 << self.width) - 1
+
+    def __setitem__(self, index: int, value: int) -> None:
+        number, low = self._place(index)
+        mask = (1 << self.width) - 1 << low
+        self.gpr[number] = self.gpr[number] & ~mask | value << low
+
+
+@dataclass
+class Machine:
+    """Registers, one stretch of memory and what ended the last instruction.
+
+    By default real mode with all bases 0 and limits of 64 KiB, code at 8000h, stack at 7000h.  ``origin`` is the linear
+    address of the first byte of memory.
+    """
+
+    memory: bytearray = field(default_factory=lambda: bytearray(0x20000))
+    origin: int = 0
+    code32: bool = False
+
+    def __post_init__(self) -> None:
+        for row in FIELDS:
+            if "." not in row.name and row.name != "fxsave":
+                setattr(self, row.name, [0] * row.count if row.count else 0)
+        self.fxsave = bytearray(512)
+        self.fxsave[0:2] = (0x37F).to_bytes(2, "little")
+        self.gpr32 = [0] * 9
+        self.gpr8, self.gpr16 = _View(self.gpr32, 8), _View(self.gpr32, 16)
+        self.gpr32[4] = 0x7000
+        self.seg = SimpleNamespace(
+            selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[0x93] * 8, unusable=[0] * 8
+        )
+        self.seg.attributes[Seg.CS] = 0x9B
+        self.eip = 0x8000
+        self.fr, self.fc, self.flags = 1, 0, 0
+        self.set_eflags(2)
+        self.model, self.vendor, self.features = 6, 0, features.feature_mask(features.DEFAULT_CPUID)
+        self.stack_mask = 0xFFFF
+        self.delivering = self.shadow_next = 0
+        self.ports: list[int] = []
+        self.log: list[tuple[Any, ...]] = []
+        self.ended: tuple[Any, ...] = ()
+        self._rmw: tuple[int, int] = (0, 0)
+
+    # flags
+    def set_eflags(self, word: int) -> None:
+        """Load EFLAGS."""
+        zf, cf, of = word >> 6 & 1, word & 1, word >> 11 & 1
+        self.fr = 1 - zf
+        self.fc = cf << 31 | (cf ^ of) << 30 | (word >> 4 & 1) << 3 | (word >> 7 & 1) << 1 | (word >> 2 & 1) ^ zf
+        self.flags = word & ~flags.ARITHMETIC & ~2
+
+    @property
+    def eflags(self) -> int:
+        """EFLAGS."""
+        fr, fc = self.fr, self.fc
+        cf, of = fc >> 31, (fc >> 31 ^ fc >> 30) & 1
+        pf = ~(fr & 0xFF).bit_count() & 1 ^ fc & 1
+        sf = (fr >> 31 ^ fc >> 1) & 1
+        return self.flags | 2 | cf | pf << 2 | (fc >> 3 & 1) << 4 | (fr == 0) << 6 | sf << 7 | of << 11
+
+    # memory
+    def _at(self, seg: int, offset: int, size: int, write: int) -> int:
+        function("segment_check", segmentation.segment_check)(self, seg, offset, size, write)
+        return (self.seg.base[seg] + offset) & 0xFFFFFFFF
+
+    def _read(self, linear: int, size: int) -> int:
+        at = linear - self.origin
+        return int.from_bytes(self.memory[at : at + size], "little")
+
+    def _write(self, linear: int, size: int, value: int) -> None:
+        at = linear - self.origin
+        assert 0 <= at <= len(self.memory) - size, f"write outside memory: {linear:#x}"
+        self.memory[at : at + size] = value.to_bytes(size, "little")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        # load8 … rmw_locked_end64, port_in8 …: one method for each family
+        family = name.rstrip("0123456789")
+        if family == name or not hasattr(type(self), f"any_{family}"):
+            raise AttributeError(name)
+        return functools.partial(getattr(self, f"any_{family}"), int(name[len(family) :]) // 8)
+
+    def any_load(self, size: int, seg: int, offset: int) -> int:
+        """Primitive LOAD."""
+        return self._read(self._at(seg, offset, size, 0), size)
+
+    def any_store(self, size: int, seg: int, offset: int, value: int) -> None:
+        """Primitive STORE."""
+        self._write(self._at(seg, offset, size, 1), size, value)
+
+    def any_rmw(self, size: int, seg: int, offset: int) -> int:
+        """Primitive RMW."""
+        linear = self._at(seg, offset, size, 1)
+        self._rmw = linear, size
+        return self._read(linear, size)
+
+    def any_rmw_end(self, size: int, value: int) -> None:
+        """Primitive RMW_END."""
+        assert self._rmw[1] == size
+        self._write(*self._rmw, value)
+
+    def any_rmw_locked(self, size: int, seg: int, offset: int) -> int:
+        """Primitive RMW_LOCKED."""
+        self.log.append(("locked", size))
+        return self.any_rmw(size, seg, offset)
+
+    any_rmw_locked_end = any_rmw_end
+
+    def any_load_system(self, size: int, linear: int) -> int:
+        """Primitive LOAD_SYSTEM."""
+        return self._read(linear, size)
+
+    def or_system8(self, linear: int, mask: int) -> None:
+        """Primitive OR_SYSTEM8."""
+        self._write(linear, 1, self._read(linear, 1) | mask)
+
+    def probe_write(self, seg: int, offset: int, size: int) -> None:
+        """Primitive PROBE_WRITE."""
+        self._at(seg, offset, size, 1)
+
+    def probe_read(self, seg: int, offset: int, size: int) -> None:
+        """Primitive PROBE_READ."""
+        self._at(seg, offset, size, 0)
+
+    # ports and the rest of the outside
+    def any_port_in(self, size: int, port: int) -> int:
+        """Primitive PORT_IN."""
+        self.log.append(("in", port, size))
+        return self.ports.pop(0)
+
+    def any_port_out(self, size: int, port: int, value: int) -> None:
+        """Primitive PORT_OUT."""
+        self.log.append(("out", port, size, value))
+
+    def any_port_in_block(self, size: int, port: int, offset: int, wanted: int, down: int, wide: int) -> int:
+        """Primitive PORT_IN_BLOCK: at most two elements."""
+        step, moved = -size if down else size, min(wanted, 2)
+        for i in range(moved):
+            self.any_store(size, Seg.ES, offset + i * step & (0xFFFFFFFF if wide else 0xFFFF), self.ports.pop(0))
+        self.log.append(("in", port, size, moved))
+        return moved
+
+    def any_port_out_block(
+        self, size: int, port: int, seg: int, offset: int, wanted: int, down: int, wide: int
+    ) -> int:
+        """Primitive PORT_OUT_BLOCK: at most two elements."""
+        step, moved = -size if down else size, min(wanted, 2)
+        for i in range(moved):
+            value = self.any_load(size, seg, offset + i * step & (0xFFFFFFFF if wide else 0xFFFF))
+            self.log.append(("out", port, size, value))
+        return moved
+
+    def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
+        """Primitive CPUID_READ."""
+        return features.DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
+
+    def tsc_read(self) -> int:
+        """Primitive TSC_READ."""
+        return 0x123456789ABCDEF0
+
+    def random(self) -> int:
+        """Primitive RANDOM."""
+        return 0xFEDCBA9876543210
+
+    def fence(self) -> None:
+        """Primitive FENCE."""
+        self.log.append(("fence",))
+
+    def segment_changed(self, seg: int) -> None:
+        """Primitive SEGMENT_CHANGED."""
+        if seg == Seg.SS:
+            self.stack_mask = 0xFFFFFFFF if self.seg.attributes[seg] & 0x4000 else 0xFFFF
+
+    # ends
+    def next(self) -> None:
+        """Terminator NEXT."""
+        self.ended = ("next",)
+
+    def jump(self, target: int) -> None:
+        """Terminator JUMP."""
+        self.ended = ("jump", target)
+
+    def jump_indirect(self, target: int) -> None:
+        """Terminator JUMP_INDIRECT."""
+        self.ended = ("jump", target)
+
+    def checkpoint(self) -> None:
+        """Terminator CHECKPOINT."""
+        self.ended = ("checkpoint",)
+
+    def repeat(self, count: int) -> None:
+        """Terminator REPEAT."""
+        self.ended = ("repeat", count)
+
+    def fault(self, cause: str, vector: int, error: int, *operands: int) -> None:
+        """Terminator FAULT."""
+        raise Fault(cause, vector, error, *operands)
+
+    def unsupported(self, what: str) -> None:
+        """Terminator UNSUPPORTED."""
+        raise Unsupported(what)
+
+    def step(self, code: bytes) -> None:
+        """Execute the instruction at the start of ``code`` (one iteration of REP); EIP ends behind it or at the target.
+
+        Raises:
+            Fault: the guest's exception.
+            Unsupported: the exit.
+        """
+        decoded = decode(code, self.code32)
+        if decoded.row is None:
+            raise Fault("UNDEFINED", 6, 0)
+        names = ("seg", "reg", "rm", "base", "index", "scale", "disp", "imm", "imm2")
+        following = (self.eip + decoded.length) & 0xFFFFFFFF
+        record = SimpleNamespace(
+            **{name: int(getattr(decoded, name)) for name in names}, next_eip=following, this_eip=self.eip
+        )
+        handler(decoded.row, decoded.variant)(self, record)
+        if self.ended[0] == "next":
+            self.eip = following
+        elif self.ended[0] == "jump":
+            self.eip = self.ended[1]
+
+    def run(self, code: bytes) -> Machine:
+        """Execute one instruction to its end, REP included; return self."""
+        self.step(code)
+        while self.ended[0] == "repeat":
+            self.step(code)
+        return self
+
+
+def _calls(block: Block) -> Iterator[Procedure]:
+    for statement in block.body:
+        if isinstance(statement, Call) and isinstance(statement.target, Procedure):
+            yield statement.target
+        elif isinstance(statement, If):
+            yield from _calls(statement.then)
+            yield from _calls(statement.other)
+        elif isinstance(statement, Loop):
+            yield from _calls(statement.body)
+
+
+@functools.cache
+def function(name: str, code: Microcode | Procedure) -> Callable[..., Any]:
+    """Return printed code as a Python function; the procedures it calls come along."""
+    body = code.code if isinstance(code, Procedure) else code
+    scope: dict[str, Any] = dict(RUNTIME)
+    for called in _calls(body.root):
+        scope[called.name] = function(called.name, called)
+    exec(compile(PythonPrinter(PythonTarget()).function(body), name, "exec"), scope)
+    made: Callable[..., Any] = scope[name]
+    return made
+
+
+@functools.cache
+def handler(row: Row, variant: Variant) -> Callable[..., Any]:
+    """Return one form of a row as a Python function of machine and record."""
+    return function("insn", expand(row, variant, "insn"))
+
+
+def forms(*mnemonics: str) -> list[tuple[Row, Variant]]:
+    """Return every form of every row with one of these names."""
+    return [(row, variant) for row in ROWS if row.mnemonic in mnemonics for variant in variants(row)]

@@ -1,0 +1,128 @@
+"""A daemon process with the scripted engine, and a bare peer that can say anything."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import zmq
+
+from dm.machine.state import GROUPS, State, get_group
+from dm.protocol import codec, schema
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SERVE = (
+    "import argparse, sys; from dm.server import command; p = argparse.ArgumentParser(); "
+    "command.add_arguments(p); sys.exit(command.main(p.parse_args()))"
+)
+
+
+def environment():
+    """Workers import the scripted engine from here."""
+    paths = [str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def command(*arguments):
+    return [sys.executable, "-c", SERVE, *arguments]
+
+
+class Daemon:
+    """``x86-dm serve`` in a directory of its own."""
+
+    def __init__(self, directory, *options, engine="fake_engine:create"):
+        self.directory = directory
+        self.endpoint = f"ipc://{directory}/control"
+        self.log = directory / "log"
+        arguments = ["--listen", self.endpoint, "--engine", engine, "--log-file", str(self.log), *options]
+        self.process = subprocess.Popen(command(*arguments), env=environment(), stdin=subprocess.DEVNULL)
+
+    def stop(self, sig=signal.SIGTERM):
+        """Return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Peer:
+    """A DEALER that sends messages or any bytes."""
+
+    def __init__(self, endpoint):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(endpoint)
+
+    def send(self, *parts):
+        self.socket.send_multipart([part if isinstance(part, bytes) else codec.encode(part) for part in parts])
+
+    def receive(self, timeout=10.0):
+        assert self.socket.poll(int(timeout * 1000)), "no answer"
+        frames = self.socket.recv_multipart()
+        assert len(frames) == 1
+        return codec.decode(frames[0])
+
+    def silent(self, timeout=0.1):
+        return not self.socket.poll(int(timeout * 1000))
+
+    def ask(self, *parts):
+        self.send(*parts)
+        return self.receive()
+
+    def hello(self, **changes):
+        return self.ask(schema.Hello(**{"seq": 1, "min_version": 1, "max_version": 1, **changes}))
+
+    def close(self):
+        self.socket.close()
+        self.context.term()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def groups(state):
+    return {group: get_group(state, group) for group in GROUPS}
+
+
+def flat(program_at=0, **registers):
+    """A state whose code starts at physical ``program_at``."""
+    state = State.reset()
+    state.cs.base, state.rip = 0, program_at
+    for name, value in registers.items():
+        setattr(state, name, value)
+    return state
+
+
+@contextlib.contextmanager
+def session(endpoint, program=b"", size=1 << 16, name="test"):
+    """A Shim with RAM at 0 that holds ``program``, coalesced memory at 0xa0000, and vCPU 0."""
+    from dm.shim.client import Shim
+    from dm.shim.ram import Ram
+
+    with Shim.connect(endpoint, name) as shim, Ram(size) as ram:
+        ram.view[: len(program)] = program
+        block = shim.add_ram(ram)
+        shim.set_map(
+            [
+                schema.Region(0, size, schema.Kind.RAM, block),
+                schema.Region(0xA0000, 0x20000, schema.Kind.COALESCED),
+            ]
+        )
+        shim.ram, shim.block = ram, block
+        yield shim, shim.create_vcpu(0)

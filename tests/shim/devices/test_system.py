@@ -1,0 +1,64 @@
+import pytest
+
+from dm.shim.bus import PortBus
+from dm.shim.devices.debugcon import DebugConsole, PostCodes
+from dm.shim.devices.system import SystemControl
+
+
+@pytest.fixture
+def rig():
+    changes = []
+    system, bus = SystemControl(lambda: changes.append(1)), PortBus()
+    system.connect(bus)
+    return system, bus, changes
+
+
+def test_port_92_gates_a20(rig):
+    system, bus, changes = rig
+    assert bus.read(0x92, 1) == b"\x00"
+    bus.write(0x92, 1, b"\x02")
+    assert system.a20
+    assert bus.read(0x92, 1) == b"\x02"
+    bus.write(0x92, 1, b"\x02")
+    assert len(changes) == 1, "nothing has changed"
+
+
+def test_port_92_bit_0_resets(rig):
+    system, bus, _ = rig
+    bus.write(0x92, 1, b"\x03")
+    assert system.reset_requested
+
+
+@pytest.mark.parametrize(("values", "resets"), [((0x06,), True), ((0x02,), False), ((0x04,), True), ((0x02, 0x06), True)])
+def test_port_cf9_resets_on_the_rising_edge_of_bit_2(rig, values, resets):
+    system, bus, _ = rig
+    for value in values:
+        bus.write(0xCF9, 1, bytes((value,)))
+    assert system.reset_requested is resets
+
+
+def test_reset_masks_a20(rig):
+    system, _, _ = rig
+    system.set_a20(True)
+    system.request_reset()
+    system.reset()
+    assert not system.a20
+    assert not system.reset_requested
+
+
+def test_debug_console_takes_bytes_and_identifies_itself():
+    bus, text = PortBus(), bytearray()
+    DebugConsole(0x402, text.extend).connect(bus)
+    bus.write(0x402, 1, b"hello")
+    assert text == b"hello"
+    assert bus.read(0x402, 1) == b"\xe9"
+
+
+def test_post_codes_are_kept_in_order():
+    bus, post = PortBus(), PostCodes()
+    post.connect(bus)
+    assert bus.read(0x80, 1) == b"\x00"
+    for code in range(300):
+        bus.write(0x80, 1, bytes((code & 0xFF,)))
+    assert post.codes == [code & 0xFF for code in range(44, 300)]
+    assert bus.read(0x80, 1) == bytes((299 & 0xFF,))

@@ -1,0 +1,96 @@
+"""The rules of tests/conftest.py, held on small test files in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+FILE = """
+import pytest
+
+def test_plain_skip():
+    pytest.skip("no reason good enough")
+
+@pytest.mark.kvm
+def test_host_skip():
+    pytest.skip("no /dev/kvm")
+
+@pytest.fixture
+def absent():
+    pytest.skip("not here")
+
+def test_fixture_skip(absent):
+    pass
+
+@pytest.mark.xfail(reason="known")
+def test_xfail():
+    assert False
+
+def test_pass():
+    pass
+
+@pytest.mark.long
+def test_long():
+    pass
+"""
+
+
+def run(tmp_path: Path, *words: str, content: str = FILE, strict: bool = False) -> tuple[int, str]:
+    shutil.copy(HERE / "conftest.py", tmp_path)
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\nmarkers = ["long", "kvm"]\n'
+    )
+    (tmp_path / "test_it.py").write_text(content)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DM_STRICT", "PYTEST_"))}
+    if strict:
+        environment["DM_STRICT"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_skips_are_skips_by_default(tmp_path: Path) -> None:
+    code, out = run(tmp_path)
+    assert code == 0, out
+    assert "1 passed, 3 skipped, 1 deselected, 1 xfailed" in out
+
+
+def test_only_a_hosts_lack_may_be_skipped_under_strict(tmp_path: Path) -> None:
+    code, out = run(tmp_path, strict=True)
+    assert code == 1, out
+    assert "1 passed, 1 skipped, 1 deselected, 1 xfailed" in out
+    assert "FAILED test_it.py::test_plain_skip" in out
+    assert "ERROR test_it.py::test_fixture_skip" in out
+    assert "no reason good enough" in out
+
+
+def test_a_module_that_skips_itself_fails_under_strict(tmp_path: Path) -> None:
+    content = "import pytest\npytest.importorskip('no_such_module')\n"
+    assert run(tmp_path, content=content)[0] == 5
+    code, out = run(tmp_path, content=content, strict=True)
+    assert code == 2, out
+    assert "module skipped under DM_STRICT=1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["-m", "long"], "1 passed, 5 deselected"),
+        (["-m", "long or kvm"], "1 passed, 1 skipped, 4 deselected"),
+        (["test_it.py::test_long"], "1 passed"),
+        (["-m", "not kvm"], "1 passed, 2 skipped, 2 deselected, 1 xfailed"),
+    ],
+)
+def test_long_tests_run_when_they_are_named(tmp_path: Path, words: list[str], result: str) -> None:
+    code, out = run(tmp_path, *words)
+    assert code == 0, out
+    assert f"{result} in " in out

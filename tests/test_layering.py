@@ -1,0 +1,83 @@
+"""Imports run downwards only; docs/architecture.md draws the layers."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dm
+
+PACKAGE = Path(dm.__file__).parent
+
+#: What each part of dm may import of the others.  A part that is not named here does not exist.
+ALLOWED = {
+    "microcode": set(),
+    "machine": {"microcode"},
+    "isa": {"machine", "microcode"},
+    "engine": {"isa", "machine", "microcode"},
+    "protocol": {"machine"},
+    "qmp": {"machine", "protocol"},
+    "server": {"engine", "machine", "protocol", "qmp"},
+    "shim": {"engine", "machine", "protocol"},
+    "vectors": {"engine", "machine"},
+    "bench": {"engine", "machine", "isa"},
+    "cli": {"engine"},
+    "version": set(),
+}
+#: Anyone may know the version.
+COMMON = {"version"}
+#: The engine and everything below it do no input or output over a network.
+SILENT = ("microcode", "machine", "isa", "engine")
+NETWORK = {"socket", "zmq", "asyncio", "selectors", "ssl", "http", "urllib"}
+
+
+def modules(part: str) -> Iterator[tuple[Path, ast.Module]]:
+    place = PACKAGE / part
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+        yield path, ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, absolute module name) of every import, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute here"
+            yield node.lineno, node.module or ""
+            if node.module == "dm":
+                yield from ((node.lineno, f"dm.{alias.name}") for alias in node.names)
+
+
+def parts() -> set[str]:
+    found = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    return found - {"__init__"}
+
+
+def test_every_part_has_its_place() -> None:
+    assert parts() <= ALLOWED.keys()
+
+
+@pytest.mark.parametrize("part", sorted(parts()))
+def test_imports_run_downwards(part: str) -> None:
+    wrong = []
+    for path, tree in modules(part):
+        for line, name in imported(tree):
+            words = name.split(".")
+            if words[0] == "dm" and len(words) > 1 and words[1] not in ALLOWED[part] | COMMON | {part}:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
+    assert not wrong, f"dm.{part} may import {sorted(ALLOWED[part])} only:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("part", SILENT)
+def test_engine_and_below_know_no_network(part: str) -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path, tree in modules(part)
+        for line, name in imported(tree)
+        if name.split(".")[0] in NETWORK
+    ]
+    assert not wrong, "\n".join(wrong)
