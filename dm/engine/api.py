@@ -7,7 +7,6 @@ Both engines (native and Python) implement :class:`Engine`; everything above thi
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol, runtime_checkable
@@ -238,8 +237,9 @@ class Engine(Protocol):
         ...
 
     def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
-        """Answer the open question: ``size * count`` bytes for reads, nothing for writes; ``fault`` raises #GP(0)
-        in the guest (MSR accesses only).
+        """Answer the open question with ``size * count`` bytes for a read, nothing for a write.
+
+        ``fault`` raises #GP(0) in the guest (MSR accesses only).
 
         Raises:
             ValueError: no question is open, or the length is wrong.

@@ -1,7 +1,7 @@
 """Cells of the machine that microcode reads and writes.
 
-Architectural cells come from the state table (:mod:`dm.machine.cells`); the few that follow them here exist only while an
-engine runs and are converted at its border.
+Architectural cells come from the state table (:mod:`dm.machine.cells`); the few that follow them here exist only while
+an engine runs and are converted at its border.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dm.machine.cells import EIP as EIP
 from dm.machine.cells import FLAGS as FLAGS
 from dm.machine.cells import cell as cell
 from dm.microcode import Field
-
-
 
 # General registers by operand size.  Index 8 of GPR32 reads as zero ("no base", "no index").
 GPR8: Final = Field("gpr8", 8, 8, view="gpr")  # AL CL DL BL AH CH DH BH

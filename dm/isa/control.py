@@ -149,12 +149,12 @@ def write_cr(m: Microcode, number: Value, value: Value) -> None:
     m.set(CR2, value.zext(64))
 
 
-def move_from_control(x: Insn, dst: Operand, src: Special) -> None:
+def move_from_cr(x: Insn, dst: Operand, src: Special) -> None:
     """Describe MOV Rd,Cd."""
     dst.write(x.m.call(read_cr, src.number))
 
 
-def move_to_control(x: Insn, dst: Special, src: Operand) -> None:
+def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
     """Describe MOV Cd,Rd."""
     x.m.call(write_cr, dst.number, src.read())
     p.checkpoint(x.m)
@@ -189,12 +189,12 @@ def write_dr(m: Microcode, number: Value, value: Value) -> None:
             m.set(DR6, (value & DR6_BITS | DR6_ONES).zext(64))
 
 
-def move_from_debug(x: Insn, dst: Operand, src: Special) -> None:
+def move_from_dr(x: Insn, dst: Operand, src: Special) -> None:
     """Describe MOV Rd,Dd."""
     dst.write(x.m.call(read_dr, src.number))
 
 
-def move_to_debug(x: Insn, dst: Special, src: Operand) -> None:
+def move_to_dr(x: Insn, dst: Special, src: Operand) -> None:
     """Describe MOV Dd,Rd."""
     x.m.call(write_dr, dst.number, src.read())
     p.checkpoint(x.m)

@@ -107,10 +107,10 @@ def variants(row: Row) -> list[Variant]:
 
 
 def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
-    """Return the decoder's tables: for each (map, opcode) ``(first leaf, has ModRM, has mandatory prefix)``, and leaves.
+    """Return the decoder's tables: for each (map, opcode) ``(first leaf, has ModRM, has prefixes)``, and the leaves.
 
-    A leaf is 1 + the index into ROWS, 0 for #UD.  With a ModRM byte an opcode has 256 leaves, else one; with mandatory
-    prefixes four times as many, in the order of dm.isa.forms.PREFIXES.  Equal stretches are shared.
+    A leaf is 1 + the index into ROWS, 0 for #UD.  With a ModRM byte an opcode has 256 leaves, else one; mandatory
+    prefixes make it four times as many, in the order of dm.isa.forms.PREFIXES.  Equal stretches are shared.
     """
     number = {id(row): i + 1 for i, row in enumerate(ROWS)}
     tops: list[tuple[int, bool, bool]] = []

@@ -1,4 +1,4 @@
-"""Segment descriptors: their format, fetching them from GDT and LDT, and filling descriptor caches (SDM vol. 3A, 3.4.5)."""
+"""Segment descriptors: format, fetching from GDT and LDT, filling descriptor caches (SDM vol. 3A, 3.4.5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Exceptions, interrupts and IRET (SDM vol. 3A, chapter 6 and 20; vol. 2, INT and IRET).
 
-Engines call :func:`raise_exception` for a fault, :func:`deliver` for the event in ``INJECT_*`` and :func:`boundary` between
-instructions.
+Engines call :func:`raise_exception` for a fault, :func:`deliver` for the event in ``INJECT_*`` and :func:`boundary`
+between instructions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dm.isa.cells import (
     DR6,
     DR7,
     EIP,
+    FLAGS,
+    GPR32,
     INJECT_ERROR,
     INJECT_HAS_ERROR,
     INJECT_LENGTH,
@@ -137,7 +139,7 @@ def _clear_for_handler(m: Microcode, *bits: int) -> None:
     mask = 0xFFFFFFFF
     for bit in bits:
         mask ^= 1 << bit
-    m.set(flags.FLAGS, m.get(flags.FLAGS) & mask)
+    m.set(FLAGS, m.get(FLAGS) & mask)
 
 
 @procedure(vector=8, return_eip=32)
@@ -240,7 +242,7 @@ def interrupt_protected(
         count = m.select(vm, m.const(32, 9), m.const(32, 5)) + has_error.zext(32)
         m.call(frames.check_room, stack, stack_raw, count, wide)
         check_eip(m, eip, code.limit)
-        old_ss, old_esp = m.get(SELECTOR, Seg.SS).zext(32), m.get(frames.GPR32, 4)
+        old_ss, old_esp = m.get(SELECTOR, Seg.SS).zext(32), m.get(GPR32, 4)
         m.call(frames.enter_stack, stack, stack_raw, level)
         with m.If(vm):
             # VM goes first: the registers below are loaded as protected mode does.
@@ -296,9 +298,7 @@ def deliver(m: Microcode) -> None:
         with m.If(kind == EventType.SOFT_INT):
             m.call(interrupt_n, vector, return_eip)
         with m.Else():
-            m.call(
-                interrupt_protected, vector, soft, m.get(INJECT_HAS_ERROR), m.get(INJECT_ERROR), return_eip
-            )
+            m.call(interrupt_protected, vector, soft, m.get(INJECT_HAS_ERROR), m.get(INJECT_ERROR), return_eip)
     with m.If(kind == EventType.NMI):
         m.set(NMI_BLOCKED, 1)
     _inject(m, EventType.NONE, 0, 0, 0)
@@ -492,7 +492,7 @@ def return_to_virtual_8086(m: Microcode, cs: Value, eip: Value, image: Value) ->
     m.set(CPL, 3)
     load_real(m, m.const(8, Seg.CS), cs)
     m.call(load_virtual_8086, es, ss, ds, fs, gs)
-    m.set(frames.GPR32, esp, 4)
+    m.set(GPR32, esp, 4)
     m.set(EIP, eip)
 
 

@@ -49,6 +49,13 @@ TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
     "cr8_legacy": (0x80000001, 0, 2, 4),
     "lzcnt": (0x80000001, 0, 2, 5),
     "prefetchw": (0x80000001, 0, 2, 8),
+    "mce": (1, 0, 3, 7),
+    "vmx": (1, 0, 2, 5),
+    "smx": (1, 0, 2, 6),
+    "pcid": (1, 0, 2, 17),
+    "fsgsbase": (7, 0, 1, 0),
+    "pku": (7, 0, 2, 3),
+    "pdpe1gb": (0x80000001, 0, 3, 26),
 }
 _BIT: Final = {name: i for i, name in enumerate(TABLE)}
 

@@ -5,7 +5,8 @@
     ZF = (FR == 0)          SF = FR[31] ^ FC[1]         PF = even parity of FR[7:0], flipped by FC[0]
     CF = FC[31]             OF = FC[31] ^ FC[30]        AF = FC[3]
 
-FC[31] is the carry out of the top bit, FC[30] the carry into it, whatever the operand size; FC[3] the carry out of bit 3.
+FC[31] is the carry out of the top bit, FC[30] the carry into it, whatever the operand size; FC[3] the carry out of
+bit 3.
 FC[1:0] are zero except after flags were loaded as bits (POPF, SAHF), when SF and PF need not agree with any result.
 """
 
@@ -16,7 +17,25 @@ from typing import Final
 from dm.isa.cells import FC, FLAGS, FR
 from dm.microcode import Microcode, Value
 
-CF, PF, AF, ZF, SF, TF, IF, DF, OF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = 0, 2, 4, 6, 7, 8, 9, 10, 11, 12, 14, 16, 17, 18, 19, 20, 21
+CF, PF, AF, ZF, SF, TF, IF, DF, OF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
+    0,
+    2,
+    4,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+    12,
+    14,
+    16,
+    17,
+    18,
+    19,
+    20,
+    21,
+)
 
 #: The bits of EFLAGS that FR and FC stand for.
 ARITHMETIC: Final = 0x8D5
@@ -141,7 +160,14 @@ def condition(m: Microcode, code: int) -> Value:
 def eflags(m: Microcode) -> Value:
     """Return the whole of EFLAGS, 32 bits, bit 1 set."""
     word = m.get(FLAGS) | 2
-    for bit, value in ((CF, carry(m)), (PF, parity(m)), (AF, adjust(m)), (ZF, zero(m)), (SF, sign(m)), (OF, overflow(m))):
+    for bit, value in (
+        (CF, carry(m)),
+        (PF, parity(m)),
+        (AF, adjust(m)),
+        (ZF, zero(m)),
+        (SF, sign(m)),
+        (OF, overflow(m)),
+    ):
         word = word | (value.zext(32) << bit)
     return word
 

@@ -126,7 +126,7 @@ def _fnstsw_ax(x: Insn, number: Value) -> None:
 @instruction()
 def EMMS(x: Insn) -> None:
     """Mark all registers empty.  #UD with CR0.EM, as all MMX instructions."""
-    x.fault_if(~features.has(x.m, "mmx") | p.cr0_bit(x.m, EM), p.UD, 0, "NO_MMX")
+    x.fault_if(p.cr0_bit(x.m, EM), p.UD, 0, "NO_MMX")
     _available(x)
     _no_pending_exception(x)
     x.m.set(FXSAVE, 0, FTW)
@@ -135,16 +135,15 @@ def EMMS(x: Insn) -> None:
 @instruction("FXSAVE", "FXRSTOR")
 def FXSAVE_AREA(x: Insn, area: Memory) -> None:
     """Save or restore the whole image; unsupported where it is allowed."""
-    x.fault_if(~features.has(x.m, "fxsr"), p.UD, 0, "NO_FEATURE")
     _available(x)
     x.fault_if((area.offset() & 15) != 0, p.GP, 0, "NOT_ALIGNED", area.offset())
     p.unsupported(x.m, x.row.mnemonic)
 
 
 def _sse(x: Insn) -> None:
-    """#UD without SSE, with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
+    """#UD with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
     m = x.m
-    missing = ~features.has(m, "sse") | p.cr0_bit(m, EM) | ~mode.cr4_bit(m, mode.OSFXSR)
+    missing = p.cr0_bit(m, EM) | ~mode.cr4_bit(m, mode.OSFXSR)
     x.fault_if(missing, p.UD, 0, "NO_SSE")
     x.fault_if(p.cr0_bit(m, mode.TS), p.NM, 0, "NO_SSE")
 

@@ -1,6 +1,6 @@
-"""Stacks of far transfers and events: switching to an inner one, pushes and pops whose size is known only when they run.
+"""Stacks of far transfers and events: inner stacks, and pushes and pops whose size is known only when they run.
 
-Each push is an access of its own through SS, wrapping at the stack-pointer size (SS.B), as the manual's Push() and Pop() are.
+Each push is an access of its own through SS, wrapping at the stack-pointer size (SS.B), as the manual's Push() is.
 """
 
 from __future__ import annotations

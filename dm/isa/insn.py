@@ -243,7 +243,14 @@ class Insn:
                 return Register(self, width, m.argument("rm", 8))
             case "I":
                 width = {"Ib": 8, "Iw": 16}.get(form, self.osize)
-                return Constant(self, width, m.argument("imm2" if form == "Ib" and "Iw" in self.row.operands else "imm", 16 if form == "Ib" and "Iw" in self.row.operands else 32).trunc(width))
+                return Constant(
+                    self,
+                    width,
+                    m.argument(
+                        "imm2" if form == "Ib" and "Iw" in self.row.operands else "imm",
+                        16 if form == "Ib" and "Iw" in self.row.operands else 32,
+                    ).trunc(width),
+                )
             case "J":
                 return Constant(self, 32, m.argument("imm", 32))
             case "O":

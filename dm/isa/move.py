@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import control, flags, segmentation
+from dm.isa import control, features, flags, segmentation
 from dm.isa import primitives as p
 from dm.isa.flags import CONDITIONS
 from dm.isa.insn import Insn, Memory, Operand, Register, Special, instruction
@@ -32,7 +32,9 @@ def MOV(x: Insn, dst: Operand, src: Operand) -> None:
 
 def _store_segment(x: Insn, dst: Operand, src: Special) -> None:
     """MOV Ev,Sw: a register is zero-extended to the operand size, memory always takes a word."""
-    x.fault_if(src.number > Seg.GS, p.UD, 0, "NOT_A_SEGMENT", src.number.zext(32))
+    m = x.m
+    last = m.select(features.before_386(m), m.const(8, Seg.DS), m.const(8, Seg.GS))
+    x.fault_if(src.number > last, p.UD, 0, "NO_SUCH_SEGMENT", src.number.zext(32))
     selector = src.read()
     if isinstance(dst, Memory):
         dst.store(selector)

@@ -13,8 +13,8 @@ Z          register in the opcode: Zb, Zv             X Y   string operands at D
 AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 =========  ===========================================================================================
 
-Attributes: ``lock`` LOCK is allowed with a memory destination; ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2
-while not; ``cpuid:X`` needs that feature, else #UD; ``fallback`` without the
+Attributes: ``lock`` LOCK is allowed with a memory destination; ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal,
+F2 while not; ``cpuid:X`` needs that feature, else #UD; ``fallback`` without the
 feature it is another instruction, which its description says.
 """
 
@@ -53,9 +53,7 @@ D3 /{group}      {name} Ev,CL
 _CONDITIONS: Final = "O NO B NB Z NZ BE NBE S NS P NP L NL LE NLE".split()
 
 ONE_BYTE: Final = (
-    "".join(
-        _alu(8 * i, name, i) for i, name in enumerate(("ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP"))
-    )
+    "".join(_alu(8 * i, name, i) for i, name in enumerate(("ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP")))
     + """
 06         PUSH ES
 07         POP ES
@@ -129,9 +127,7 @@ AF         SCASW/SCASD eAX,Yv ; repz
 B0+r       MOV Zb,Ib
 B8+r       MOV Zv,Iz
 """
-    + "".join(
-        _shift(i, name) for i, name in enumerate(("ROL", "ROR", "RCL", "RCR", "SHL", "SHR", "SHL", "SAR"))
-    )
+    + "".join(_shift(i, name) for i, name in enumerate(("ROL", "ROR", "RCL", "RCR", "SHL", "SHR", "SHL", "SAR")))
     + """
 C2         RET Iw
 C3         RET
@@ -256,7 +252,7 @@ TWO_BYTE: Final = (
 0F 22 /r   MOV Cd,Rd
 0F 23 /r   MOV Dd,Rd
 0F 30      WRMSR
-0F 31      RDTSC
+0F 31      RDTSC ; cpuid:tsc
 0F 32      RDMSR
 0F 33      RDPMC
 0F 34      SYSENTER
@@ -266,7 +262,7 @@ TWO_BYTE: Final = (
     + "".join(f"0F {0x80 + i:02X}      J{cc} Jz\n" for i, cc in enumerate(_CONDITIONS))
     + "".join(f"0F {0x90 + i:02X} /r   SET{cc} Eb\n" for i, cc in enumerate(_CONDITIONS))
     + """
-0F 77      EMMS
+0F 77      EMMS ; cpuid:mmx
 0F A0      PUSH FS
 0F A1      POP FS
 0F A2      CPUID
@@ -279,10 +275,10 @@ TWO_BYTE: Final = (
 0F AB /r   BTS Ev,Gv ; lock
 0F AC /r   SHRD Ev,Gv,Ib
 0F AD /r   SHRD Ev,Gv,CL
-NP 0F AE /0 FXSAVE M
-NP 0F AE /1 FXRSTOR M
-NP 0F AE /2 LDMXCSR Md
-NP 0F AE /3 STMXCSR Md
+NP 0F AE /0 FXSAVE M ; cpuid:fxsr
+NP 0F AE /1 FXRSTOR M ; cpuid:fxsr
+NP 0F AE /2 LDMXCSR Md ; cpuid:sse
+NP 0F AE /3 STMXCSR Md ; cpuid:sse
 NP 0F AE /5 LFENCE R ; cpuid:sse2
 NP 0F AE /6 MFENCE R ; cpuid:sse2
 NP 0F AE /7 SFENCE R ; cpuid:sse
@@ -312,7 +308,7 @@ F3 0F BD /r LZCNT Gv,Ev ; cpuid:lzcnt fallback
 0F C0 /r   XADD Eb,Gb ; lock
 0F C1 /r   XADD Ev,Gv ; lock
 NP 0F C3 /r MOVNTI Md,Gd ; cpuid:sse2
-0F C7 /1   CMPXCHG8B Mq ; lock
+0F C7 /1   CMPXCHG8B Mq ; lock cpuid:cx8
 0F C7 /6   RDRAND Rv ; cpuid:rdrand
 0F C7 /7   RDSEED Rv ; cpuid:rdseed
 0F C8+r    BSWAP Zv

@@ -174,9 +174,7 @@ def _two_levels(
         _not_present(m, linear, access, pte)
         _reserved(m, linear, access, (pte & reserved) != 0)
         m.call(check_rights, linear, access, _extended_rights(m, *above, pde, pte))
-        commit(
-            [*upper, (pde_at, pde, False), (pte_at, pte, True)], pte & ADDRESS | (linear & 0xFFF).zext(64)
-        )
+        commit([*upper, (pde_at, pde, False), (pte_at, pte, True)], pte & ADDRESS | (linear & 0xFFF).zext(64))
 
 
 @procedure(result=64, linear=32, access=8)

@@ -50,7 +50,9 @@ PORT_IN_BLOCK: Final = {
     w: Primitive(f"port_in_block{w}", (16, 32, 32, 1, 1), 32, aborts=True, stores=True) for w in (8, 16, 32)
 }
 #: Block OUTS: (port, seg, offset, wanted elements, DF, 32-bit addresses) -> elements moved, at least 1.
-PORT_OUT_BLOCK: Final = {w: Primitive(f"port_out_block{w}", (16, 8, 32, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)}
+PORT_OUT_BLOCK: Final = {
+    w: Primitive(f"port_out_block{w}", (16, 8, 32, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)
+}
 
 #: MSRs that are not in the state table: asked of the hypervisor; its refusal is #GP(0).
 MSR_READ: Final = Primitive("msr_read", (32,), 64, aborts=True)
@@ -93,7 +95,25 @@ FAULT: Final = Terminator("fault", (8, 32, 32, 32, 32), aborts=True)
 UNSUPPORTED: Final = Terminator("unsupported", (), aborts=True)
 
 #: Exception vectors (SDM vol. 3A, table 6-1).
-DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = 0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19
+DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = (
+    0,
+    1,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    11,
+    12,
+    13,
+    14,
+    16,
+    17,
+    18,
+    19,
+)
 
 #: Every cause used by :func:`fault`, in order of first use; engines number them by position.
 CAUSES: Final[list[str]] = []

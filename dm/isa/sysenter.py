@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dm.isa import flags, mode
 from dm.isa import primitives as p
-from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, GPR32, LIMIT, SELECTOR, UNUSABLE, cell
+from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, FLAGS, GPR32, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import has, is_amd
 from dm.isa.insn import Insn, instruction
 from dm.isa.mode import fault_if
@@ -37,7 +37,7 @@ def _clear(m: Microcode, *bits: int) -> None:
     mask = 0xFFFFFFFF
     for bit in bits:
         mask ^= 1 << bit
-    m.set(flags.FLAGS, m.get(flags.FLAGS) & mask)
+    m.set(FLAGS, m.get(FLAGS) & mask)
 
 
 def _require_sysenter(m: Microcode) -> Value:

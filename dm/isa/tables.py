@@ -193,7 +193,7 @@ def _look(x: Insn, src: Operand) -> Descriptor:
 
 @instruction()
 def LAR(x: Insn, dst: Operand, src: Operand) -> None:
-    """Load access rights.  Limit bits 16-19 read as zero on Intel, as they are on AMD."""
+    """Load access rights; the bits of limit 16-19 are undefined: zero here on Intel, as they stand on AMD."""
     m = x.m
     d = _look(x, src)
     legacy = one_of(d.type, TSS16, LDT, TSS16_BUSY, CALL16, TASK_GATE, TSS32, TSS32_BUSY, CALL32)

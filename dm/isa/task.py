@@ -1,4 +1,4 @@
-"""Hardware task switches (SDM vol. 3A, chapter 8; 7.3 in older prints): 16- and 32-bit TSSs, by JMP, CALL, event and IRET.
+"""Hardware task switches by JMP, CALL, event and IRET, 16- and 32-bit TSSs (SDM vol. 3A, chapter 7).
 
 The old task's state is saved and the new one's registers are set before COMMIT.  What fails later (LDT and segment
 descriptors) is a fault of the new task; each descriptor loaded before it stays loaded.
@@ -78,7 +78,6 @@ def check_tss(m: Microcode, selector: Value, vector: Value, busy: Value) -> None
     fault_if(m, ~good, vector, error, "TSS_TYPE", shown, d.type.zext(32))
     fault_if(m, ~d.present, p.NP, error, "TSS_NOT_PRESENT", shown)
     m.return_(raw)
-
 
 
 @procedure(image=32)

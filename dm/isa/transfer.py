@@ -1,6 +1,4 @@
-"""Far transfers: JMP, CALL and RET to another segment, through call gates, task gates and TSSs (SDM vol. 2, JMP CALL RET;
-vol. 3A, 5.8).
-"""
+"""Far JMP, CALL and RET: direct, through call gates, task gates and TSSs (SDM vol. 2; vol. 3A, 5.8)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,11 @@ def main(args: argparse.Namespace) -> int:
     policy = _POLICIES[args.policy]
     failures = [(failure, culprit(steps, failure, policy)) for failure in failing(steps[-1].state, policy)]
     if args.json:
-        print(json.dumps({"for": args.policy, "enterable": not failures, "failing": [_row(*f) for f in failures]}, indent=2))
+        print(
+            json.dumps(
+                {"for": args.policy, "enterable": not failures, "failing": [_row(*f) for f in failures]}, indent=2
+            )
+        )
     elif not failures:
         print(f"{args.policy}: enterable")
     else:
@@ -100,5 +104,11 @@ def culprit(steps: list[Step], failure: Failure, policy: Policy) -> str:
 
 def _row(failure: Failure, by: str) -> dict[str, str]:
     rule = failure.rule
-    row = {"rule": rule.name, "field": rule.field, "actual": failure.actual, "required": rule.required, "section": rule.section}
+    row = {
+        "rule": rule.name,
+        "field": rule.field,
+        "actual": failure.actual,
+        "required": rule.required,
+        "section": rule.section,
+    }
     return row | ({"instruction": by} if by else {})

@@ -2,8 +2,8 @@
 
 Every rule is one row: a stable name, the manual's section, the field it judges, what is required, and the condition in
 microcode.  The native check (:func:`procedure_for`) and the explanation (:func:`failing`) are made from the same rows.
-Rules judge what a hypervisor would load; bits it owns behind the guest's back (CR0.PE/PG/NE fixed bits, CR4.VMXE, EFER.SVME)
-are left out except under ``vmx-raw``.
+Rules judge what a hypervisor would load; bits it owns behind the guest's back (CR0.PE/PG/NE fixed bits, CR4.VMXE,
+EFER.SVME) are left out except under ``vmx-raw``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Failure:
     actual: str
 
     def __str__(self) -> str:
-        return f"{self.rule.name}: {self.rule.field} is {self.actual}, required: {self.rule.required} ({self.rule.section})"
+        rule = self.rule
+        return f"{rule.name}: {rule.field} is {self.actual}, required: {rule.required} ({rule.section})"
 
 
 class _View:
@@ -134,6 +135,14 @@ def _rule(
         return holds
 
     return add
+
+
+def _accessed_and_readable(seg: Seg) -> Callable[[_View], Value]:
+    return lambda v: v.bit(seg, 0) & (~v.bit(seg, 3) | v.bit(seg, 1))
+
+
+def _dpl_reaches_rpl(seg: Seg) -> Callable[[_View], Value]:
+    return lambda v: (v.dpl(seg) >= v.rpl(seg)) | (v.bit(seg, 3) & v.bit(seg, 2))
 
 
 def _segment_rules(ug: bool) -> None:
@@ -200,9 +209,9 @@ def _segment_rules(ug: bool) -> None:
                 ok = v.m.select(conforming, v.dpl(Seg.CS) <= v.dpl(Seg.SS), v.dpl(Seg.CS) == v.dpl(Seg.SS))
                 return (v.type(Seg.CS) == 3) & (v.dpl(Seg.CS) == 0) | (v.type(Seg.CS) != 3) & ok if ug else ok
 
-            _rule("CS_DPL", both, _SECTION_SEGMENTS, "cs.attributes.dpl", "equal to SS.DPL (at most SS.DPL if conforming)")(
-                outside_v86(seg, code_dpl)
-            )
+            _rule(
+                "CS_DPL", both, _SECTION_SEGMENTS, "cs.attributes.dpl", "equal to SS.DPL (at most SS.DPL if conforming)"
+            )(outside_v86(seg, code_dpl))
             _rule("CS_L_D", both, _SECTION_SEGMENTS, "cs.attributes", "L and D not both set in IA-32e mode")(
                 outside_v86(seg, lambda v: ~(v.lma & v.bit(Seg.CS, 13) & v.bit(Seg.CS, 14)))
             )
@@ -219,19 +228,23 @@ def _segment_rules(ug: bool) -> None:
                 )
             else:
                 _rule("SS_DPL_REAL", both, _SECTION_SEGMENTS, "ss.attributes.dpl", "0 when CR0.PE=0 or CS type is 3")(
-                    outside_v86(
-                        seg, lambda v: (v.dpl(Seg.SS) == 0) | (v.pe & (v.type(Seg.CS) != 3)), usable_only=False
-                    )
+                    outside_v86(seg, lambda v: (v.dpl(Seg.SS) == 0) | (v.pe & (v.type(Seg.CS) != 3)), usable_only=False)
                 )
         else:
             _rule(f"{up}_TYPE", both, _SECTION_SEGMENTS, f"{low}.attributes.type", "accessed, and readable if code")(
-                outside_v86(seg, lambda v, seg=seg: v.bit(seg, 0) & (~v.bit(seg, 3) | v.bit(seg, 1)))  # type: ignore[misc]
+                outside_v86(seg, _accessed_and_readable(seg))
             )
             if not ug:
-                _rule(f"{up}_DPL", both, _SECTION_SEGMENTS, f"{low}.attributes.dpl", "at least its RPL unless conforming code")(
+                _rule(
+                    f"{up}_DPL",
+                    both,
+                    _SECTION_SEGMENTS,
+                    f"{low}.attributes.dpl",
+                    "at least its RPL unless conforming code",
+                )(
                     outside_v86(
                         seg,
-                        lambda v, seg=seg: (v.dpl(seg) >= v.rpl(seg)) | (v.bit(seg, 3) & v.bit(seg, 2)),  # type: ignore[misc]
+                        _dpl_reaches_rpl(seg),
                     )
                 )
         _rule(f"{up}_S", both, _SECTION_SEGMENTS, f"{low}.attributes.s", "1")(
@@ -425,13 +438,21 @@ def _(m: Microcode) -> Value:
     return ~m.get(cell("shadow")).bit(0) | m.get(FLAGS).bit(9)
 
 
-@_rule("SHADOW_INJECT", VMX_ALL, _SECTION_NONREG, "shadow", "none when an external interrupt or (MOV SS) an NMI is injected")
+@_rule(
+    "SHADOW_INJECT",
+    VMX_ALL,
+    _SECTION_NONREG,
+    "shadow",
+    "none when an external interrupt or (MOV SS) an NMI is injected",
+)
 def _(m: Microcode) -> Value:
     shadow, kind = m.get(cell("shadow")), m.get(cell("inject_type"))
     return ((kind != 0) | (shadow == 0)) & ((kind != 2) | ~shadow.bit(1))
 
 
-@_rule("PENDING_DEBUG_BS", VMX_ALL, _SECTION_NONREG, "pending_debug", "BS equal to TF while a shadow is in force or halted")
+@_rule(
+    "PENDING_DEBUG_BS", VMX_ALL, _SECTION_NONREG, "pending_debug", "BS equal to TF while a shadow is in force or halted"
+)
 def _(m: Microcode) -> Value:
     waiting = (m.get(cell("shadow")) != 0) | (m.get(cell("activity")) == 1)
     return ~waiting | (m.get(cell("pending_debug")).bit(14) == m.get(FLAGS).bit(8)) | m.get(cell("debugctl")).bit(1)
@@ -443,7 +464,13 @@ def _(m: Microcode) -> Value:
 
 
 def _pdpte(index: int) -> None:
-    @_rule(f"PDPTE{index}_RESERVED", VMX_ALL, _SECTION_PDPTE, f"pdpte[{index}]", "bits 2:1, 8:5 and 63:52 zero when present")
+    @_rule(
+        f"PDPTE{index}_RESERVED",
+        VMX_ALL,
+        _SECTION_PDPTE,
+        f"pdpte[{index}]",
+        "bits 2:1, 8:5 and 63:52 zero when present",
+    )
     def _(m: Microcode) -> Value:
         pae = m.get(_CR0).bit(31) & m.get(_CR4).bit(5) & ~_View(m).lma
         entry = m.get(cell("pdpte"), index)
@@ -460,7 +487,9 @@ def _(m: Microcode) -> Value:
     return cr0.bit(30) | ~cr0.bit(29)
 
 
-@_rule("CR0_PG_REAL", frozenset({Policy.SVM}), "APM 2 15.19", "cr0", "PE set when PG is set (paged real mode is svm-raw)")
+@_rule(
+    "CR0_PG_REAL", frozenset({Policy.SVM}), "APM 2 15.19", "cr0", "PE set when PG is set (paged real mode is svm-raw)"
+)
 def _(m: Microcode) -> Value:
     cr0 = m.get(_CR0)
     return ~cr0.bit(31) | cr0.bit(0)
@@ -495,7 +524,13 @@ def _(m: Microcode) -> Value:
     return m.get(_CR0).bit(0)
 
 
-@_rule("CS_LOADED", frozenset({Policy.PROTECTED}), "SDM 3A 10.9.1", "cs.base", "CS loaded by a far transfer since PE was set")
+@_rule(
+    "CS_LOADED",
+    frozenset({Policy.PROTECTED}),
+    "SDM 3A 10.9.1",
+    "cs.base",
+    "CS loaded by a far transfer since PE was set",
+)
 def _(m: Microcode) -> Value:
     # A CS cache left from real mode is recognised by its base; VM86 is protected mode whatever its CS looks like.
     v = _View(m)

@@ -242,7 +242,7 @@ class State:
 
     @classmethod
     def reset(cls) -> State:
-        """Return the state after RESET (SDM vol. 3A, table 10-1): real mode at FFFF0h below 4 GiB, caches as hardware."""
+        """Return the state after RESET (SDM vol. 3A, table 10-1): real mode, 16 bytes below 4 GiB."""
         s = cls()
         for seg in s.seg[:6]:
             seg.limit, seg.attributes = 0xFFFF, 0x93
@@ -295,7 +295,7 @@ GROUPS: Final[tuple[str, ...]] = tuple(dict.fromkeys(row.group for row in FIELDS
 
 
 def get_group(state: State, group: str) -> list[int | bytes]:
-    """Return the values of one group flattened in table order (a segment: selector, base, limit, attributes, unusable)."""
+    """Return the values of one group, flattened in table order (a segment's parts one after the other)."""
     out: list[int | bytes] = []
     if group == "segments":
         for seg in state.seg:

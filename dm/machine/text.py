@@ -75,7 +75,7 @@ def _number(name: str, value: Any, width: int) -> int:
         try:
             value = int(value, 0)
         except ValueError:
-            raise ValueError(f"{name} is {value!r}, a number like 4096 or \"0x1000\" is needed") from None
+            raise ValueError(f'{name} is {value!r}, a number like 4096 or "0x1000" is needed') from None
     if type(value) is not int or not 0 <= value < 1 << width:
         raise ValueError(f"{name} is {value!r}, an integer below 2**{width} is needed")
     return value

@@ -1,8 +1,8 @@
 """The language: typed values, statements and the builder that records them.
 
 A description is an ordinary Python function that is given a :class:`Microcode` builder ``m``.  Python's own ``if`` and
-``for`` run while the description is expanded; ``m.If`` and ``m.Loop`` become code.  Values are unsigned, 1, 8, 16, 32 or
-64 bits wide; an operation needs operands of one width (an ``int`` takes the width of the other side) and wraps.
+``for`` run while the description is expanded; ``m.If`` and ``m.Loop`` become code.  Values are unsigned, 1, 8, 16, 32
+or 64 bits wide; an operation needs operands of one width (an ``int`` takes the width of the other side) and wraps.
 
     with m.If(a < b):
         m.set(field, a + 1)
@@ -59,7 +59,7 @@ class Primitive:
 
 @dataclass(frozen=True)
 class Terminator:
-    """A way to end a handler or, when ``aborts``, any procedure.  ``label`` terminators take a name as first argument."""
+    """A way to end a handler or, when ``aborts``, any procedure.  A fault takes its cause as label."""
 
     name: str
     args: tuple[int, ...] = ()
@@ -468,7 +468,11 @@ class Microcode:
             upper = min(a.upper, right.upper)
         if right.op == "const":
             n = right.const
-            if (op in ("add", "sub", "or", "xor") and n == 0) or (op == "mul" and n == 1) or (op == "and" and n == full):
+            if (
+                (op in ("add", "sub", "or", "xor") and n == 0)
+                or (op == "mul" and n == 1)
+                or (op == "and" and n == full)
+            ):
                 return a
             if op in ("and", "mul") and n == 0:
                 return right
@@ -584,7 +588,7 @@ class Microcode:
             self.block = outer
 
     @contextmanager
-    def If(self, condition: Value) -> Iterator[None]:  # noqa: N802 - a keyword of the language
+    def If(self, condition: Value) -> Iterator[None]:
         """Run the body where the 1-bit ``condition`` holds."""
         self.value(1, condition)
         then, other = Block(self.block), Block(self.block)
@@ -604,7 +608,7 @@ class Microcode:
         self._pending_else = other
 
     @contextmanager
-    def Else(self) -> Iterator[None]:  # noqa: N802
+    def Else(self) -> Iterator[None]:
         """Run the body where the preceding If's condition does not hold."""
         block = self._pending_else
         if block is None:
@@ -615,7 +619,7 @@ class Microcode:
         self._pending_else = None
 
     @contextmanager
-    def Elif(self, condition: Callable[[], Value]) -> Iterator[None]:  # noqa: N802
+    def Elif(self, condition: Callable[[], Value]) -> Iterator[None]:
         """Else, and there an If on ``condition()``, which is computed inside."""
         block = self._pending_else
         if block is None:
@@ -628,7 +632,7 @@ class Microcode:
         self._pending_else = pending
 
     @contextmanager
-    def Loop(self) -> Iterator[None]:  # noqa: N802
+    def Loop(self) -> Iterator[None]:
         """Repeat the body until :meth:`break_` (or the path ends)."""
         body = Block(self.block)
         self.loops += 1

@@ -124,7 +124,7 @@ ENTRY32 = 0x840
 
 def linux_like(machine: Machine, ss: int) -> State:
     """[1] mov cr0, [2] ljmpl, then data segments one by one, [3] mov ss last."""
-    machine.put(ENTRY, bytes.fromhex("0f22c0" "66ea40080000" "0800"))  # [1] mov cr0,eax; [2] jmp 8:00000840h
+    machine.put(ENTRY, bytes.fromhex("0f22c066ea400800000800"))  # [1] mov cr0,eax; [2] jmp 8:00000840h
     machine.put(
         ENTRY32,
         bytes.fromhex(
@@ -187,7 +187,7 @@ def test_svm_takes_every_state_on_the_way(machine: Machine) -> None:
 
 def test_cpl_stays_0_between_mov_cr0_and_the_far_jump(machine: Machine) -> None:
     """CS.RPL is 3 in between, and privileged instructions run all the same."""
-    machine.put(ENTRY - 3 + 0x30, bytes.fromhex("0f22c0" "0f01e0" "0f06" "ea40080800"))  # mov cr0; smsw ax; clts; jmp
+    machine.put(ENTRY - 3 + 0x30, bytes.fromhex("0f22c00f01e00f06ea40080800"))  # mov cr0; smsw ax; clts; jmp
     machine.put(ENTRY32, b"\xf4")
     state = real_mode(ENTRY - 3)
     state.cs.selector, state.cs.base = 3, 0x30
@@ -206,7 +206,9 @@ def collect(events: list[tuple[IoKind, int, bytes]], reply: bytes = b"") -> obje
 
 def test_mmio_through_a_big_real_mode_segment(machine: Machine) -> None:
     """DS has a 4 GiB limit left from protected mode; the address is that of the local APIC's page."""
-    machine.put(0x900, bytes.fromhex("67668b0d3000e0fe" "67c60510030008aaf4"))  # mov ecx,[fee00030h]; mov byte [8000310h],aa
+    machine.put(
+        0x900, bytes.fromhex("67668b0d3000e0fe67c60510030008aaf4")
+    )  # mov ecx,[fee00030h]; mov byte [8000310h],aa
     state = real_mode(0x900)
     state.ds.limit, state.ds.attributes = 0xFFFFFFFF, 0x8F93
     events: list[tuple[IoKind, int, bytes]] = []
@@ -217,7 +219,7 @@ def test_mmio_through_a_big_real_mode_segment(machine: Machine) -> None:
 
 
 def test_mmio_through_a_protected_mode_segment_with_a_base(machine: Machine) -> None:
-    machine.put(0x920, bytes.fromhex("b820000000" "8ed8" "a340000e00" "f4"))  # mov eax,20h; mov ds,ax; mov [0e0040h],eax
+    machine.put(0x920, bytes.fromhex("b8200000008ed8a340000e00f4"))  # mov eax,20h; mov ds,ax; mov [0e0040h],eax
     state = real_mode(0x920)
     state.cr0 |= 1
     state.cs.selector, state.cs.limit, state.cs.attributes = CODE32, 0xFFFFFFFF, 0xC09B

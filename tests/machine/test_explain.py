@@ -67,7 +67,11 @@ def test_failing_rules_are_listed_with_value_requirement_and_section(
 def test_json_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(tmp_path, json.dumps(REAL | {"rflags": "0x8002"}), "--json") == 1
     table = json.loads(capsys.readouterr().out)
-    assert (table["for"], table["enterable"], [f["rule"] for f in table["failing"]]) == ("vmx", False, ["RFLAGS_RESERVED"])
+    assert (table["for"], table["enterable"], [f["rule"] for f in table["failing"]]) == (
+        "vmx",
+        False,
+        ["RFLAGS_RESERVED"],
+    )
 
 
 def test_a_trace_names_the_instruction_that_broke_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Enterability rules, each against the manual's wording (SDM vol. 3C, checks on the guest-state area; APM vol. 2, 15.5.1)."""
+"""Enterability rules against the manuals' wording (SDM vol. 3C, checks on guest state; APM vol. 2, 15.5.1)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,13 @@ def test_names_are_unique_within_a_policy() -> None:
 
 CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, list[str]]] = [
     ("big real mode", real, lambda s: setattr(s.ds, "limit", 0xFFFFFFFF), Policy.VMX, ["DS_LIMIT_V86"]),
-    ("big real mode with G", real, lambda s: (setattr(s.ds, "limit", 0xFFFFFFFF), setattr(s.ds, "attributes", 0x8093)), Policy.VMX_UG, []),
+    (
+        "big real mode with G",
+        real,
+        lambda s: (setattr(s.ds, "limit", 0xFFFFFFFF), setattr(s.ds, "attributes", 0x8093)),
+        Policy.VMX_UG,
+        [],
+    ),
     ("big real mode under SVM", real, lambda s: setattr(s.ds, "limit", 0xFFFFFFFF), Policy.SVM, []),
     ("base of 16-bit code elsewhere", real, lambda s: setattr(s.es, "base", 0x12345), Policy.VMX, ["ES_BASE_V86"]),
     ("D bit left in real mode", real, lambda s: setattr(s.ss, "attributes", 0x4093), Policy.VMX, ["SS_RIGHTS_V86"]),
@@ -55,7 +61,13 @@ CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, lis
     ("SS.RPL differs", flat, lambda s: setattr(s.ss, "selector", 0x9003), Policy.VMX, ["SS_RPL", "SS_DPL"]),
     ("SS.RPL differs, UG", flat, lambda s: setattr(s.ss, "selector", 0x9003), Policy.VMX_UG, []),
     ("DS.RPL above DPL", flat, lambda s: setattr(s.ds, "selector", 0x13), Policy.VMX, ["DS_DPL"]),
-    ("DS unusable is not judged", flat, lambda s: (setattr(s.ds, "selector", 3), setattr(s.ds, "unusable", 1), setattr(s.ds, "attributes", 0)), Policy.VMX, []),
+    (
+        "DS unusable is not judged",
+        flat,
+        lambda s: (setattr(s.ds, "selector", 3), setattr(s.ds, "unusable", 1), setattr(s.ds, "attributes", 0)),
+        Policy.VMX,
+        [],
+    ),
     ("ES not accessed", flat, lambda s: setattr(s.es, "attributes", 0xC092), Policy.VMX, ["ES_TYPE"]),
     ("FS execute-only code", flat, lambda s: setattr(s.fs, "attributes", 0xC099), Policy.VMX, ["FS_TYPE"]),
     ("G clear with a big limit", flat, lambda s: setattr(s.ds, "attributes", 0x4093), Policy.VMX, ["DS_G"]),
@@ -65,16 +77,63 @@ CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, lis
     ("LDTR not present", flat, lambda s: setattr(s.ldtr, "attributes", 2), Policy.VMX, ["LDTR_P"]),
     ("VM without PE", real, lambda s: setattr(s, "rflags", 0x20002), Policy.VMX, ["RFLAGS_VM"]),
     ("reserved flag", flat, lambda s: setattr(s, "rflags", 0x8002), Policy.VMX, ["RFLAGS_RESERVED"]),
-    ("both shadows", flat, lambda s: (setattr(s, "shadow", 3), setattr(s, "rflags", 0x202)), Policy.VMX, ["SHADOW_BOTH"]),
+    (
+        "both shadows",
+        flat,
+        lambda s: (setattr(s, "shadow", 3), setattr(s, "rflags", 0x202)),
+        Policy.VMX,
+        ["SHADOW_BOTH"],
+    ),
     ("STI shadow without IF", flat, lambda s: setattr(s, "shadow", 1), Policy.VMX, ["SHADOW_STI_IF"]),
-    ("halted at ring 3", flat, lambda s: (setattr(s, "activity", Activity.HALTED), setattr(s.ss, "attributes", 0xC0F3), setattr(s.cs, "attributes", 0xC0FB), setattr(s.ss, "selector", 0x13), setattr(s.cs, "selector", 0xB)), Policy.VMX, ["HLT_DPL"]),
-    ("interrupt injected with IF clear", flat, lambda s: setattr(s, "inject_type", 0), Policy.VMX, ["RFLAGS_IF_INJECT"]),
-    ("TF under a shadow without BS", flat, lambda s: (setattr(s, "shadow", 2), setattr(s, "rflags", 0x102)), Policy.VMX, ["PENDING_DEBUG_BS"]),
-    ("PAE with a bad PDPTE", flat, lambda s: (setattr(s, "cr0", 0x80000011), setattr(s, "cr4", 0x20), setattr(s, "pdpte", [7, 0, 0, 0])), Policy.VMX, ["PDPTE0_RESERVED"]),
+    (
+        "halted at ring 3",
+        flat,
+        lambda s: (
+            setattr(s, "activity", Activity.HALTED),
+            setattr(s.ss, "attributes", 0xC0F3),
+            setattr(s.cs, "attributes", 0xC0FB),
+            setattr(s.ss, "selector", 0x13),
+            setattr(s.cs, "selector", 0xB),
+        ),
+        Policy.VMX,
+        ["HLT_DPL"],
+    ),
+    (
+        "interrupt injected with IF clear",
+        flat,
+        lambda s: setattr(s, "inject_type", 0),
+        Policy.VMX,
+        ["RFLAGS_IF_INJECT"],
+    ),
+    (
+        "TF under a shadow without BS",
+        flat,
+        lambda s: (setattr(s, "shadow", 2), setattr(s, "rflags", 0x102)),
+        Policy.VMX,
+        ["PENDING_DEBUG_BS"],
+    ),
+    (
+        "PAE with a bad PDPTE",
+        flat,
+        lambda s: (setattr(s, "cr0", 0x80000011), setattr(s, "cr4", 0x20), setattr(s, "pdpte", [7, 0, 0, 0])),
+        Policy.VMX,
+        ["PDPTE0_RESERVED"],
+    ),
     ("paged real mode", real, lambda s: setattr(s, "cr0", 0x80000010), Policy.SVM, ["CR0_PG_REAL"]),
     ("paged real mode, raw", real, lambda s: setattr(s, "cr0", 0x80000010), Policy.SVM_RAW, []),
     ("NW without CD", flat, lambda s: setattr(s, "cr0", 0x20000011), Policy.SVM, ["CR0_NW_CD"]),
-    ("64-bit code segment with D", flat, lambda s: (setattr(s, "cr0", 0x80000011), setattr(s, "cr4", 0x20), setattr(s, "efer", 0x500), setattr(s.cs, "attributes", 0xE09B)), Policy.SVM, ["LONG_MODE_CS"]),
+    (
+        "64-bit code segment with D",
+        flat,
+        lambda s: (
+            setattr(s, "cr0", 0x80000011),
+            setattr(s, "cr4", 0x20),
+            setattr(s, "efer", 0x500),
+            setattr(s.cs, "attributes", 0xE09B),
+        ),
+        Policy.SVM,
+        ["LONG_MODE_CS"],
+    ),
     ("DR7 above 32 bits", flat, lambda s: setattr(s, "dr7", 1 << 32), Policy.SVM, ["DR7_HIGH"]),
     ("fixed CR0 bits, raw", flat, lambda s: None, Policy.VMX_RAW, ["CR0_FIXED", "CR4_VMXE"]),
     ("protected, CS still from real mode", real, lambda s: setattr(s, "cr0", 0x11), Policy.PROTECTED, ["CS_LOADED"]),
@@ -112,7 +171,9 @@ def test_every_rule_can_fail() -> None:
     for _ in range(1500):
         state = rng.choice([real, flat])()
         for group in rng.sample([g for g in GROUPS if g != "fpu"], 3):
-            set_group(state, group, [rng.getrandbits(rng.choice([min(w, 1), min(w, 2), w])) for _, w in group_layout(group)])
+            set_group(
+                state, group, [rng.getrandbits(rng.choice([min(w, 1), min(w, 2), w])) for _, w in group_layout(group)]
+            )
         state.cr0 = state.cr0 & ~1 | rng.getrandbits(1)
         for policy in Policy:
             broken |= {(f.rule.name, f.rule.policies) for f in failing(state, policy)}

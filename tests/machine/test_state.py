@@ -91,5 +91,7 @@ def test_reset_is_the_manuals() -> None:
     state = State.reset()
     assert (state.rip, state.rflags, state.cr0) == (0xFFF0, 2, 0x60000010)
     assert (state.cs.selector, state.cs.base, state.cs.limit) == (0xF000, 0xFFFF0000, 0xFFFF)
-    assert all(state.seg[s].limit == 0xFFFF and state.seg[s].type == 3 for s in (Seg.DS, Seg.ES, Seg.FS, Seg.GS, Seg.SS))
+    assert all(
+        state.seg[s].limit == 0xFFFF and state.seg[s].type == 3 for s in (Seg.DS, Seg.ES, Seg.FS, Seg.GS, Seg.SS)
+    )
     assert (state.dr6, state.dr7) == (0xFFFF0FF0, 0x400)

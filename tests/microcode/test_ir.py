@@ -18,7 +18,24 @@ LOAD = Primitive("load", (32,), 32, aborts=True)
 STORE = Primitive("store", (32, 32), aborts=True, stores=True)
 COMMIT = Primitive("commit", (), commits=True)
 
-BINARY = ["add", "sub", "mul", "and", "or", "xor", "udiv", "urem", "sdiv", "srem", "eq", "ne", "ult", "ule", "slt", "sle"]
+BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "and",
+    "or",
+    "xor",
+    "udiv",
+    "urem",
+    "sdiv",
+    "srem",
+    "eq",
+    "ne",
+    "ult",
+    "ule",
+    "slt",
+    "sle",
+]
 UNARY = ["not", "popcount", "clz", "ctz", "bswap"]
 
 

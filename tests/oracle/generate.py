@@ -21,11 +21,13 @@ _SYSTEM_CALLS = frozenset({0x05, 0x07, 0x34, 0x35})
 # x87, MMX, SSE: carried, not executed.
 _FLOATING = frozenset(range(0xD8, 0xE0)) | {0x9B}
 _SIMD = (
-    frozenset(range(0x10, 0x18)) | frozenset(range(0x28, 0x30)) | frozenset(range(0x50, 0x80)) | {0xC2, 0xC4, 0xC5, 0xC6}
-    | frozenset(range(0xD0, 0xFF)) | {0xAE, 0xC3}
+    frozenset(range(0x10, 0x18)) | frozenset(range(0x28, 0x30)) | frozenset(range(0x50, 0x80))
+    | {0xC2, 0xC4, 0xC5, 0xC6} | frozenset(range(0xD0, 0xFF)) | {0xAE, 0xC3}
 )  # fmt: skip
 # Results that depend on the machine: time, identity, other features of the host than those modelled.
-_MACHINE = frozenset({0x00, 0x01, 0x02, 0x03, 0x31, 0x33, 0xA2, 0x0D, 0x0E, 0x0F, 0x3A, 0x1A, 0x1B, 0x1C, 0x1E, 0x36, 0x37, 0x39})
+_MACHINE = frozenset(
+    {0x00, 0x01, 0x02, 0x03, 0x31, 0x33, 0xA2, 0x0D, 0x0E, 0x0F, 0x3A, 0x1A, 0x1B, 0x1C, 0x1E, 0x36, 0x37, 0x39}
+)
 # 0F 38: all but MOVBE, CRC32, ADCX, ADOX.
 _KNOWN_38 = frozenset({0xF0, 0xF1, 0xF6})
 
@@ -85,14 +87,18 @@ def make_ldt(rng: random.Random) -> list[list[int]]:
         if rng.random() < 0.15:
             pages, limit = 1, rng.choice((0, 1, 7, 15, 31))
         base = rng.choice((0, 0, 0x100, 0x1000, rng.randrange(0x20000)))
-        entries.append([index, base, limit, rng.getrandbits(1), contents, int(rng.random() < 0.2), pages, int(rng.random() < 0.02)])
+        entries.append(
+            [index, base, limit, rng.getrandbits(1), contents, int(rng.random() < 0.2), pages, int(rng.random() < 0.02)]
+        )
     return entries
 
 
 def _number(rng: random.Random) -> int:
     match rng.randrange(10):
         case 0:
-            return rng.choice((0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF))
+            return rng.choice(
+                (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+            )
         case 1:
             return 0xFFFF - rng.randrange(9)
         case 2:
@@ -154,7 +160,9 @@ def make_case(rng: random.Random, ldts: list[list[list[int]]]) -> Request:
     if rng.random() < 0.85:
         top = stack[2] << 12 | 0xFFF if stack[6] else stack[2]
         low, high = (min(top + 1, 0xFFFF), 0xFFFF) if stack[4] == 1 else (0, min(top, 0xFFFF))
-        gpr[4] = gpr[4] & 0xFFFF0000 * (not stack[3]) | rng.randint(low, high) & (0xFFFC if rng.random() < 0.8 else 0xFFFF)
+        gpr[4] = gpr[4] & 0xFFFF0000 * (not stack[3]) | rng.randint(low, high) & (
+            0xFFFC if rng.random() < 0.8 else 0xFFFF
+        )
     if rng.random() < 0.9:
         gpr[1] = gpr[1] & 0xFFFF0000 * rng.getrandbits(1) | rng.randrange(40)
     if any(b in _STRINGS for b in code[:5]):
@@ -168,7 +176,9 @@ def make_case(rng: random.Random, ldts: list[list[list[int]]]) -> Request:
     for _ in range(rng.choice((0, 0, 1, 2))):
         entry = rng.choice(data)
         offset = (entry[1] + rng.choice(gpr) % 0x10000) % (CODE - 16)
-        value = rng.choice((bytes(8), b"\xff" * 8, rng.choice((entry[0] << 3 | 7, 0)).to_bytes(2, "little") * 4, rng.randbytes(8)))
+        value = rng.choice(
+            (bytes(8), b"\xff" * 8, rng.choice((entry[0] << 3 | 7, 0)).to_bytes(2, "little") * 4, rng.randbytes(8))
+        )
         patches.append((offset, value))
     # Arithmetic flags, DF rarely, and NT, AC, ID as they are before anything: clear.
     eflags = rng.getrandbits(32) & 0x8D5 | 2 | (0x400 if rng.random() < 0.3 else 0)

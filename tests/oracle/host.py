@@ -38,7 +38,9 @@ def build(folder: Path) -> Path:
     return program
 
 
-def run(program: Path, ldts: list[list[list[int]]], requests: list[Request]) -> tuple[list[list[Any]], list[tuple[int, ...]]]:
+def run(
+    program: Path, ldts: list[list[list[int]]], requests: list[Request]
+) -> tuple[list[list[Any]], list[tuple[int, ...]]]:
     """Run ``requests`` on the host.
 
     Returns:

@@ -50,7 +50,11 @@ def run_batch(arguments: tuple[str, str, int, int]) -> tuple[int, Counter[str], 
         if lines:
             wrong[f"{code[n]:02x}" if code[n] != 0x0F else code[n : n + 2].hex()] += 1
             if len(words) < 20:
-                words.append(f"seed {seed} case {index} code32={row[0]} {code.hex(' ')}\n    " + "\n    ".join(lines) + f"\n    {case.state}")
+                words.append(
+                    f"seed {seed} case {index} code32={row[0]} {code.hex(' ')}\n    "
+                    + "\n    ".join(lines)
+                    + f"\n    {case.state}"
+                )
     engine.close()
     return len(rows), wrong, words
 
@@ -69,7 +73,10 @@ def run_all(tmp_path: Path, engine: str, total: int, seed: int) -> None:
             done += count
             wrong += by_opcode
             words += text
-    print(f"\n{done} cases, seed {seed}, {time.monotonic() - started:.0f} s, {sum(wrong.values())} unexplained {dict(wrong)}")
+    print(
+        f"\n{done} cases, seed {seed}, {time.monotonic() - started:.0f} s, "
+        f"{sum(wrong.values())} unexplained {dict(wrong)}"
+    )
     assert done >= total * 0.9
     assert not wrong, f"seed {seed}: {sum(wrong.values())} of {done} differ: {dict(wrong)}\n" + "\n".join(words[:10])
 

@@ -1,0 +1,1 @@
+"""Measurements: `x86-dm bench`."""
