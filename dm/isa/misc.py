@@ -96,7 +96,7 @@ def CLFLUSH(x: Insn, line: Memory) -> None:
 
 @instruction("MONITOR", "MWAIT")
 def MONITOR(x: Insn) -> None:
-    """Waiting for a store is the hypervisor's business.  #UD above CPL 0, #GP(0) for unknown extensions (SDM vol. 2)."""
+    """Waiting for a store is the hypervisor's business; #UD above CPL 0."""
     m = x.m
     x.fault_if(m.get(CPL) != 0, p.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
     p.unsupported(m, x.row.mnemonic)

@@ -1,4 +1,4 @@
-"""Moves, conversions and exchanges (SDM vol. 2, MOV MOVZX MOVSX MOVBE MOVNTI CMOVcc SETcc XCHG XLAT LEA BSWAP CBW CWD)."""
+"""Moves, conversions and exchanges (SDM vol. 2, MOV MOVZX MOVSX MOVBE MOVNTI CMOVcc SETcc XCHG XLAT LEA BSWAP CBW)."""
 
 from __future__ import annotations
 

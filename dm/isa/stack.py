@@ -114,7 +114,7 @@ def POPA(x: Insn) -> None:
 
 @instruction()
 def ENTER(x: Insn, size: Operand, level: Operand) -> None:
-    """Make a stack frame: push the frame pointer, copy ``level`` - 1 outer ones, add its own, reserve ``size`` bytes."""
+    """Make a stack frame: push the frame pointer, copy ``level`` - 1 outer ones, add its own, reserve ``size``."""
     m = x.m
     step = x.osize // 8
     frame_pointer = x.register(Gpr.BP)

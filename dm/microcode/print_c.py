@@ -2,7 +2,8 @@
 
 All arithmetic is unsigned with explicit masks; values below 32 bits live zero-extended in ``uint32_t``.  Primitives
 are macros ``NAME(result, args…, BAIL)`` of the runtime, where BAIL is ``BAIL_HANDLER``, ``BAIL_PROCEDURE`` or
-``BAIL_PROCEDURE_VALUE``: what to do when the instruction is abandoned.
+``BAIL_PROCEDURE_VALUE``: what to do when the instruction is abandoned.  The runtime also has popcount32, popcount64,
+SDIV32, SREM32, SDIV64 and SREM64.
 """
 
 from __future__ import annotations
@@ -241,7 +242,7 @@ class CPrinter:
             case "sext":
                 return masked(f"({wide}){'(int64_t)' if width == 64 else ''}{_signed(a, source)}")
             case "popcount":
-                return f"({wide})__builtin_popcount{'ll' if width == 64 else ''}({a})"
+                return f"({wide})popcount{container}({a})"
             case "clz":
                 base = f"__builtin_clz{'ll' if width == 64 else ''}({a})"
                 return f"({a} ? ({wide}){base} - {container - width}u : {width}u)"

@@ -42,8 +42,6 @@ class RamSocket:
         self._peers: set[socket.socket] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            if os.path.lexists(path):
-                os.unlink(path)  # left by a daemon that was killed; the directory is ours and locked
             self._listener.bind(path)
             os.chmod(path, 0o600)
             self._listener.listen(8)

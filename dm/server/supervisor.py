@@ -145,6 +145,8 @@ class Supervisor:
             os.close(self._lock)
             self._lock = -1
             raise OSError(f"another daemon serves ipc://{path}") from None
+        for entry in os.scandir(self._directory):
+            os.unlink(entry)  # sockets of a daemon that was killed
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM), (zmq.LINGER, 0)):
             self._socket.setsockopt(option, value)
@@ -204,7 +206,7 @@ class Supervisor:
         self.paused = paused
         waits = [self._request(session, "pause", paused) for session in self.sessions.values() if session.live]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waits), _STOP)
+            await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), _STOP)
 
     async def _request(self, session: Session, operation: str, body: object) -> bytes:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -234,6 +236,10 @@ class Supervisor:
             except ProtocolError as error:
                 _log.info("control request refused: %s", error)
                 self._send(identity, error.message())
+            except Exception as error:  # whatever one peer brings about, the others are served on
+                _log.exception("control request failed")
+                refusal = ProtocolError(ErrorClass.INTERNAL, f"the request failed: {type(error).__name__}: {error}")
+                self._send(identity, refusal.message())
 
     def _handle(self, identity: bytes, message: Message, data: bytes) -> None:
         if isinstance(message, schema.Hello):
@@ -272,8 +278,9 @@ class Supervisor:
         except ProtocolError as error:
             self._send(identity, error.message(seq=hello.seq))
             return
-        except OSError as error:
-            refusal = ProtocolError(ErrorClass.INTERNAL, f"no worker can be started: {error.strerror}")
+        except Exception as error:
+            _log.exception("hello failed")
+            refusal = ProtocolError(ErrorClass.INTERNAL, f"no session can be opened: {type(error).__name__}: {error}")
             self._send(identity, refusal.message(seq=hello.seq))
             return
         self._send(

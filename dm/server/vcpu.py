@@ -1,7 +1,7 @@
 """One vCPU of a session: its thread, its endpoint and its engine.
 
 The thread binds the endpoint and is the only one to touch it (a ZeroMQ socket never changes thread).  It runs the
-engine in slices of about 200 microseconds and looks at its socket between slices, so a ``kick`` of the shim needs no
+engine in slices of under half a millisecond and looks at its socket between slices, so a ``kick`` of the shim needs no
 second socket and no second thread.  Other threads of the worker reach it through :meth:`Vcpu.close` and the like:
 they queue a call, stop a running engine with ``Engine.kick`` and wake an idle thread through an eventfd.
 """
@@ -43,7 +43,7 @@ from dm.server.report import Report
 _log = logging.getLogger(__name__)
 
 #: How long the engine runs between two looks at the socket, in nanoseconds.
-SLICE_NS: Final = 200_000
+SLICE_NS: Final = 400_000
 #: Posted writes wait no longer than this for an exchange, in nanoseconds.
 _POSTED_NS: Final = 20_000_000
 #: An orderly quit waits so long for the answer of an open question, in seconds.
@@ -85,7 +85,7 @@ class _Slice:
         if steps < self.steps // 2 and ns < SLICE_NS:
             return  # it ended for another reason and says little
         wanted = steps * SLICE_NS // max(ns, 1)
-        self.steps = max(32, min(wanted, 4 * self.steps, 1 << 22))
+        self.steps = max(32, min(wanted, 4 * self.steps, 1 << 18))  # bounded: the next stretch may be much slower
 
 
 class _Run:
@@ -154,7 +154,8 @@ class Vcpu:
         self._peer = b""
         self._epoch = 0
         self._map: MemoryMap | None = None
-        self._known: State | None = None
+        self._known: State | None = None  # after the last run, and as groups:
+        self._groups: Groups = {}
         self._record: Message | None = None
         self._last = 0
         self._run: _Run | None = None
@@ -236,10 +237,10 @@ class Vcpu:
             with self._lock:
                 self._ended = True
                 os.close(self._wake)
-                self._engine.close()
             self._socket.close(linger=200 if self._gone else 2000)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)  # libzmq leaves it behind
+            self._engine.close()
 
     def _bind(self) -> None:
         options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
@@ -281,7 +282,7 @@ class Vcpu:
             while self._calls:
                 self._calls.popleft()()
         for _ in range(_BURST):
-            if not self._readable():
+            if not self._readable():  # also after poll(): it may have been the eventfd alone
                 return
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
             self._handle(frames[0], frames[1:])
@@ -360,6 +361,8 @@ class Vcpu:
             raise ProtocolError(ErrorClass.STALE_SEQUENCE, f"seq is {request.seq}", f"above {self._last}", "seq")
         if self._closing:
             raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
+        if request.reason is Reason.MMIO and request.mmio is None:
+            raise ProtocolError(ErrorClass.BAD_MESSAGE, "reason is mmio without an address", "the address", "mmio")
         if request.generation > self._owner.current.generation:
             raise ProtocolError(
                 ErrorClass.BAD_GENERATION,
@@ -367,12 +370,11 @@ class Vcpu:
                 f"at most {self._owner.current.generation}, the newest map received",
                 "generation",
             )
-        state = self._state_of(request)
-        self._run = _Run(request, {group: get_group(state, group) for group in GROUPS})
+        self._run = _Run(request, self._submit(request))
         self.counters.requests += 1
 
-    def _state_of(self, request: Emulate) -> State:
-        """Return the state a request submits."""
+    def _submit(self, request: Emulate) -> Groups:
+        """Give the engine the state a request submits, and return all its groups."""
         if request.base == 0:
             state = State.reset()
         elif request.base == self._last and self._known is not None:
@@ -388,14 +390,18 @@ class Vcpu:
         self._known = None  # a delta that fails half-way leaves no base behind
         try:
             update(state, request.state)
-            self._engine.set_state(state)
+            if request.state or request.base == 0:  # otherwise the engine still has it
+                self._engine.set_state(state)
             if request.inject is not None:
                 event = request.inject
                 error = event.error if event.has_error else None
                 self._engine.inject(EventType(event.type), event.vector, error=error, length=event.length)
         except ValueError as error:
             raise ProtocolError(ErrorClass.BAD_STATE, str(error), "see the state table", "state") from None
-        return state
+        if request.base == 0:
+            return _flat(state)
+        given = request.state
+        return {group: given[group][: len(old)] if group in given else old for group, old in self._groups.items()}
 
     def _on_answer(self, answer: IoAnswer) -> None:
         run = self._run
@@ -439,14 +445,7 @@ class Vcpu:
         self._send(self._peer, message)
 
     def _send(self, identity: bytes, message: Message) -> None:
-        try:
-            data = codec.encode(message)
-        except ProtocolError as error:
-            _log.error("session %d vCPU %d: %s", self._owner.number, self.number, error)
-            message = ProtocolError(ErrorClass.INTERNAL, f"the daemon cannot say it: {error}").message(
-                seq=getattr(message, "seq", 0), session=self._owner.number, vcpu=self.number, epoch=self._epoch
-            )
-            data = codec.encode(message)
+        data = codec.encode(message)
         if isinstance(message, Error):
             self.counters.errors += 1
         try:
@@ -476,7 +475,11 @@ class Vcpu:
         self.counters.steps += run.report.steps
         self.counters.instructions += run.report.instructions
         self._run, self._last, self._record = None, run.request.seq, answer
-        self._reply(answer)
+        try:
+            self._reply(answer)
+        except ProtocolError as error:  # it does not fit the schema: the engine said something odd
+            self._known, self._record = None, self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {error}")
+            self._reply(self._record)
 
     def _failed(self, run: _Run, error: ErrorClass, text: str) -> Error:
         refusal = ProtocolError(error, text, "a whole state with the next run")
@@ -516,7 +519,7 @@ class Vcpu:
         begun = run.report.steps > 0
         options: dict[str, Any] = {}
         if not begun and not in_instruction:
-            options = {"mmio": request.mmio, "code": request.code}
+            options = {"mmio": request.mmio if request.reason is Reason.MMIO else None, "code": request.code}
         started = time.perf_counter_ns()
         result = self._engine.run(
             _UNTIL[request.until],
@@ -561,7 +564,7 @@ class Vcpu:
     def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
         """Send a question and wait for its answer."""
         posted, pages, flush = run.report.take()
-        checkpoint = self._delta(run.before, self._engine.get_state())[0] if run.request.checkpoint else None
+        checkpoint = _difference(run.before, _flat(self._engine.get_state())) if run.request.checkpoint else None
         run.questions += 1
         self.counters.io += 1
         run.question = Io(
@@ -598,8 +601,7 @@ class Vcpu:
             self._ask(run, IoKind.REPORT)
         posted, pages, flush = run.report.take()
         final = self._engine.get_state()
-        delta, _ = self._delta(run.before, final)
-        self._known = final
+        self._known, self._groups = final, _flat(final)
         return Done(
             session=self._owner.number,
             vcpu=self.number,
@@ -609,7 +611,7 @@ class Vcpu:
             stop=run.stop if reason in (DoneReason.KICKED, DoneReason.STOPPED) else Stop.NONE,
             address=result.address if result is not None else 0,
             detail=codec.clip(result.detail, 512) if result is not None else "",
-            state=delta,
+            state=_difference(run.before, self._groups),
             instructions=run.report.instructions,
             steps=run.report.steps,
             posted=posted,
@@ -619,11 +621,15 @@ class Vcpu:
             closing=self._closing,
         )
 
-    @staticmethod
-    def _delta(before: Groups, state: State) -> tuple[Groups, Groups]:
-        """Return the groups of ``state`` that differ from ``before``, and all of them."""
-        now = {group: get_group(state, group) for group in GROUPS}
-        return {group: values for group, values in now.items() if values != before[group]}, now
+
+def _flat(state: State) -> Groups:
+    """Return all groups of a state."""
+    return {group: get_group(state, group) for group in GROUPS}
+
+
+def _difference(old: Groups, new: Groups) -> Groups:
+    """Return the groups of ``new`` that differ from ``old``."""
+    return {group: values for group, values in new.items() if values != old[group]}
 
 
 def _failing(state: State, until: schema.UntilWord) -> list[schema.Failing]:

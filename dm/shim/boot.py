@@ -85,8 +85,6 @@ class Boot:
         self,
         ram: mmap.mmap | bytearray,
         drives: Sequence[Drive],
-        vcpu: Vcpu,
-        console: Console,
         *,
         script: Sequence[Step] = (),
         timeout: float | None = None,
@@ -95,10 +93,8 @@ class Boot:
         """Build the PC, powered on.
 
         Args:
-            ram: all of its RAM, shared with ``vcpu``.
+            ram: all of its RAM, shared with whoever runs its guest code.
             drives: its drives; the first is booted from.
-            vcpu: runs its guest code.
-            console: the user's side of it.
             script: what to wait for and to type; when it ends with an expectation, meeting that ends the boot.
             timeout: seconds after which the boot ends; None: never.
             debug_port: port of the debug console, 16 bits.
@@ -109,7 +105,8 @@ class Boot:
         self.pc = Pc(
             ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle
         )
-        self._vcpu, self._console = vcpu, console
+        self._vcpu: Vcpu
+        self._console: Console
         self._steps = list(script)
         self._first_keys = True
         self._ends = bool(script) and isinstance(self._steps[-1], Expect)
@@ -131,12 +128,17 @@ class Boot:
         limit = min(nanoseconds, int(_LOOK * SECOND))
         self._console.wait((limit if event is None else min(limit, event)) / SECOND)
 
-    def run(self) -> Outcome:
+    def run(self, vcpu: Vcpu, console: Console) -> Outcome:
         """Boot.
+
+        Args:
+            vcpu: runs the guest code.
+            console: the user's side of the machine.
 
         Returns:
             How it ended; Ctrl-C is an end like the others.
         """
+        self._vcpu, self._console = vcpu, console
         start = time.monotonic()
         deadline = None if self._timeout is None else start + self._timeout
         try:
@@ -172,7 +174,7 @@ class Boot:
                     pc.keyboard.type(typed)
             pc.update()
             if pc.system.reset_requested:
-                pc.reset()
+                pc.reset(full=pc.system.full_reset)
             if pc.stuck:
                 self._look()
                 if self._play() and self._ends:
@@ -201,7 +203,7 @@ class Boot:
             case DoneReason.FIRMWARE:
                 pc.firmware_call(done.address)
             case DoneReason.SHUTDOWN:
-                pc.reset()
+                pc.reset(full=False)  # as the chipset answers the shutdown cycle
             case DoneReason.HALT | DoneReason.BUDGET | DoneReason.STOPPED | DoneReason.INTERRUPT_WINDOW:
                 pass
             case DoneReason.KICKED if not done.closing:

@@ -58,6 +58,10 @@ _M = TypeVar("_M", bound=Message)
 _TIMEOUT: Final = 30.0
 
 
+#: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that, -1,
+#: throws away what has arrived but was not read yet when the daemon closes (libzmq terminates the endpoint's pipe).
+_NO_RECONNECT: Final = 1 << 29
+
 #: Errors on the control socket that concern the session as a whole.
 _ENDS: Final = frozenset({ErrorClass.SESSION_LOST, ErrorClass.UNKNOWN_SESSION, ErrorClass.STALE_EPOCH})
 
@@ -442,10 +446,10 @@ class Shim:
     def close(self, bye: bool = True) -> None:
         """End the session; ``bye`` False just vanishes, as a crashed hypervisor does."""
         if hasattr(self, "_control"):
-            if bye and self.lost is None and hasattr(self, "welcome"):
+            if bye and self.lost is None and not self.closing and hasattr(self, "welcome"):
                 with contextlib.suppress(ShimError):
                     self._control.session = 0  # no heartbeat may follow
-                    self._control.request(schema.Bye(seq=0, session=self.session), schema.Ok, 10.0)
+                    self._control.request(schema.Bye(seq=0, session=self.session), schema.Ok, 2.0)
             self._control.close()
         for vcpu in self.vcpus.values():
             vcpu.close()
@@ -644,16 +648,15 @@ class Vcpu:
         while True:
             assert self._socket is not None
             self._pass_kicks()
-            try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                self._poller.poll()
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+            events = dict(self._poller.poll())
+            if self._wake in events:
+                os.eventfd_read(self._wake)
                 self._renew_if_asked()
+            if self._socket not in events:
                 if self._shim.lost is not None and self._renewed is None:
-                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}") from None
+                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}")
                 continue
+            data = self._socket.recv(zmq.NOBLOCK)
             self.stats.bytes_received += len(data)
             try:
                 return codec.decode(data)
@@ -684,7 +687,7 @@ class Vcpu:
         self._drop_socket()
         self._socket = self._shim.context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new epoch, so a new socket
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT)
         self._socket.connect(self.endpoint)
         self._poller.register(self._socket, zmq.POLLIN)
         self._epoch += 1

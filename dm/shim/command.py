@@ -101,16 +101,23 @@ def main(args: argparse.Namespace) -> int:
         return _fail(error if isinstance(error, OSError) else f"{args.image}: {_without(error, args.image)}", 2)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with contextlib.ExitStack() as stack:
+        with Ram(args.memory * MIB) as ram, contextlib.ExitStack() as stack:
+            boot = Boot(ram.view, drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon)
             endpoint = args.connect or stack.enter_context(OwnDaemon(args.engine)).endpoint
             shim = stack.enter_context(Shim.connect(endpoint, name=args.image.name))
-            return _boot(args, drives, shim, stack)
+            return _run(boot, RemoteVcpu(shim, ram), shim, args)
     except (DaemonError, ShimError, OSError, ValueError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _timeout(args: argparse.Namespace) -> float | None:
+    if args.timeout is None and any(isinstance(step, Expect) for step in args.script):
+        return _EXPECT_TIMEOUT
+    return float(args.timeout) if args.timeout else None
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -122,17 +129,12 @@ def _without(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _boot(args: argparse.Namespace, drives: list[disk.Drive], shim: Shim, stack: contextlib.ExitStack) -> int:
-    ram = Ram(args.memory * MIB)
-    vcpu = RemoteVcpu(shim, ram)
+def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> int:
     console = open_console(quiet=args.json)
-    with contextlib.ExitStack() as terminal:
-        terminal.callback(console.close)
-        timeout = args.timeout
-        if timeout is None and any(isinstance(step, Expect) for step in args.script):
-            timeout = _EXPECT_TIMEOUT
-        boot = Boot(ram.view, drives, vcpu, console, script=args.script, timeout=timeout, debug_port=args.debugcon)
-        outcome = boot.run()
+    try:
+        outcome = boot.run(vcpu, console)
+    finally:
+        console.close()
     counters = _compare(shim) if shim.lost is None else {}
     if args.json:
         print(json.dumps(_report(outcome, shim, counters), indent=2))

@@ -99,7 +99,7 @@ class Pc:
 
         self.bda = Bda(self.memory)
         self.disks = DiskServices(self.bda, drives)
-        self.keys = Keyboard(self.bda, self.pic.end_of_interrupt, self.system.request_reset)
+        self.keys = Keyboard(self.bda, self.pic.end_of_interrupt, self.system.request_reset, clock, idle)
         self.keyboard.ready_for_key = lambda: self.bda.keys_empty
         self.firmware = Firmware(
             self.memory,
@@ -117,11 +117,13 @@ class Pc:
         rom.install(self.memory)
         self.reset()
 
-    def reset(self) -> None:
-        """Pull RESET: devices and CPU start over, memory and CMOS keep."""
+    def reset(self, *, full: bool = True) -> None:
+        """Pull the CPU's RESET, and with ``full`` that of the devices; memory and CMOS keep."""
         self.resets += 1
-        for device in (self.system, self.pic, self.pit, self.rtc, self.keyboard, self.serial):
-            device.reset()
+        self.system.reset()
+        if full:
+            for device in (self.pic, self.pit, self.rtc, self.keyboard, self.serial):
+                device.reset()
         self._system_changed()
         self.state = State.reset()
         # Host time: the guest's counter is the host's own (offset 0, scale 1).

@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 import tty
+from collections import deque
 from typing import Protocol, TextIO
 
 from dm.shim import keys
@@ -46,21 +47,21 @@ class PlainConsole:
     def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
         self._out, self._quiet = out, quiet
         self._printed: dict[int, str] = {}
-        self._last: list[str] = []
+        self._looks: deque[list[str]] = deque(maxlen=2)
         self._partial = bytearray()
         self._transcript = Transcript()
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
-        """Print rows that have scrolled off, or are unchanged since the last look and not being written."""
+        """Print rows that have scrolled off, or are unchanged for two looks and not being written."""
         self._transcript = transcript
         rows = transcript.all()
         first = len(transcript.history)
         busy = first + screen.cursor[1] if screen.cursor else -1
         for i, row in enumerate(rows):
-            settled = i < first or (i != busy and i < len(self._last) and self._last[i] == row)
-            if settled:
+            still = len(self._looks) == 2 and all(i < len(look) and look[i] == row for look in self._looks)
+            if i < first or (still and i != busy):
                 self._print(i, row)
-        self._last = rows
+        self._looks.append(rows)
 
     def _print(self, number: int, row: str) -> None:
         text = row.rstrip()

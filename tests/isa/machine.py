@@ -1,6 +1,6 @@
 """A small machine that runs one described instruction: printed Python, flat memory, the segment checks, no engine.
 
-It stands in for an engine in the tests of descriptions only: no paging, no events, no caching; ports answer from a list.
+It stands in for an engine in the tests of descriptions only: no paging, no events; ports answer from a list.
 """
 
 from __future__ import annotations
@@ -33,6 +33,24 @@ class Fault(Exception):
 
 class Unsupported(Exception):
     """Exit ``unsupported``."""
+
+
+#: Single-bit flags by name.
+FLAG_BITS = {
+    "cf": 0, "pf": 2, "af": 4, "zf": 6, "sf": 7, "tf": 8, "if": 9, "df": 10, "of": 11, "nt": 14, "rf": 16, "ac": 18,
+    "vif": 19, "vip": 20, "id": 21,
+}  # fmt: skip
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
+_BYTES = ("al", "cl", "dl", "bl", "ah", "ch", "dh", "bh")
+_WORDS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
+
+
+def _register(name: str) -> tuple[str, int]:
+    if name in _BYTES:
+        return "gpr8", _BYTES.index(name)
+    if name in _WORDS:
+        return "gpr16", _WORDS.index(name)
+    return "gpr32", _WORDS.index(name.removeprefix("e"))
 
 
 class _View:
@@ -106,6 +124,46 @@ class Machine:
         pf = ~(fr & 0xFF).bit_count() & 1 ^ fc & 1
         sf = (fr >> 31 ^ fc >> 1) & 1
         return self.flags | 2 | cf | pf << 2 | (fc >> 3 & 1) << 4 | (fr == 0) << 6 | sf << 7 | of << 11
+
+    # by name
+    def __getitem__(self, name: str) -> int:
+        if name in FLAG_BITS:
+            return self.eflags >> FLAG_BITS[name] & 1
+        if name in SEGMENTS:
+            return int(self.seg.selector[SEGMENTS.index(name)])
+        view, index = _register(name)
+        return int(getattr(self, view)[index])
+
+    def __setitem__(self, name: str, value: int) -> None:
+        if name in FLAG_BITS:
+            bit = FLAG_BITS[name]
+            self.set_eflags(self.eflags & ~(1 << bit) | value << bit)
+        elif name in SEGMENTS:
+            self.seg.selector[SEGMENTS.index(name)], self.seg.base[SEGMENTS.index(name)] = value, value << 4
+        else:
+            view, index = _register(name)
+            getattr(self, view)[index] = value
+
+    def protect(self, cpl: int = 0, iopl: int = 0) -> Machine:
+        """Switch to flat 32-bit protected mode with a TSS at 18000h that has no I/O map; return self."""
+        self.cr0, self.cpl, self.code32, self.stack_mask = 0x11, cpl, True, 0xFFFFFFFF
+        self.flags |= iopl << flags.IOPL
+        for seg in range(6):
+            self.seg.selector[seg], self.seg.base[seg], self.seg.limit[seg] = 0x10 | cpl, 0, 0xFFFFFFFF
+            self.seg.attributes[seg] = (0xC09B if seg == Seg.CS else 0xC093) | cpl << 5
+        self.seg.selector[Seg.CS] = 8 | cpl
+        self.seg.base[Seg.TR], self.seg.limit[Seg.TR], self.seg.attributes[Seg.TR] = 0x18000, 0x67, 0x8B
+        self.memory[0x18066:0x18068] = (0x68).to_bytes(2, "little")
+        return self
+
+    def virtual_8086(self, iopl: int = 0) -> Machine:
+        """Switch to virtual-8086 mode with the TSS of :meth:`protect`; return self."""
+        self.protect(3, iopl)
+        self.code32, self.stack_mask = False, 0xFFFF
+        self.flags |= 1 << flags.VM
+        for seg in range(6):
+            self.seg.selector[seg], self.seg.limit[seg], self.seg.attributes[seg] = 0, 0xFFFF, 0xF3
+        return self
 
     # memory
     def _at(self, seg: int, offset: int, size: int, write: int) -> int:
@@ -188,9 +246,7 @@ class Machine:
         self.log.append(("in", port, size, moved))
         return moved
 
-    def any_port_out_block(
-        self, size: int, port: int, seg: int, offset: int, wanted: int, down: int, wide: int
-    ) -> int:
+    def any_port_out_block(self, size: int, port: int, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
         """Primitive PORT_OUT_BLOCK: at most two elements."""
         step, moved = -size if down else size, min(wanted, 2)
         for i in range(moved):
@@ -258,12 +314,19 @@ class Machine:
         decoded = decode(code, self.code32)
         if decoded.row is None:
             raise Fault("UNDEFINED", 6, 0)
+        saved, gpr, memory, fxsave = dict(self.__dict__), self.gpr32[:], bytes(self.memory), bytes(self.fxsave)
         names = ("seg", "reg", "rm", "base", "index", "scale", "disp", "imm", "imm2")
         following = (self.eip + decoded.length) & 0xFFFFFFFF
         record = SimpleNamespace(
             **{name: int(getattr(decoded, name)) for name in names}, next_eip=following, this_eip=self.eip
         )
-        handler(decoded.row, decoded.variant)(self, record)
+        try:
+            handler(decoded.row, decoded.variant)(self, record)
+        except (Fault, Unsupported):
+            # What engines do for forms with a late abort.
+            self.__dict__.update(saved)
+            self.gpr32[:], self.memory[:], self.fxsave[:] = gpr, memory, fxsave
+            raise
         if self.ended[0] == "next":
             self.eip = following
         elif self.ended[0] == "jump":
@@ -309,3 +372,67 @@ def handler(row: Row, variant: Variant) -> Callable[..., Any]:
 def forms(*mnemonics: str) -> list[tuple[Row, Variant]]:
     """Return every form of every row with one of these names."""
     return [(row, variant) for row in ROWS if row.mnemonic in mnemonics for variant in variants(row)]
+
+
+Values = dict[str | int, int | bytes]
+
+
+def execute(code: str, before: Values | None = None, after: Values | None = None, m: Machine | None = None) -> Machine:
+    """Run one instruction and check everything it may have changed; return the machine.
+
+    Args:
+        code: hexadecimal bytes, with what follows after a ``;`` ignored.
+        before: registers and flags by name, memory by linear address.
+        after: the same, what must have changed.  General registers, segments, memory and FXSAVE image beyond it must
+            be as before; flags are compared where named, EIP too, which otherwise has to be behind the instruction.
+        m: machine to use, by default a fresh one in real mode.
+    """
+    m = m or Machine()
+    put(m, before or {})
+    expected = Machine(bytearray(m.memory))
+    expected.gpr32[:], expected.fxsave[:] = m.gpr32, m.fxsave
+    expected.seg.selector[:], expected.seg.base[:] = m.seg.selector, m.seg.base
+    named = dict(after or {})
+    eip = named.pop("eip", None)
+    put(expected, named)
+    given = bytes.fromhex(code.split(";")[0])
+    following = m.eip + decode(given + bytes(15), m.code32).length
+    start = m.eip
+    m.run(given + bytes(15))
+    assert [f"{r:08x}" for r in m.gpr32] == [f"{r:08x}" for r in expected.gpr32], code
+    assert m.seg.selector == expected.seg.selector, code
+    if m.memory != expected.memory:
+        pairs = enumerate(zip(m.memory, expected.memory, strict=True))
+        differing = [(hex(a), hex(x), hex(y)) for a, (x, y) in pairs if x != y]
+        raise AssertionError(f"{code}: memory (address, is, should be) {differing[:8]}")
+    assert m.fxsave == expected.fxsave, code
+    for name in named:
+        if name in FLAG_BITS:
+            assert m[str(name)] == named[name], f"{code}: {name}, flags {m.eflags:#x}"
+    assert m.eip == (following if eip is None else eip), f"{code}: started at {start:#x}"
+    return m
+
+
+def put(m: Machine, values: Values) -> None:
+    """Set registers, flags and memory."""
+    for name, value in values.items():
+        if isinstance(name, int):
+            assert isinstance(value, bytes)
+            m.memory[name : name + len(value)] = value
+        else:
+            assert isinstance(value, int)
+            m[name] = value
+
+
+def fails(code: str, vector: int, cause: str, before: Values | None = None, m: Machine | None = None) -> None:
+    """Run one instruction that must raise an exception and change nothing."""
+    m = m or Machine()
+    put(m, before or {})
+    gpr, memory, word = m.gpr32[:], bytes(m.memory), m.eflags
+    try:
+        m.run(bytes.fromhex(code.split(";")[0]) + bytes(15))
+    except Fault as fault:
+        assert (fault.vector, fault.cause) == (vector, cause), code
+        assert (m.gpr32, bytes(m.memory), m.eflags) == (gpr, memory, word), code
+    else:
+        raise AssertionError(f"{code}: no exception, {cause} expected")

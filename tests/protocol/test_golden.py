@@ -60,7 +60,11 @@ def test_examples_use_every_optional_field():
         if row.optional and getattr(message, row.name) != row.default
     }
     everything = {(cls, row.name) for cls in schema.MESSAGES for row in schema.rows(cls) if row.optional}
-    assert {f"{cls.NAME}.{name}" for cls, name in everything - used} <= {"done.tlb_flush", "welcome.engine_note", "done.detail"}
+    assert {f"{cls.NAME}.{name}" for cls, name in everything - used} <= {
+        "done.tlb_flush",
+        "welcome.engine_note",
+        "done.detail",
+    }
 
 
 def test_words_are_those_of_the_engine():

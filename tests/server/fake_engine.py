@@ -100,9 +100,20 @@ class FakeEngine:
             if code and steps == 0:
                 text = code.ljust(8, b"h")
             op, rest = chr(text[0]), text[1:]
-            length = {"n": 1, "I": 4, "O": 4, "B": 4, "R": 6, "W": 6, "P": 6, "S": 6, "A": 3, "J": 2, "F": 2, "M": 5}.get(
-                op, 1
-            )
+            length = {
+                "n": 1,
+                "I": 4,
+                "O": 4,
+                "B": 4,
+                "R": 6,
+                "W": 6,
+                "P": 6,
+                "S": 6,
+                "A": 3,
+                "J": 2,
+                "F": 2,
+                "M": 5,
+            }.get(op, 1)
             ask = None
             if op in "IOB":
                 port, size = struct.unpack_from("<HB", rest)

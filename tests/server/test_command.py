@@ -17,7 +17,12 @@ from dm.server.endpoint import parse_endpoint
 
 def run(*arguments, timeout=30):
     return subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        command(*arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -62,7 +67,9 @@ def test_bad_arguments(words, expected, capsys):
 
 
 def test_importing_the_command_imports_neither_zmq_nor_asyncio():
-    code = "import sys; import dm.server.command; sys.exit(any(m in sys.modules for m in ('zmq', 'asyncio', 'threading')))"
+    code = (
+        "import sys; import dm.server.command; sys.exit(any(m in sys.modules for m in ('zmq', 'asyncio', 'threading')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=30).returncode == 0
 
 

@@ -8,11 +8,12 @@ import stat
 import subprocess
 import threading
 import time
+from random import Random
 
 import pytest
 from harness import Daemon, Peer, command, environment, flat, groups, session
 
-from dm.protocol import codec, schema
+from dm.protocol import codec, examples, schema
 from dm.protocol.schema import DoneReason, Error, ErrorClass, Kind, Map, Region
 from dm.shim.client import Refused, SessionLost, Shim
 from dm.shim.ram import Ram
@@ -285,7 +286,7 @@ class TestSessions:
             with session(daemon.endpoint, FOREVER) as (_, vcpu):
                 (victim,) = set(workers(daemon)) - spared
                 threading.Timer(0.1, os.kill, (victim, signal.SIGKILL)).start()
-                with pytest.raises(SessionLost, match="lost in the middle.*worker process ended"):
+                with pytest.raises(SessionLost, match=r"lost in the middle.*worker process ended"):
                     vcpu.run(flat())
             assert other.run(flat()).reason is DoneReason.HALT
 
@@ -316,9 +317,7 @@ class TestLife:
                 ram.view[:3] = FOREVER
                 shim.set_map([Region(0, 4096, Kind.RAM, shim.add_ram(ram))])
                 bare.send(
-                    schema.Emulate(
-                        session=shim.session, vcpu=0, epoch=1, seq=1, generation=1, state=groups(flat())
-                    )
+                    schema.Emulate(session=shim.session, vcpu=0, epoch=1, seq=1, generation=1, state=groups(flat()))
                 )
                 shim.close(bye=False)
                 assert bare.receive().error is ErrorClass.ABORTED
@@ -461,9 +460,7 @@ class TestMonitor:
                 one = mine()
                 assert (one["name"], one["engine"]) == ("vm1", "fake")
                 assert one["pid"] in workers(daemon)
-                assert one["vcpus"] == [
-                    {"index": 0, "state": "idle", "requests": 1, "instructions": 2, "io-exits": 1}
-                ]
+                assert one["vcpus"] == [{"index": 0, "state": "idle", "requests": 1, "instructions": 2, "io-exits": 1}]
             closed = qmp.event("X86_DM_SESSION_CLOSED")
             assert closed["data"] == {"session": number, "reason": "its shim said bye"}
 
@@ -516,3 +513,50 @@ class TestMonitor:
             thread.join(10)
             data = qmp.event("X86_DM_VCPU_LOST")["data"]
             assert (data["session"], data["vcpu"]) == (number, 0)
+
+
+class TestRubbish:
+    """Golden messages, damaged at random, on both endpoints: all is answered or ignored, nothing breaks or grows."""
+
+    COUNT = 1500
+
+    def flood(self, peer, extra):
+        random = Random(20240607)
+        sources = [codec.encode(message) for _, message in examples.GOOD] + extra
+        for _ in range(self.COUNT):
+            data = bytearray(random.choice(sources))
+            for _ in range(random.randrange(1, 4)):
+                data[random.randrange(len(data))] = random.randrange(256)
+            peer.send(bytes(data[: random.randrange(1, len(data) + 1)] if random.random() < 0.3 else data))
+            while not peer.silent(0):
+                peer.receive()
+        while not peer.silent(0.3):
+            peer.receive()
+
+    def test_control(self, daemon):
+        with session(daemon.endpoint, b"h") as (shim, vcpu), Peer(daemon.endpoint) as peer:
+            mine = [schema.Query(seq=1, session=shim.session), schema.Ping(seq=1, session=shim.session)]
+            before = resident(daemon.process.pid)
+            self.flood(peer, [codec.encode(message) for message in mine] * 5)
+            assert resident(daemon.process.pid) - before < 16 << 20
+            assert vcpu.run(flat()).reason is DoneReason.HALT
+
+    def test_vcpu(self, daemon):
+        with session(daemon.endpoint, FOREVER) as (shim, vcpu):
+            thread = threading.Thread(target=lambda: vcpu.run(flat()))
+            thread.start()
+            eventually(lambda: shim.counters().vcpus[0].requests)
+            with Peer(vcpu.endpoint) as peer:
+                kick = schema.Kick(session=shim.session, vcpu=0, epoch=1, seq=1)
+                self.flood(peer, [codec.encode(kick)] * 10)
+            assert thread.is_alive()  # none of it passed for the owner's kick
+            vcpu.kick()
+            thread.join(10)
+            assert not thread.is_alive()
+            assert shim.counters().vcpus[0].errors > 0
+
+
+def resident(pid):
+    """Bytes of memory a process holds."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

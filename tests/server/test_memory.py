@@ -113,7 +113,12 @@ class TestRamBlocks:
 
     @pytest.mark.parametrize(
         ("number", "size", "text"),
-        [(0, 4096, "ram 0 is reserved"), (1, 0, "size is 0x0"), (1, 100, "size is 0x64"), (1, 1 << 17, "file's 0x10000")],
+        [
+            (0, 4096, "ram 0 is reserved"),
+            (1, 0, "size is 0x0"),
+            (1, 100, "size is 0x64"),
+            (1, 1 << 17, "file's 0x10000"),
+        ],
     )
     def test_bad_blocks(self, memfd, number, size, text):
         assert text in refused(RamBlocks().add, number, memfd, size)

@@ -9,7 +9,7 @@ import pytest
 import zmq
 from harness import Peer, flat, groups
 
-from dm.engine.api import CpuConfig, MemoryMap, Region, RegionKind
+from dm.engine.api import CpuConfig, Exit, ExitReason, MemoryMap, Region, RegionKind
 from dm.machine.state import State, update
 from dm.protocol import codec, schema
 from dm.protocol.schema import (
@@ -483,8 +483,11 @@ class TestMistakes:
             ([codec.encode(emulate())[:-1]], ErrorClass.BAD_MESSAGE, "not MessagePack"),
             ([msgpack.packb({"type": "you", "seq": 4})], ErrorClass.UNKNOWN_MESSAGE, "there is no message 'you'"),
             ([schema.Ping(seq=1, session=SESSION)], ErrorClass.BAD_MESSAGE, "ping came to a vCPU's endpoint"),
-            ([Done(**{k: v for k, v in IDS.items() if k not in ("io", "kind")}, reason=DoneReason.HALT, state={})],
-             ErrorClass.BAD_MESSAGE, "done came to a vCPU's endpoint"),
+            (
+                [Done(**{k: v for k, v in IDS.items() if k not in ("io", "kind")}, reason=DoneReason.HALT, state={})],
+                ErrorClass.BAD_MESSAGE,
+                "done came to a vCPU's endpoint",
+            ),
             ([emulate(), b"more"], ErrorClass.BAD_MESSAGE, "the message has 2 parts"),
             ([b"", emulate()], ErrorClass.BAD_MESSAGE, "the message has 2 parts"),
             ([bytes(schema.MAX_MESSAGE + 1)], ErrorClass.TOO_LARGE, "the message has 1048577 bytes"),
@@ -575,16 +578,14 @@ class TestDeltas:
 
 
 class TestInterrupts:
-    OPEN = {"rflags": 0x202}
-
     def test_a_window_ends_the_run(self, bench):
         bench.program(FOREVER)
-        done = bench.peer.ask(emulate(flat(**self.OPEN), window=True))
+        done = bench.peer.ask(emulate(flat(rflags=0x202), window=True))
         assert done.reason is DoneReason.INTERRUPT_WINDOW
 
     def test_a_vector_is_asked_for_and_delivered(self, bench):
         bench.program(b"nnh")
-        io = bench.peer.ask(emulate(flat(**self.OPEN), window=True, acknowledge=True))
+        io = bench.peer.ask(emulate(flat(rflags=0x202), window=True, acknowledge=True))
         assert (io.kind, io.size, io.data) == (IoKind.INTERRUPT_ACK, 0, b"")
         done = bench.peer.ask(answer(io, data=b"\x08"))
         assert done.reason is DoneReason.HALT
@@ -592,24 +593,24 @@ class TestInterrupts:
 
     def test_a_spurious_interrupt_is_not_delivered(self, bench):
         bench.program(b"nnh")
-        io = bench.peer.ask(emulate(flat(**self.OPEN), window=True, acknowledge=True))
+        io = bench.peer.ask(emulate(flat(rflags=0x202), window=True, acknowledge=True))
         assert bench.peer.ask(answer(io)).state["general"][7] == 0
 
     def test_one_vector_at_a_time(self, bench):
         bench.program(b"h")
-        io = bench.peer.ask(emulate(flat(**self.OPEN), window=True, acknowledge=True))
+        io = bench.peer.ask(emulate(flat(rflags=0x202), window=True, acknowledge=True))
         assert bench.peer.ask(answer(io, data=b"ab")).error is ErrorClass.BAD_ANSWER
         bench.peer.ask(answer(io, data=b"a"))
 
     def test_an_answer_may_announce_an_interrupt(self, bench):
         bench.program(IN60 + b"nh")
-        io = bench.peer.ask(emulate(flat(**self.OPEN)))
+        io = bench.peer.ask(emulate(flat(rflags=0x202)))
         done = bench.peer.ask(answer(io, data=b"a", window=True))
         assert (done.reason, done.steps) == (DoneReason.INTERRUPT_WINDOW, 1)
 
     def test_a_kick_may_announce_an_interrupt(self, bench):
         bench.program(FOREVER)
-        bench.peer.send(emulate(flat(**self.OPEN)))
+        bench.peer.send(emulate(flat(rflags=0x202)))
         time.sleep(0.02)
         bench.peer.send(kick(stop=Stop.NONE, window=True))
         assert bench.peer.receive().reason is DoneReason.INTERRUPT_WINDOW
@@ -620,6 +621,14 @@ class TestInterrupts:
 
 
 class TestMmioReason:
+    def test_an_address_is_needed(self, bench):
+        error = bench.peer.ask(emulate(reason=Reason.MMIO))
+        assert (error.error, error.field) == (ErrorClass.BAD_MESSAGE, "mmio")
+
+    def test_an_address_without_the_reason_means_nothing(self, bench):
+        bench.program(b"h")
+        assert bench.peer.ask(emulate(mmio=0xD0000)).reason is DoneReason.HALT
+
     def test_exactly_one_instruction(self, bench):
         bench.program(b"R\x00\x00\x0c\x00\x04" * 2)
         io = bench.peer.ask(emulate(reason=Reason.MMIO, mmio=0xC0000))
@@ -663,12 +672,15 @@ def test_failing_rules_are_listed_when_asked_for(bench):
 
 
 def test_an_answer_that_does_not_fit_is_an_error_not_an_end(bench, monkeypatch, caplog):
-    bench.program(b"?")
-    monkeypatch.setattr(codec, "clip", lambda text, limit: text * 1000)
-    assert bench.peer.ask(emulate()).error is ErrorClass.INTERNAL
+    bench.program(b"F\x13")
+    monkeypatch.setattr(bench.engine, "run", lambda *_, **__: Exit(ExitReason.FIRMWARE, address=-1))
+    error = bench.peer.ask(emulate())
+    assert (error.error, "address is -1" in error.text) == (ErrorClass.INTERNAL, True)
+    monkeypatch.setattr(bench.engine, "run", lambda *_, **__: Exit(ExitReason.PORT_OUT, data=bytes(1 << 19)))
+    error = bench.peer.ask(emulate(seq=2))
+    assert (error.error, "data is bytes of 524288" in error.text) == (ErrorClass.INTERNAL, True)
     monkeypatch.undo()
-    bench.program(b"h")
-    assert bench.peer.ask(emulate(seq=2)).reason is DoneReason.HALT
+    assert bench.peer.ask(emulate(seq=3)).reason is DoneReason.FIRMWARE
 
 
 def test_counters_count_messages_and_bytes(bench):

@@ -105,7 +105,7 @@ class Bench:
 def boot_sector(*, size: int = 1474560) -> bytearray:
     """Return an image whose every sector says its number, with a boot signature."""
     image = bytearray(size)
-    for sector in range(0, size // 512):
+    for sector in range(size // 512):
         image[sector * 512 : sector * 512 + 4] = sector.to_bytes(4, "little")
     image[510:512] = b"\x55\xaa"
     return image

@@ -8,9 +8,9 @@
 #include "labels.h"
 #include "procedures.h"
 
-enum { WRITE = 1, USER = 2 };
+enum { WRITE = 1, USER = 2, IMPLICIT = 8 };
 
-static bool give_way(struct cpu *cpu)
+bool give_way(struct cpu *cpu)
 {
     if (!cpu->recording)
         cpu->bail = BAIL_EXACT;
@@ -39,13 +39,6 @@ bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *phys
     return cpu->bail == BAIL_NONE;
 }
 
-/* Where an access goes: one piece, or two when it crosses a page. */
-struct span {
-    uint64_t physical[2];
-    unsigned first; /* bytes in the first piece */
-    unsigned size;
-};
-
 static bool reach(struct cpu *cpu, uint32_t linear, unsigned size, unsigned access, struct span *span)
 {
     const unsigned room = PAGE - linear % PAGE;
@@ -56,7 +49,7 @@ static bool reach(struct cpu *cpu, uint32_t linear, unsigned size, unsigned acce
     return span->first == size || translate(cpu, linear + span->first, access, &span->physical[1]);
 }
 
-static uint64_t load_span(struct cpu *cpu, const struct span *span)
+uint64_t load_span(struct cpu *cpu, const struct span *span)
 {
     uint64_t value = load_input(cpu, span->physical[0], span->first);
     if (span->first < span->size && !cpu->bail)
@@ -64,7 +57,7 @@ static uint64_t load_span(struct cpu *cpu, const struct span *span)
     return value;
 }
 
-static void store_span(struct cpu *cpu, const struct span *span, uint64_t value)
+void store_span(struct cpu *cpu, const struct span *span, uint64_t value)
 {
     withhold(cpu, span->physical[0], value, span->first);
     if (span->first < span->size && !cpu->bail)
@@ -72,7 +65,7 @@ static void store_span(struct cpu *cpu, const struct span *span, uint64_t value)
 }
 
 /* All checks of a data access through a segment. */
-static bool check(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span)
+bool check_data(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span)
 {
     const struct segment *s = &cpu->a.seg[segment];
     if ((int64_t)offset + (int64_t)(size - 1) > (write ? s->write_top : s->read_top)) {
@@ -95,7 +88,7 @@ static bool check(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned s
 uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
 {
     struct span span;
-    if (give_way(cpu) || !check(cpu, segment, offset, size, false, &span))
+    if (give_way(cpu) || !check_data(cpu, segment, offset, size, false, &span))
         return 0;
     return load_span(cpu, &span);
 }
@@ -103,7 +96,7 @@ uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
 void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size)
 {
     struct span span;
-    if (!give_way(cpu) && check(cpu, segment, offset, size, true, &span))
+    if (!give_way(cpu) && check_data(cpu, segment, offset, size, true, &span))
         store_span(cpu, &span, value);
 }
 
@@ -118,7 +111,7 @@ uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, 
         if (cpu->bail)
             return 0;
     }
-    if (!check(cpu, segment, offset, size, true, &span))
+    if (!check_data(cpu, segment, offset, size, true, &span))
         return 0;
     const uint64_t value = load_span(cpu, &span);
     cpu->rmw_physical[0] = span.physical[0];
@@ -127,7 +120,8 @@ uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, 
     cpu->rmw_size = size;
     cpu->rmw_old = value;
     cpu->rmw_input = cpu->cursor - 1;
-    cpu->rmw_locked = locked && span.first == size && !(span.physical[0] & (size - 1));
+    cpu->rmw_locked = locked && span.first == size && !(span.physical[0] & (size - 1)) &&
+                      !withheld(cpu, span.physical[0], size);
     return value;
 }
 
@@ -167,7 +161,7 @@ void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bo
 uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size)
 {
     struct span span;
-    if (give_way(cpu) || !reach(cpu, linear, size, 0, &span))
+    if (give_way(cpu) || !reach(cpu, linear, size, IMPLICIT, &span))
         return 0;
     return load_span(cpu, &span);
 }
@@ -175,7 +169,7 @@ uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size)
 void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size)
 {
     struct span span;
-    if (!give_way(cpu) && reach(cpu, linear, size, WRITE, &span))
+    if (!give_way(cpu) && reach(cpu, linear, size, WRITE | IMPLICIT, &span))
         store_span(cpu, &span, value);
 }
 
@@ -183,14 +177,15 @@ void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned siz
 void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
 {
     struct span span;
-    if (give_way(cpu) || !reach(cpu, linear, 1, WRITE, &span))
+    if (give_way(cpu) || !reach(cpu, linear, 1, WRITE | IMPLICIT, &span))
         return;
+    const bool locked = !withheld(cpu, span.physical[0], 1);
     const uint64_t old = load_span(cpu, &span);
     const unsigned input = cpu->cursor - 1;
     if (cpu->bail)
         return;
     store_span(cpu, &span, (old & keep) | set);
-    if (cpu->bail)
+    if (cpu->bail || !locked)
         return;
     struct store *made = &cpu->stores[cpu->store_count - 1];
     made->locked = true;
@@ -205,7 +200,7 @@ void probe_system_write(struct cpu *cpu, uint32_t linear, uint32_t size)
     const uint32_t last = (linear % PAGE + (size - 1)) / PAGE;
     for (uint32_t n = 0; n <= last && n < 32; n++) {
         uint64_t physical;
-        if (!translate(cpu, n ? (linear & -PAGE) + n * PAGE : linear, WRITE, &physical))
+        if (!translate(cpu, n ? (linear & -PAGE) + n * PAGE : linear, WRITE | IMPLICIT, &physical))
             return;
     }
 }
@@ -244,10 +239,7 @@ uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_
         else
             done = __sync_bool_compare_and_swap((volatile uint64_t *)(host - physical % 8), old, new);
         if (done)
-            page_written(cpu, region, physical);
-        struct page *page = page_at(region, physical);
-        if (done && page && page->code && code_overlaps(page, physical, size))
-            kill_blocks(cpu, page, physical, size);
+            ram_touched(cpu, region, physical, size);
     }
     if (!cpu->filling)
         record(cpu, INPUT_SWAP, physical, size, done);

@@ -36,12 +36,14 @@ enum {
     PAGE = 4096,
     LONGEST = 15,        /* bytes of an instruction */
     BLOCK_INSNS = 32,    /* instructions of a block */
-    BLOCK_BYTES = 240,   /* bytes of a block; offsets fit one byte */
+    BLOCK_BYTES = 240,   /* a block takes no instruction beyond; offsets fit one byte */
+    HASH_SIZE = 16384,
+    ARENA_SIZE = 16 << 20,
     TLB_SIZE = 256,
     CHUNK = 16384,       /* steps between two looks at the kick word */
     JOURNAL_SIZE = 1024, /* inputs of one instruction */
     STORES_SIZE = 512,   /* stores of one instruction */
-    POSTED_SIZE = 2048,
+    POSTED_SIZE = 8192,  /* coalesced writes, of which one instruction makes at most three quarters */
     PAGES_SIZE = 16384,  /* written pages reported at once */
     CHUNK_PAGES = 512,   /* pages whose bookkeeping is allocated together */
 };
@@ -66,8 +68,8 @@ struct block {
     uint64_t tag;
     uint64_t physical;
     struct block *hash_next, *page_next;
-    const uint8_t *source; /* host address of the bytes it was decoded from */
-    uint8_t *bytes;        /* copy of them */
+    struct page *page;
+    uint8_t *bytes; /* what it was decoded from */
     uint16_t *variants;
     uint16_t length, count;
     bool code32;
@@ -142,6 +144,7 @@ enum bail {
     BAIL_UNSUPPORTED,
     BAIL_QUESTION,
     BAIL_HYPERVISOR,
+    BAIL_FIRMWARE,
     BAIL_MISMATCH,
     BAIL_AGAIN, /* start over (lost compare-and-swap) */
 };
@@ -184,7 +187,16 @@ struct store {
     uint64_t physical, value, old;
     uint32_t size;
     uint32_t input; /* index of the journal entry that gave `old`, when locked */
-    bool locked, block;
+    bool locked;
+    bool block; /* bytes are in cpu->block_data, `element` each */
+    uint8_t element;
+};
+
+/* Where an access goes: one piece, or two when it crosses a page. */
+struct span {
+    uint64_t physical[2];
+    unsigned first; /* bytes in the first piece */
+    unsigned size;
 };
 
 enum open { OPEN_NONE, OPEN_FETCH, OPEN_INSN, OPEN_DELIVER };
@@ -209,6 +221,7 @@ struct cpu {
     const struct insn *at;
     const struct insn *missed;
     unsigned misses;
+    const struct insn *resume; /* go on here, inside cpu->block, behind an instruction that ran exactly */
 
     uint64_t features;
     uint8_t vendor, model, delivering;
@@ -219,8 +232,9 @@ struct cpu {
     bool recording; /* exact mode: the journal is live */
     bool align_check;
     bool filling;   /* walking for the fast path */
-    bool segments_changed;
     bool block_killed;
+    bool tops_protected; /* the mode that segments' tops were computed for */
+    bool smap_open;      /* EFLAGS.AC as the TLB knows it */
     uint32_t repeat;
 
     /* memory */
@@ -247,8 +261,8 @@ struct cpu {
     unsigned journal_count, cursor;
     struct store *stores;
     unsigned store_count;
-    struct store pending; /* read-modify-write under way (a crossing one: two) */
     uint8_t block_data[PAGE];
+    /* read-modify-write under way */
     bool rmw_locked;
     uint64_t rmw_physical[2];
     uint32_t rmw_size, rmw_first, rmw_input;
@@ -263,7 +277,7 @@ struct cpu {
     bool answered;
     struct journal_entry question;
     uint32_t question_reason;
-    uint8_t question_data[PAGE];
+    uint8_t question_data[PAGE]; /* what a write writes, then the answer to a read */
     struct insn open_insn;
     uint16_t open_variant;
     uint8_t fetched[16];
@@ -273,10 +287,11 @@ struct cpu {
     struct dm_request request;
     uint64_t left; /* steps of the budget not yet made */
     bool progressed;
-    bool first;    /* no instruction of this request has been made */
+    bool first;    /* the first instruction of this request is still to be made */
+    bool prepaid;  /* the instruction at hand has been charged when it was begun */
     uint64_t steps, instructions;
 
-    uint64_t rip, rip_canonical, rflags, rflags_canonical; /* upper halves of a state nothing has touched */
+    uint64_t rip, rflags, rflags_canonical; /* as given, for the parts that 32-bit code does not see */
     atomic_uint kick;
     struct dm_cpuid *cpuid;
     unsigned cpuid_count;
@@ -323,6 +338,7 @@ struct region *region_at(struct cpu *cpu, uint64_t physical);
 struct page *page_at(struct region *region, uint64_t physical);
 void page_written(struct cpu *cpu, struct region *region, uint64_t physical);
 void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64_t value, unsigned size);
+void ram_touched(struct cpu *cpu, struct region *region, uint64_t physical, unsigned size);
 uint64_t host_load(const uint8_t *host, unsigned size);
 void tlb_flush(struct cpu *cpu, uint32_t global);
 void tlb_flush_page(struct cpu *cpu, uint32_t linear);
@@ -333,6 +349,10 @@ const struct fetch_entry *fetch_page(struct cpu *cpu, uint32_t linear);
 handler miss_read, miss_write;
 
 /* access.c: the accesses of exact handlers and of procedures */
+bool give_way(struct cpu *cpu);
+bool check_data(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span);
+uint64_t load_span(struct cpu *cpu, const struct span *span);
+void store_span(struct cpu *cpu, const struct span *span, uint64_t value);
 bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical);
 uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size);
 void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size);
@@ -351,6 +371,7 @@ struct journal_entry *replay(struct cpu *cpu, unsigned kind, uint64_t address, u
 void record(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint64_t value);
 void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32_t count, const uint8_t *data);
 uint64_t load_input(struct cpu *cpu, uint64_t physical, unsigned size);
+bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size);
 void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size);
 bool commit_stores(struct cpu *cpu);
 void commit(struct cpu *cpu);
@@ -371,13 +392,13 @@ void tsc_write(struct cpu *cpu, uint64_t value);
 uint32_t cpuid_read(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which);
 uint64_t random64(struct cpu *cpu);
 void segment_changed(struct cpu *cpu, uint32_t segment);
+void mode_changed(struct cpu *cpu);
 void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
 void give_up(struct cpu *cpu, uint32_t label);
 
 /* breakpoints.c */
 void watch_data(struct cpu *cpu, uint32_t linear, unsigned size, bool write);
 void watch_port(struct cpu *cpu, uint32_t port, unsigned size);
-uint32_t watch_code(struct cpu *cpu, uint32_t linear);
 
 /* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */
 int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, uint16_t *variant);
@@ -389,8 +410,30 @@ bool code_overlaps(const struct page *page, uint64_t physical, unsigned size);
 void forget_blocks(struct cpu *cpu);
 handler enter, block_end, leave_exact;
 
-/* run.c */
-unsigned transact(struct cpu *cpu, const struct insn *i, exact *run);
+/* transact.c: return the reason of an exit, or RUN_ON */
+enum { RUN_ON = -1 };
+int exact_step(struct cpu *cpu, const struct insn *i, uint16_t variant);
+int exact_resume(struct cpu *cpu);
+int deliver_event(struct cpu *cpu);
+int not_fetched(struct cpu *cpu);
+void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions);
+
+/* fetch.c */
+int single_step(struct cpu *cpu);
+int single_resume(struct cpu *cpu);
+
+/* Without a library call, which would cost fast handlers a stack frame. */
+static inline uint32_t popcount32(uint32_t v)
+{
+    v -= v >> 1 & 0x55555555;
+    v = (v & 0x33333333) + (v >> 2 & 0x33333333);
+    return ((v + (v >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
+}
+
+static inline uint32_t popcount64(uint64_t v)
+{
+    return popcount32((uint32_t)v) + popcount32((uint32_t)(v >> 32));
+}
 
 static inline uint32_t cs_linear(const struct cpu *cpu, uint32_t eip)
 {

@@ -21,11 +21,11 @@
 #define SDIV64(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int64_t)(UINT64_C(0) - (uint64_t)(a)) : (a) / (b))
 #define SREM64(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
 
-#define TRY_(call, bail) \
+#define TRY_(call, otherwise) \
     do { \
         call; \
         if (UNLIKELY(cpu->bail)) \
-            bail; \
+            otherwise; \
     } while (0)
 
 #define LOAD8(t, s, o, bail) TRY_(t = (uint32_t)load(cpu, s, o, 1), bail)
@@ -91,6 +91,7 @@
 #define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
 #define TLB_FLUSH(global, bail) tlb_flush(cpu, global)
 #define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
+#define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
 
 #define END_NEXT(bail) return END_OF_NEXT
 #define END_NEXT_SEGMENT(bail) return END_OF_NEXT

@@ -76,7 +76,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
            !(cpu->store_linear == linear && cpu->store_size == size);
 }
 
-#define FIND_WRITE_(bytes, s, o, top, host) \
+#define FIND_WRITE_(bytes, s, o, top, result) \
     do { \
         const uint32_t s_ = (s), o_ = (o); \
         const struct segment *g_ = &cpu->a.seg[s_]; \
@@ -85,7 +85,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
         if (UNLIKELY((int64_t)o_ + ((bytes) - 1) > (top) || e_->tag != ((l_ + ((bytes) - 1)) & -PAGE) || \
                      (UNLIKELY(*e_->code) && code_hit(cpu, *e_->code, l_, (bytes))))) \
             MISS(s_, o_, (bytes), miss_write); \
-        host = e_->host + l_; \
+        result = e_->host + l_; \
     } while (0)
 
 #define WRITE_(bits, s, o, v) \
@@ -146,6 +146,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
 #define TLB_FLUSH(global, bail) tlb_flush(cpu, global)
 #define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
+#define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
 #define TSC_WRITE(value, bail) tsc_write(cpu, value)
 
 #define END_NEXT(bail) GO(i + 1)

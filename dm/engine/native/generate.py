@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import dm.isa
+from dm.engine.native.digest import digest
 from dm.isa import cells, decode, forms, insn
 from dm.isa import primitives as p
 from dm.isa.forms import Row
@@ -26,9 +27,6 @@ from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure,
 from dm.microcode.ir import Block, Call, End, Get, If, Loop, Set, Statement
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.verify import effects
-
-HERE: Final = Path(__file__).resolve().parent
-PACKAGE: Final = HERE.parent.parent
 
 #: Procedures that the runtime calls by name, with their prototypes' parameter widths and result.
 ENTRIES: Final[dict[str, tuple[tuple[int, ...], int]]] = {
@@ -67,23 +65,6 @@ _OUTSIDE: Final = frozenset(
 _ENGINE_CELLS: Final = frozenset({"features", "vendor", "model", "delivering"})
 
 
-def digest() -> str:
-    """Return a fingerprint of everything the extension is made from, as 64 hex digits."""
-    sources = [
-        *(PACKAGE / "isa").glob("*.py"),
-        *(PACKAGE / "microcode").glob("*.py"),
-        PACKAGE / "machine" / "state.py",
-        PACKAGE / "machine" / "cells.py",
-        PACKAGE / "machine" / "rules.py",
-        *(path for path in HERE.iterdir() if path.suffix in (".py", ".c", ".h")),
-    ]
-    sha = hashlib.sha256()
-    for path in sorted(sources):
-        sha.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0")
-        sha.update(path.read_bytes() + b"\0")
-    return sha.hexdigest()
-
-
 def load_isa() -> dict[str, Procedure]:
     """Import all of dm.isa, which fills DESCRIPTIONS, and return the procedures of :data:`ENTRIES` by name.
 
@@ -101,7 +82,9 @@ def load_isa() -> dict[str, Procedure]:
             raise MicrocodeError(f"procedure {name} is not described in dm.isa or dm.machine.rules")
         made = found[name]
         if made.args != params or made.result != result:
-            raise MicrocodeError(f"procedure {name} takes {made.args} and gives {made.result} bits, not {params}, {result}")
+            raise MicrocodeError(
+                f"procedure {name} takes {made.args} and gives {made.result} bits, not {params}, {result}"
+            )
     return found
 
 
@@ -311,8 +294,8 @@ class Output:
                 prototypes = "".join(f"HANDLER({name});\n" for name in names if f"HANDLER({name})" in "".join(chunk))
                 out[f"{kind}_{group}_{part}.c"] = head + prototypes + "\n" + "\n".join(chunk)
         for part, chunk in enumerate(_split(self._procedure_texts(), 300_000)):
-            out[f"procedures_{part}.c"] = '#include "exact.h"\n#include "labels.h"\n#include "procedures.h"\n\n' + "\n".join(
-                chunk
+            out[f"procedures_{part}.c"] = (
+                '#include "exact.h"\n#include "labels.h"\n#include "procedures.h"\n\n' + "\n".join(chunk)
             )
         out["labels.h"] = labels_header()
         out["tables.c"] = self._tables()
@@ -348,7 +331,7 @@ class Output:
         for i in range(0, len(leaves), 24):
             lines.append("    " + " ".join(f"{leaf}," for leaf in leaves[i : i + 24]))
         lines += ["};", "", f"const unsigned label_count = {len(p.CAUSES) + len(OWN_LABELS) + 1};"]
-        lines.append("const char *const labels[] = {\n    \"\",")
+        lines.append('const char *const labels[] = {\n    "",')
         lines += [f'    "{cause}",' for cause in (*OWN_LABELS, *p.CAUSES)]
         lines += ["};", ""]
         return "\n".join(lines)
@@ -383,7 +366,15 @@ class Output:
 
 
 #: Reasons of the runtime's own, before those of the descriptions.
-OWN_LABELS: Final = ("UNDEFINED", "ALIGNMENT", "CS_FETCH_LIMIT", "TOO_LONG", "MSR_REFUSED", "TOO_MANY_ACCESSES", "DIVERGED")
+OWN_LABELS: Final = (
+    "NO_SUCH_OPCODE",
+    "ALIGNMENT",
+    "CS_FETCH_LIMIT",
+    "TOO_LONG",
+    "MSR_REFUSED",
+    "TOO_MANY_ACCESSES",
+    "DIVERGED",
+)
 
 
 def labels_header() -> str:

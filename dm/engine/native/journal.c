@@ -130,6 +130,15 @@ void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size)
     cpu->stores[cpu->store_count++] = (struct store){.physical = physical, .value = value, .size = size};
 }
 
+/* Whether an earlier store of this instruction lies there, so that what was read there was not memory's. */
+bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size)
+{
+    for (unsigned n = 0; n < cpu->store_count; n++)
+        if (physical + size > cpu->stores[n].physical && cpu->stores[n].physical + cpu->stores[n].size > physical)
+            return true;
+    return false;
+}
+
 /* A write that is not to RAM (any longer): known from the journal, posted, or a question.  False: abandoned. */
 static bool device_write(struct cpu *cpu, unsigned kind, uint64_t physical, uint64_t value, unsigned size, bool post)
 {
@@ -147,10 +156,12 @@ static bool device_write(struct cpu *cpu, unsigned kind, uint64_t physical, uint
 
 static bool store_to_device(struct cpu *cpu, const struct store *made, unsigned kind, bool post)
 {
-    const unsigned piece = made->block ? cpu->block_data[0] * 0 + 1 : odd_size(made->size) ? 1 : made->size;
+    const unsigned piece = made->block ? made->element : odd_size(made->size) ? 1 : made->size;
     for (unsigned n = 0; n < made->size; n += piece) {
-        const uint64_t value = made->block ? cpu->block_data[n] : made->value >> (8 * n);
-        if (!device_write(cpu, kind, made->physical + n, piece == 1 ? value & 0xff : value, piece, post))
+        uint64_t value = made->block ? host_load(cpu->block_data + n, piece) : made->value >> (8 * n);
+        if (piece < 8)
+            value &= (UINT64_C(1) << (8 * piece)) - 1;
+        if (!device_write(cpu, kind, made->physical + n, value, piece, post))
             return false;
     }
     return true;
@@ -199,7 +210,9 @@ bool commit_stores(struct cpu *cpu)
     for (unsigned n = 0; n < cpu->store_count; n++) {
         const struct store *made = &cpu->stores[n];
         struct region *region = region_at(cpu, made->physical);
-        if (!region || region->kind != RAM) {
+        if (made->locked && region && region->kind == RAM) {
+            ram_touched(cpu, region, made->physical, made->size); /* swapped above */
+        } else if (!region || region->kind != RAM) {
             store_to_device(cpu, made, region ? region->kind : HOLE, true);
         } else if (made->block) {
             for (unsigned b = 0; b < made->size; b++)

@@ -67,7 +67,6 @@ uint64_t host_load(const uint8_t *host, unsigned size)
 void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64_t value, unsigned size)
 {
     uint8_t *host = region->memory + (physical - region->gpa);
-    page_written(cpu, region, physical);
     switch (size) {
     case 1:
         *(volatile any8 *)host = (uint8_t)value;
@@ -85,6 +84,13 @@ void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64
         for (unsigned n = 0; n < size; n++)
             *(volatile any8 *)(host + n) = (uint8_t)(value >> (8 * n));
     }
+    ram_touched(cpu, region, physical, size);
+}
+
+/* Memory has been written: report the page, and drop code that was decoded from these bytes. */
+void ram_touched(struct cpu *cpu, struct region *region, uint64_t physical, unsigned size)
+{
+    page_written(cpu, region, physical);
     struct page *page = page_at(region, physical);
     if (page && page->code && code_overlaps(page, physical, size))
         kill_blocks(cpu, page, physical, size);
@@ -137,6 +143,7 @@ void tlb_flush_page(struct cpu *cpu, uint32_t linear)
 void bump_generation(struct cpu *cpu)
 {
     cpu->generation += UINT64_C(1) << 32;
+    cpu->store_size = 0;
     if (cpu->generation == 0) { /* tags would come round again */
         forget_blocks(cpu);
         cpu->generation = UINT64_C(1) << 32;

@@ -8,12 +8,16 @@ from dm.shim import keys
 from dm.shim.bios import rom
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import CF, Call
+from dm.shim.clock import Clock
 
 # BDA 40:17 and 40:18 bits of each shifting key; grey keys have their own bits in the second byte.
 _SHIFTS = {keys.RIGHT_SHIFT: 1, keys.LEFT_SHIFT: 2, keys.CONTROL: 4, keys.ALT: 8}
 _SHIFTS2 = {keys.CONTROL: 1, keys.ALT: 2}
 _TOGGLES = {keys.SCROLL_LOCK: 0x10, keys.NUM_LOCK: 0x20, keys.CAPS_LOCK: 0x40}
 _KEYPAD = {0x47: 7, 0x48: 8, 0x49: 9, 0x4B: 4, 0x4C: 5, 0x4D: 6, 0x4F: 1, 0x50: 2, 0x51: 3, 0x52: 0}
+
+# A guest that asks for a key more than 32 times in a row, each within a millisecond, only waits.
+_BUSY_POLL, _PATIENCE, _REST = 1_000_000, 32, 10_000_000
 
 
 class Keyboard:
@@ -22,9 +26,19 @@ class Keyboard:
     ``waiting`` counts calls that found no key, so that whoever types can tell that the guest listens.
     """
 
-    def __init__(self, bda: Bda, end_of_interrupt: Callable[[int], None], reset: Callable[[], None]) -> None:
-        self._bda, self._eoi, self._reset = bda, end_of_interrupt, reset
+    def __init__(
+        self,
+        bda: Bda,
+        end_of_interrupt: Callable[[int], None],
+        reset: Callable[[], None],
+        clock: Clock,
+        idle: Callable[[int], None],
+    ) -> None:
+        """``idle`` lets the host sleep up to that many nanoseconds, or until an interrupt is pending."""
+        self._bda, self._eoi, self._reset, self._clock, self._idle = bda, end_of_interrupt, reset, clock, idle
         self.waiting = 0
+        self._polls = 0
+        self._last_poll = -_BUSY_POLL
 
     # --- INT 16h
 
@@ -44,6 +58,7 @@ class Keyboard:
             call.zero(word is None)
             if word is None:
                 self.waiting += 1
+                self._rest()
             else:
                 call.state.ax = word
         elif function in (0x02, 0x12):
@@ -57,6 +72,14 @@ class Keyboard:
         elif function == 0x09:
             call.al = 0x20  # AH=10h-12h are there
         call.finish()
+
+    def _rest(self) -> None:
+        """Let the host sleep when the guest does nothing but ask for a key."""
+        now = self._clock.now()
+        self._polls = self._polls + 1 if now - self._last_poll < _BUSY_POLL else 0
+        if self._polls > _PATIENCE:
+            self._idle(_REST)
+        self._last_poll = self._clock.now()
 
     def _peek(self, enhanced: bool) -> int | None:
         """Return the next word as AH=01h (False) or AH=11h (True) shows it; the old calls skip new keys."""

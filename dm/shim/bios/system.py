@@ -41,8 +41,9 @@ class SystemServices:
         self._event: tuple[int, int] | None = None
 
     def reset(self) -> None:
-        """Forget waits in progress."""
+        """Forget waits in progress and mask A20, as programs find it on a PC/AT."""
         self._deadline = self._event = None
+        self._system.set_a20(False)
 
     def service(self, call: Call) -> None:
         """Answer one INT 15h."""

@@ -11,21 +11,21 @@ class SystemControl:
     """The chipset's two ways to reset, and the A20 gate that port 92h and the keyboard controller share."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called when A20 or the reset request changes."""
+        """``changed`` is called when A20 changes."""
         self._changed = changed
-        self.a20 = False
-        self.reset_requested = False
-        self._cf9 = 0
+        self.reset()
 
     def reset(self) -> None:
-        """State after a system reset: A20 masked, as the PC/AT starts."""
-        self.a20 = self.reset_requested = False
+        """State after a system reset: A20 open, or the reset vector could not be fetched."""
+        self.a20 = True
+        self.reset_requested = self.full_reset = False
         self._cf9 = 0
 
     def connect(self, bus: PortBus) -> None:
         """Put the ports on ``bus``."""
         bus.add((0x92,), lambda _: self.a20 << 1, lambda _, value: self._write92(value))
-        bus.add((0xCF9,), lambda _: self._cf9, lambda _, value: self._write_cf9(value))
+        # A double word at CF8h is the PCI configuration address, not a reset.
+        bus.add((0xCF9,), lambda _: self._cf9, lambda _, value: self._write_cf9(value), alone=True)
 
     def set_a20(self, enabled: bool) -> None:
         """Open (True) or mask address line 20."""
@@ -33,10 +33,10 @@ class SystemControl:
             self.a20 = enabled
             self._changed()
 
-    def request_reset(self) -> None:
-        """Pull the reset line; the machine resets at the end of the instruction."""
+    def request_reset(self, *, full: bool = False) -> None:
+        """Pull the CPU's reset line, or everybody's (``full``), at the end of the instruction."""
         self.reset_requested = True
-        self._changed()
+        self.full_reset |= full
 
     def _write92(self, value: int) -> None:
         self.set_a20(bool(value & 2))
@@ -47,4 +47,4 @@ class SystemControl:
         rising = value & 4 and not self._cf9 & 4
         self._cf9 = value & 0xE
         if rising:
-            self.request_reset()
+            self.request_reset(full=bool(self._cf9 & 2))

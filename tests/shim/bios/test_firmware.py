@@ -10,6 +10,8 @@ from dm.shim.disk import Kind, drives
 
 
 def test_reset_vector_jumps_to_post(bench):
+    bench.pc.reset()
+    assert bench.pc.memory_map.a20
     assert bench.memory.read(0xFFFFFFF0, 5) == bytes((0xEA, 0x5B, 0xE0, 0x00, 0xF0))
 
 

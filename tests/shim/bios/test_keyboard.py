@@ -130,3 +130,14 @@ def test_key_interrupt_is_acknowledged(bench):
     assert bench.pc.pic.acknowledge() == 9
     strike(bench, b"\x25")
     assert not bench.pc.pic.master.isr & 2
+
+
+def test_a_guest_that_only_polls_lets_the_host_sleep(bench):
+    for _ in range(33):
+        bench.interrupt(0x16, ax=0x0100)
+    assert bench.idled == []
+    bench.interrupt(0x16, ax=0x0100)
+    assert bench.idled == [10_000_000]
+    bench.clock.advance(5_000_000)
+    bench.interrupt(0x16, ax=0x0100)
+    assert len(bench.idled) == 1, "a guest with other work between its polls is not slowed down"

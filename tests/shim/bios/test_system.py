@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from dm.shim.bios import rom
@@ -22,7 +24,7 @@ def test_memory_map_is_sorted_and_complete(bench):
     entries = memory_map(bench)
     assert entries[0] == (0, 0x9FC00, 1)
     assert (0x100000, SIZE - MIB, 1) in entries
-    assert all(a[0] + a[1] <= b[0] for a, b in zip(entries, entries[1:], strict=False))
+    assert all(a[0] + a[1] <= b[0] for a, b in itertools.pairwise(entries))
     assert entries[-1][0] + entries[-1][1] == 1 << 32
 
 

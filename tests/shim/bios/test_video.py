@@ -31,7 +31,7 @@ def test_teletype_controls(bench):
 
 
 def test_teletype_wraps_and_scrolls(bench):
-    say(bench, "top" + "\r\n" * 23 + "x" * 80 + "last")
+    say(bench, "top" + "\r\n" * 24 + "x" * 80 + "last")
     assert bench.row(0) == "", "the first row has scrolled off"
     assert bench.row(23) == "x" * 80
     assert bench.row(24) == "last"

@@ -3,7 +3,7 @@ import pytest
 from dm.shim import keys
 from dm.shim.bus import PortBus
 from dm.shim.clock import ManualClock
-from dm.shim.devices.i8042 import KEY_INTERVAL, I8042
+from dm.shim.devices.i8042 import I8042, KEY_INTERVAL
 from dm.shim.devices.system import SystemControl
 
 
@@ -102,14 +102,14 @@ def test_command_byte_reads_back_and_gates_irq1(rig):
 
 def test_output_port_drives_a20(rig):
     rig.out(0x64, 0xD1)
-    rig.out(0x60, 0xDF)
-    assert rig.system.a20
-    assert rig.changes == 1
-    rig.out(0x64, 0xD0)
-    assert rig.drain()[0] & 2
-    rig.out(0x64, 0xD1)
     rig.out(0x60, 0xDD)
     assert not rig.system.a20
+    assert rig.changes == 1
+    rig.out(0x64, 0xD0)
+    assert not rig.drain()[0] & 2
+    rig.out(0x64, 0xD1)
+    rig.out(0x60, 0xDF)
+    assert rig.system.a20
     assert not rig.system.reset_requested
 
 

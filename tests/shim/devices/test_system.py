@@ -15,11 +15,11 @@ def rig():
 
 def test_port_92_gates_a20(rig):
     system, bus, changes = rig
-    assert bus.read(0x92, 1) == b"\x00"
-    bus.write(0x92, 1, b"\x02")
-    assert system.a20
     assert bus.read(0x92, 1) == b"\x02"
-    bus.write(0x92, 1, b"\x02")
+    bus.write(0x92, 1, b"\x00")
+    assert not system.a20
+    assert bus.read(0x92, 1) == b"\x00"
+    bus.write(0x92, 1, b"\x00")
     assert len(changes) == 1, "nothing has changed"
 
 
@@ -29,7 +29,9 @@ def test_port_92_bit_0_resets(rig):
     assert system.reset_requested
 
 
-@pytest.mark.parametrize(("values", "resets"), [((0x06,), True), ((0x02,), False), ((0x04,), True), ((0x02, 0x06), True)])
+@pytest.mark.parametrize(
+    ("values", "resets"), [((0x06,), True), ((0x02,), False), ((0x04,), True), ((0x02, 0x06), True)]
+)
 def test_port_cf9_resets_on_the_rising_edge_of_bit_2(rig, values, resets):
     system, bus, _ = rig
     for value in values:
@@ -37,13 +39,30 @@ def test_port_cf9_resets_on_the_rising_edge_of_bit_2(rig, values, resets):
     assert system.reset_requested is resets
 
 
-def test_reset_masks_a20(rig):
-    system, _, _ = rig
-    system.set_a20(True)
-    system.request_reset()
-    system.reset()
-    assert not system.a20
+def test_pci_configuration_address_is_no_reset(rig):
+    system, bus, _ = rig
+    bus.write(0xCF8, 4, bytes((0x00, 0x06, 0x00, 0x80)))
     assert not system.reset_requested
+    assert bus.read(0xCF8, 4) == b"\xff" * 4
+
+
+def test_only_cf9_bit_1_resets_the_devices_too(rig):
+    system, bus, _ = rig
+    bus.write(0xCF9, 1, b"\x04")
+    assert not system.full_reset
+    bus.write(0xCF9, 1, b"\x00")
+    bus.write(0xCF9, 1, b"\x06")
+    assert system.full_reset
+
+
+def test_reset_opens_a20(rig):
+    system, _, _ = rig
+    system.set_a20(False)
+    system.request_reset(full=True)
+    system.reset()
+    assert system.a20
+    assert not system.reset_requested
+    assert not system.full_reset
 
 
 def test_debug_console_takes_bytes_and_identifies_itself():

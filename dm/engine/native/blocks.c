@@ -1,0 +1,191 @@
+/* The cache of decoded blocks, keyed by physical address and default operand size. */
+
+#include "fast.h"
+
+#include <stdlib.h>
+
+struct block dead_block = {.count = UINT16_MAX};
+
+static struct block **bucket(struct cpu *cpu, uint64_t physical)
+{
+    return &cpu->hash[(physical ^ physical >> 13) % HASH_SIZE];
+}
+
+static bool overlaps(const struct block *block, uint64_t physical, unsigned size)
+{
+    const uint64_t offset = physical % PAGE, start = block->physical % PAGE;
+    return offset < start + block->length && start < offset + size;
+}
+
+bool code_overlaps(const struct page *page, uint64_t physical, unsigned size)
+{
+    for (const struct block *block = page->blocks; block; block = block->page_next)
+        if (overlaps(block, physical, size))
+            return true;
+    return false;
+}
+
+static uint64_t lines(const struct block *block)
+{
+    const unsigned first = block->physical / 64 % 64, last = (block->physical + block->length - 1) / 64 % 64;
+    return (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
+}
+
+/* Drop the blocks that were decoded from these bytes.  Their memory goes when the arena is cleared. */
+void kill_blocks(struct cpu *cpu, struct page *page, uint64_t physical, unsigned size)
+{
+    uint64_t code = 0;
+    for (struct block **link = &page->blocks; *link;) {
+        struct block *block = *link;
+        if (!overlaps(block, physical, size)) {
+            code |= lines(block);
+            link = &block->page_next;
+            continue;
+        }
+        *link = block->page_next;
+        for (struct block **other = bucket(cpu, block->physical); *other; other = &(*other)->hash_next)
+            if (*other == block) {
+                *other = block->hash_next;
+                break;
+            }
+        block->tag = 0;
+        if (block == cpu->block)
+            cpu->block_killed = true;
+    }
+    page->code = code;
+}
+
+void forget_blocks(struct cpu *cpu)
+{
+    for (unsigned n = 0; n < HASH_SIZE; n++) {
+        for (const struct block *block = cpu->hash[n]; block; block = block->hash_next) {
+            block->page->blocks = NULL;
+            block->page->code = 0;
+        }
+        cpu->hash[n] = NULL;
+    }
+    cpu->arena_used = 0;
+    cpu->block = NULL;
+    cpu->resume = NULL;
+    cpu->missed = NULL;
+}
+
+static void *take(struct cpu *cpu, size_t size)
+{
+    void *memory = cpu->arena + cpu->arena_used;
+    cpu->arena_used += (size + 63) & ~(size_t)63;
+    return memory;
+}
+
+/* Decode straight-line code inside one page; NULL when the first instruction crosses its end. */
+static struct block *build(struct cpu *cpu, const struct fetch_entry *from, uint64_t physical, bool code32)
+{
+    struct insn insns[BLOCK_INSNS];
+    uint16_t forms[BLOCK_INSNS];
+    const uint8_t *code = from->host + physical % PAGE;
+    const unsigned room = (unsigned)(PAGE - physical % PAGE);
+    unsigned length = 0, count = 0;
+    while (count < BLOCK_INSNS && length < BLOCK_BYTES && length < room) {
+        const unsigned left = room - length;
+        struct insn *i = &insns[count];
+        const int size = decode(code + length, left < LONGEST ? left : LONGEST, code32, i, &forms[count]);
+        if (size <= 0)
+            break;
+        i->handler = (void *)variants[forms[count]].fast;
+        i->offset = (uint8_t)length;
+        length += (unsigned)size;
+        if (variants[forms[count++]].ends)
+            break;
+    }
+    if (!count)
+        return NULL;
+    const size_t records = sizeof(struct block) + (count + 1) * sizeof(struct insn);
+    if (cpu->arena_used + records + length + count * sizeof(uint16_t) + 3 * 64 > ARENA_SIZE)
+        forget_blocks(cpu);
+    struct block *block = take(cpu, records);
+    block->bytes = take(cpu, length + count * sizeof(uint16_t) + 1);
+    block->variants = (uint16_t *)(void *)(block->bytes + ((length + 1) & ~1u));
+    memcpy(block->bytes, code, length);
+    memcpy(block->variants, forms, count * sizeof(uint16_t));
+    memcpy(block->insn, insns, count * sizeof(struct insn));
+    block->insn[count] = (struct insn){.handler = (void *)block_end, .chain = &dead_block, .offset = (uint8_t)length};
+    block->physical = physical;
+    block->length = (uint16_t)length;
+    block->count = (uint16_t)count;
+    block->code32 = code32;
+    block->page = from->page;
+    block->page_next = from->page->blocks;
+    from->page->blocks = block;
+    from->page->code |= lines(block);
+    struct block **head = bucket(cpu, physical);
+    block->hash_next = *head;
+    *head = block;
+    cpu->store_size = 0;
+    return block;
+}
+
+/* The block at CS:eip, valid for the current generation; NULL when that instruction has to be run on its own. */
+struct block *find_block(struct cpu *cpu, uint32_t eip)
+{
+    const uint32_t linear = cs_linear(cpu, eip);
+    const struct fetch_entry *from = fetch_page(cpu, linear);
+    if (!from)
+        return NULL;
+    const uint64_t physical = from->physical | linear % PAGE;
+    const bool code32 = cpu->a.seg[1].attributes >> 14 & 1;
+    const uint8_t *code = from->host + linear % PAGE;
+    struct block *block = *bucket(cpu, physical);
+    while (block && (block->physical != physical || block->code32 != code32))
+        block = block->hash_next;
+    if (block && memcmp(block->bytes, code, block->length) != 0) {
+        kill_blocks(cpu, from->page, physical, 1);
+        block = NULL;
+    }
+    if (!block)
+        block = build(cpu, from, physical, code32);
+    if (!block || (uint64_t)eip + block->length > cpu->a.cs_end)
+        return NULL;
+    block->tag = cpu->generation + linear;
+    return block;
+}
+
+/* Go to cpu->a.eip, remembering the way there in the record `i` when it stays in the page. */
+HANDLER(enter)
+{
+    const struct block *source = cpu->block;
+    struct block *block = find_block(cpu, cpu->a.eip);
+    if (!block)
+        LEAVE(LEAVE_ENTRY);
+    if (cpu->block == source && (source->physical ^ block->physical) < PAGE)
+        ((struct insn *)(uintptr_t)i)->chain = block;
+    if (budget < block->count)
+        LEAVE(LEAVE_BUDGET);
+    cpu->block = block;
+    cpu->block_eip = cpu->a.eip;
+    budget -= block->count;
+    GO(block->insn);
+}
+
+HANDLER(enter_indirect)
+{
+    struct block *block = find_block(cpu, cpu->a.eip);
+    if (!block)
+        LEAVE(LEAVE_ENTRY);
+    if (budget < block->count)
+        LEAVE(LEAVE_BUDGET);
+    cpu->block = block;
+    cpu->block_eip = cpu->a.eip;
+    budget -= block->count;
+    GO(block->insn);
+}
+
+HANDLER(block_end)
+{
+    END_JUMP(cpu->block_eip + i->offset, );
+}
+
+HANDLER(leave_exact)
+{
+    cpu->bail = BAIL_NONE;
+    LEAVE(LEAVE_EXACT);
+}

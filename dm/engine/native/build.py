@@ -1,0 +1,140 @@
+"""Builds the extension module ``dm.engine._native``.
+
+``python -m dm.engine.native.build`` builds it in the source tree, compiling only what has changed; setup.py uses
+:func:`generate` and :func:`ffibuilder` with its own compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import cffi
+
+HERE: Final = Path(__file__).resolve().parent
+#: Where the extension is put in the source tree.
+TARGET: Final = HERE.parent
+#: Functions that run one after the other by tail calls.
+_CHAINED: Final = re.compile(r"(fast_\w+|enter|enter_indirect|block_end|leave_exact|miss_read|miss_write)\b")
+COMPILE_ARGS: Final = (
+    "-std=gnu11",
+    "-O2",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused",
+    "-Wno-unused-parameter",
+)
+
+
+def generate(out: Path) -> list[Path]:
+    """Write the generated C and headers into ``out`` and return all C files to compile, the runtime's included.
+
+    Raises:
+        MicrocodeError: the instruction descriptions are incomplete or wrong.
+    """
+    from dm.engine.native import generate as generator
+
+    return [*generator.generate(out), *sorted(HERE.glob("*.c"))]
+
+
+def ffibuilder() -> cffi.FFI:
+    """Return the definition of the extension module; its generated C includes the runtime's ``api.h``."""
+    ffi = cffi.FFI()
+    ffi.cdef((HERE / "api.h").read_text())
+    ffi.set_source(
+        "dm.engine._native",
+        '#include <stdint.h>\n#include "api.h"\n',
+        include_dirs=[str(HERE)],
+        extra_compile_args=list(COMPILE_ARGS),
+    )
+    return ffi
+
+
+def check_tail_calls(module: Path) -> None:
+    """Fail if a fast handler calls another one instead of jumping to it: the stack would grow with every instruction.
+
+    Raises:
+        SystemExit: naming the function.
+    """
+    objdump = shutil.which("objdump")
+    if objdump is None or platform.machine() != "x86_64":
+        return
+    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", module], check=True, capture_output=True, text=True)
+    name, seen = "", 0
+    for line in text.stdout.splitlines():
+        if line.endswith(">:"):
+            name = line.split("<")[1][:-2]
+            seen += name.startswith("fast_")
+        elif "\tcall" in line and _CHAINED.fullmatch(name):
+            target = line.partition("\tcall")[2]
+            if "*" not in target and not _CHAINED.match(target.partition("<")[2]):
+                continue
+            raise SystemExit(f"{name} calls a handler instead of jumping to it; build with --cflag=-DDM_THREADED=0")
+    if not seen:
+        raise SystemExit(f"{module}: no handlers found in the disassembly")
+
+
+def _compile(source: Path, out: Path, flags: list[str], headers: bytes) -> Path:
+    """Compile one file unless its object was made from the same text and flags."""
+    made = out / (source.stem + ".o")
+    mark = made.with_suffix(".sha")
+    key = hashlib.sha256(headers + source.read_bytes() + "\0".join(flags).encode()).hexdigest()
+    if not (made.exists() and mark.exists() and mark.read_text() == key):
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(made)], check=True)
+        mark.write_text(key)
+    return made
+
+
+def build(out: Path, target: Path, extra: list[str]) -> Path:
+    """Generate into ``out``, compile what has changed, link into ``target``.
+
+    Returns:
+        The path of the extension module.
+    """
+    sources = generate(out)
+    glue = out / "_native.c"
+    ffibuilder().emit_c_code(str(glue))
+    flags = [*COMPILE_ARGS, "-fPIC", *extra, f"-I{out}", f"-I{HERE}", f"-I{sysconfig.get_path('include')}"]
+    # labels.h changes with every new cause and is seen by handlers only through the names they use.
+    headers = b"".join(path.read_bytes() for path in sorted([*HERE.glob("*.h"), *out.glob("*.h")]))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        objects = list(pool.map(lambda source: _compile(source, out, flags, headers), [glue, *sources]))
+    module = target / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    fresh = out / module.name
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    subprocess.run([*compiler, "-shared", *extra, *map(str, objects), "-o", str(fresh)], check=True)
+    if not any("DM_THREADED" in flag or "sanitize" in flag for flag in extra):
+        check_tail_calls(fresh)
+    # Replaced, not rewritten: processes that run the old one keep it.
+    os.replace(shutil.copy2(fresh, module.with_suffix(".new")), module)
+    return module
+
+
+def main(arguments: list[str]) -> int:
+    """Build in the source tree; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dm.engine.native.build", description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE.parents[2] / "build" / "native", help="generated files, objects")
+    parser.add_argument("--target", type=Path, default=TARGET, help="where the extension module goes")
+    parser.add_argument("--cflag", action="append", default=[], help="one more argument for compiler and linker")
+    args = parser.parse_args(arguments)
+    print(build(args.out.resolve(), args.target.resolve(), args.cflag))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+/* The decoder: the steps of dm.isa.decode.decode over the same tables. */
+
+#include "cpu.h"
+
+enum { NONE = 8 * 8, SS = 2, DS = 3 };
+
+struct bytes {
+    const uint8_t *code;
+    unsigned size, position;
+    int failed; /* 0, or what decode returns */
+};
+
+static uint32_t take(struct bytes *in, unsigned count)
+{
+    if (in->failed)
+        return 0;
+    if (in->position + count > LONGEST || in->position + count > in->size) {
+        in->failed = in->position + count > LONGEST || in->size >= LONGEST ? -1 : 1;
+        return 0;
+    }
+    uint32_t value = 0;
+    for (unsigned n = 0; n < count; n++)
+        value |= (uint32_t)in->code[in->position++] << (8 * n);
+    return value;
+}
+
+static uint32_t take_signed(struct bytes *in, unsigned count)
+{
+    const uint32_t value = take(in, count);
+    return count == 1 ? (uint32_t)(int32_t)(int8_t)value : count == 2 ? (uint32_t)(int32_t)(int16_t)value : value;
+}
+
+static uint8_t general(unsigned number)
+{
+    return (uint8_t)(number * 8);
+}
+
+static uint8_t operand(unsigned class, unsigned number)
+{
+    return class == 2 ? (uint8_t)((number & 3) * 8 + (number >> 2)) : class == 1 ? general(number) : (uint8_t)number;
+}
+
+/* 16-bit addressing; returns the default segment. */
+static unsigned address16(struct bytes *in, unsigned mod, unsigned rm, struct insn *out)
+{
+    static const uint8_t base[8] = {3, 3, 5, 5, 6, 7, 5, 3}, index[8] = {6, 7, 6, 7, 8, 8, 8, 8};
+    out->base = general(base[rm]);
+    out->index = general(index[rm]);
+    if (mod == 0 && rm == 6) {
+        out->base = NONE;
+        out->disp = take(in, 2);
+    } else if (mod == 1) {
+        out->disp = take_signed(in, 1);
+    } else if (mod == 2) {
+        out->disp = take(in, 2);
+    }
+    return out->base == general(5) ? SS : DS;
+}
+
+static unsigned address32(struct bytes *in, unsigned mod, unsigned rm, struct insn *out)
+{
+    unsigned base = rm;
+    if (rm == 4) {
+        const uint32_t sib = take(in, 1);
+        base = sib & 7;
+        out->scale = (uint8_t)(sib >> 6);
+        if ((sib >> 3 & 7) != 4)
+            out->index = general(sib >> 3 & 7);
+    }
+    out->base = general(base);
+    if (mod == 0 && base == 5) {
+        out->base = NONE;
+        out->disp = take(in, 4);
+    } else if (mod == 1) {
+        out->disp = take_signed(in, 1);
+    } else if (mod == 2) {
+        out->disp = take(in, 4);
+    }
+    return out->base == general(4) || out->base == general(5) ? SS : DS;
+}
+
+static void immediates(struct bytes *in, const struct row *row, bool osize32, bool asize32, struct insn *out)
+{
+    const unsigned z = osize32 ? 4 : 2;
+    for (unsigned n = 0; n < 3; n++) {
+        switch (row->immediates[n]) {
+        case IMM_IB:
+            out->imm = take(in, 1);
+            break;
+        case IMM_IB2:
+            out->imm2 = take(in, 1);
+            break;
+        case IMM_IW:
+            out->imm = take(in, 2);
+            break;
+        case IMM_IZ:
+            out->imm = take(in, z);
+            break;
+        case IMM_IS:
+            out->imm = take_signed(in, 1);
+            break;
+        case IMM_JZ:
+            out->imm = take_signed(in, z);
+            break;
+        case IMM_AP:
+            out->imm = take(in, z);
+            out->imm2 = take(in, 2);
+            break;
+        case IMM_O:
+            out->disp = take(in, asize32 ? 4 : 2);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static int segment_prefix(uint32_t byte)
+{
+    switch (byte) {
+    case 0x26:
+        return 0;
+    case 0x2e:
+        return 1;
+    case 0x36:
+        return 2;
+    case 0x3e:
+        return 3;
+    case 0x64:
+        return 4;
+    case 0x65:
+        return 5;
+    default:
+        return -1;
+    }
+}
+
+int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, uint16_t *variant)
+{
+    struct bytes in = {code, size, 0, 0};
+    bool osize66 = false, asize67 = false, lock = false;
+    uint32_t repeat = 0, byte;
+    int override = -1;
+    memset(out, 0, sizeof *out);
+    out->chain = &dead_block;
+    out->base = out->index = NONE;
+    out->seg = DS;
+    *variant = 0;
+    for (;; ) {
+        byte = take(&in, 1);
+        if (in.failed)
+            return in.failed == 1 ? 0 : -1;
+        const int segment = segment_prefix(byte);
+        if (segment >= 0)
+            override = segment;
+        else if (byte == 0x66)
+            osize66 = true;
+        else if (byte == 0x67)
+            asize67 = true;
+        else if (byte == 0xf0)
+            lock = true;
+        else if (byte == 0xf2 || byte == 0xf3)
+            repeat = byte;
+        else
+            break;
+    }
+    const bool osize32 = code32 != osize66, asize32 = code32 != asize67;
+    unsigned map = 0;
+    if (byte == 0x0f) {
+        map = 1;
+        byte = take(&in, 1);
+        if (byte == 0x38) {
+            map = 2;
+            byte = take(&in, 1);
+        }
+    }
+    const struct top *top = &decode_tops[map * 256 + byte];
+    const uint32_t modrm = top->modrm ? take(&in, 1) : 0;
+    if (in.failed)
+        return in.failed == 1 ? 0 : -1;
+    const unsigned class = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : osize66;
+    const unsigned leaf =
+        decode_leaves[top->leaf + (top->prefixed ? class : 0) * (top->modrm ? 256 : 1) + (top->modrm ? modrm : 0)];
+    if (!leaf) {
+        out->length = (uint8_t)in.position;
+        return (int)in.position;
+    }
+    const struct row *row = &decode_rows[leaf - 1];
+    const bool memory = row->mod && row->mod != 4 && modrm < 0xc0;
+    out->reg = operand(row->reg_class, modrm >> 3 & 7);
+    out->rm = operand(row->rm_class, row->plus ? byte & 7 : modrm & 7);
+    unsigned segment = DS;
+    if (memory)
+        segment = (asize32 ? address32 : address16)(&in, modrm >> 6, modrm & 7, out);
+    out->seg = (uint8_t)(override >= 0 ? (unsigned)override : segment);
+    immediates(&in, row, osize32, asize32, out);
+    if (in.failed)
+        return in.failed == 1 ? 0 : -1;
+    out->length = (uint8_t)in.position;
+    const unsigned shape = memory ? (asize32 ? 2 : 1) : row->addressed && asize32 ? 2 : 0;
+    unsigned prefix = 0;
+    if (repeat && row->rep)
+        prefix = 1;
+    else if (repeat && row->repz)
+        prefix = repeat == 0xf3 ? 2 : 3;
+    if (lock) {
+        if (!row->lock || !memory)
+            return (int)in.position;
+        prefix = 1;
+    }
+    *variant = row->variants[osize32][shape][prefix];
+    return (int)in.position;
+}

@@ -1,0 +1,160 @@
+/* The run loop: what is looked at between instructions, and the way into the fast handlers. */
+
+#include "fast.h"
+#include "procedures.h"
+
+enum { TF = 1 << 8, RF = 1 << 16, VM = 1 << 17, AC = 1 << 18, SMAP = 21, AM = 18 };
+enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.events.boundary */
+
+static const struct insn entry = {.handler = (void *)enter_indirect};
+
+/* Derive everything that depends on mode, privilege and flags. */
+static void derive(struct cpu *cpu)
+{
+    const struct arch *a = &cpu->a;
+    const bool is_protected = (a->cr0 & 1) && !(a->flags & VM);
+    if (is_protected != cpu->tops_protected)
+        mode_changed(cpu);
+    const bool open = a->flags & AC;
+    if (open != cpu->smap_open) {
+        cpu->smap_open = open;
+        if (a->cr4 >> SMAP & 1)
+            tlb_drop(cpu);
+    }
+    cpu->tlb = &cpu->tlbs[a->cpl == 3];
+    cpu->align_check = a->cpl == 3 && (a->cr0 >> AM & 1) && open;
+    cpu->single = (a->flags & (TF | RF)) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check;
+}
+
+/* Run blocks until something wants to be looked at. */
+static int run_fast(struct cpu *cpu)
+{
+    const uint64_t chunk = cpu->left < CHUNK ? cpu->left : CHUNK;
+    const struct insn *i = &entry;
+    int64_t budget = (int64_t)chunk;
+    if (cpu->resume) {
+        const int64_t rest = cpu->block->count - (cpu->resume - cpu->block->insn);
+        if (cpu->block->tag == cpu->generation + cs_linear(cpu, cpu->block_eip) && budget >= rest) {
+            i = cpu->resume;
+            budget -= rest;
+        }
+        cpu->resume = NULL;
+    }
+    cpu->repeats = 0;
+    unsigned why = ((handler *)i->handler)(cpu, i, cpu->a.fr, cpu->a.fc, budget, cpu->tlb);
+    while (why == GO_ON)
+        why = ((handler *)cpu->at->handler)(cpu, cpu->at, cpu->a.fr, cpu->a.fc, cpu->budget, cpu->tlb);
+    budget = cpu->budget;
+    i = cpu->at;
+    const struct block *block = cpu->block;
+    if (why == LEAVE_CHECKPOINT)
+        budget += block->count - (i - block->insn) - 1;
+    else if (why == LEAVE_EXACT || why == LEAVE_REPEAT)
+        budget += block->count - (i - block->insn);
+    const uint64_t used = chunk - (uint64_t)budget;
+    charge(cpu, used, used - cpu->repeats);
+    switch (why) {
+    case LEAVE_CHECKPOINT:
+        cpu->a.shadow = cpu->a.shadow_next;
+        cpu->a.shadow_next = 0;
+        cpu->look = true;
+        return RUN_ON;
+    case LEAVE_REPEAT:
+        cpu->a.eip = cpu->block_eip + i->offset;
+        return RUN_ON;
+    case LEAVE_EXACT:
+        return exact_step(cpu, i, block->variants[i - block->insn]);
+    case LEAVE_BUDGET:
+        if ((uint64_t)budget < cpu->left)
+            return RUN_ON; /* only the chunk is used up */
+        break;
+    default:
+        break;
+    }
+    return cpu->left ? single_step(cpu) : RUN_ON;
+}
+
+/* One turn at an instruction boundary. */
+static int turn(struct cpu *cpu)
+{
+    if (cpu->look) {
+        derive(cpu);
+        if (cpu->request.policy && (cpu->progressed || !cpu->request.progress) &&
+            enterable(cpu, cpu->request.policy))
+            return EXIT_ENTERABLE;
+    }
+    if (atomic_load_explicit(&cpu->kick, memory_order_relaxed) && atomic_exchange(&cpu->kick, 0))
+        return EXIT_KICKED;
+    if (cpu->posted_count > POSTED_SIZE / 4 || cpu->page_count > PAGES_SIZE * 3 / 4)
+        return EXIT_KICKED; /* the report is full */
+    if (!cpu->left)
+        return EXIT_BUDGET;
+    if (cpu->look) {
+        cpu->look = false;
+        switch (boundary(cpu, cpu->request.window)) {
+        case EVENT:
+            return deliver_event(cpu);
+        case HALTED:
+        case WAIT_FOR_SIPI:
+            cpu->look = true;
+            return EXIT_HALT;
+        case SHUT_DOWN:
+            return EXIT_SHUTDOWN;
+        case WINDOW:
+            return EXIT_INTERRUPT_WINDOW;
+        default:
+            derive(cpu);
+        }
+    }
+    if (cpu->single || (cpu->first && (cpu->request.code_size || cpu->request.has_mmio)))
+        return single_step(cpu);
+    return run_fast(cpu);
+}
+
+void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *out)
+{
+    cpu->request = *request;
+    cpu->left = request->budget;
+    cpu->progressed = false;
+    cpu->look = true;
+    cpu->watch_segments = request->policy != 0;
+    cpu->posted_count = 0;
+    cpu->flushed = false;
+    cpu->steps = cpu->instructions = 0;
+    if (cpu->page_count) {
+        cpu->page_count = 0;
+        cpu->report++;
+        tlb_drop_writes(cpu);
+    }
+    bump_generation(cpu);
+    int reason = RUN_ON;
+    if (cpu->open) {
+        cpu->first = false;
+        derive(cpu);
+        reason = cpu->open == OPEN_FETCH ? single_resume(cpu) : exact_resume(cpu);
+    }
+    cpu->first = true;
+    while (reason == RUN_ON)
+        reason = turn(cpu);
+    *out = (struct dm_exit){
+        .reason = (uint32_t)reason,
+        .steps = cpu->steps,
+        .instructions = cpu->instructions,
+        .posted = cpu->posted,
+        .posted_count = cpu->posted_count,
+        .pages = cpu->pages,
+        .page_count = cpu->page_count,
+        .tlb_flush = cpu->flushed,
+        .count = 1,
+    };
+    if (reason <= EXIT_MSR_WRITE) {
+        out->address = cpu->question.address;
+        out->size = cpu->question.size;
+        out->count = cpu->question.count;
+        out->data = cpu->question_data;
+    } else if (reason == EXIT_HYPERVISOR || reason == EXIT_FIRMWARE) {
+        out->address = cpu->hypervisor_address;
+    } else if (reason == EXIT_UNSUPPORTED) {
+        out->label = cpu->label;
+    }
+}

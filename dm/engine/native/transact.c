@@ -1,0 +1,195 @@
+/* Exact execution: one instruction, or the delivery of one event, as a transaction. */
+
+#include "cpu.h"
+#include "labels.h"
+#include "procedures.h"
+
+enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
+
+exact exact_undefined;
+
+unsigned exact_undefined(struct cpu *cpu, const struct insn *i)
+{
+    (void)i;
+    raise_fault(cpu, LABEL_NO_SUCH_OPCODE, 6, 0, 0, 0, 0);
+    return END_OF_ABORT;
+}
+
+static unsigned deliver_now(struct cpu *cpu, const struct insn *i)
+{
+    (void)i;
+    deliver(cpu);
+    return cpu->bail ? END_OF_ABORT : END_OF_CHECKPOINT;
+}
+
+/* Run from the start, with what the journal already holds.  When it is abandoned, cpu->bail says why, and the state is
+   as before (after a fault: as at the last commit). */
+static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
+{
+    unsigned end = END_OF_ABORT;
+    memcpy(&cpu->before, &cpu->a, sizeof cpu->a);
+    cpu->recording = true;
+    for (unsigned n = 0; n < AGAIN_LIMIT; n++) {
+        memcpy(&cpu->saved, &cpu->before, sizeof cpu->a);
+        cpu->cursor = cpu->store_count = 0;
+        cpu->bail = BAIL_NONE;
+        if (i) {
+            if (cpu->a.flags & TF)
+                cpu->a.pending_debug |= SINGLE_STEP;
+            cpu->a.flags &= ~(uint32_t)RF;
+        }
+        end = run(cpu, i);
+        if (end != END_OF_ABORT) {
+            if (cpu->first && cpu->request.has_mmio)
+                cpu->bail = BAIL_MISMATCH;
+            else if (commit_stores(cpu))
+                break;
+            end = END_OF_ABORT;
+        }
+        memcpy(&cpu->a, cpu->bail == BAIL_FAULT ? &cpu->saved : &cpu->before, sizeof cpu->a);
+        if (cpu->bail != BAIL_AGAIN)
+            break;
+    }
+    if (cpu->bail == BAIL_AGAIN)
+        give_up(cpu, LABEL_TOO_MANY_ACCESSES);
+    cpu->recording = false;
+    return end;
+}
+
+void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions)
+{
+    const uint64_t due = steps - (steps && cpu->prepaid);
+    cpu->prepaid = false;
+    cpu->left -= due < cpu->left ? due : cpu->left;
+    cpu->steps += steps;
+    cpu->instructions += instructions;
+    cpu->progressed = cpu->progressed || steps;
+    cpu->first = cpu->first && !steps;
+}
+
+static int abandoned(struct cpu *cpu, enum open open)
+{
+    const unsigned why = cpu->bail;
+    cpu->bail = BAIL_NONE;
+    cpu->look = true;
+    switch (why) {
+    case BAIL_QUESTION:
+        cpu->open = open;
+        cpu->answered = false;
+        return (int)cpu->question_reason;
+    case BAIL_HYPERVISOR:
+        return EXIT_HYPERVISOR;
+    case BAIL_FIRMWARE:
+        return EXIT_FIRMWARE;
+    case BAIL_MISMATCH:
+        return EXIT_MMIO_MISMATCH;
+    default:
+        return EXIT_UNSUPPORTED;
+    }
+}
+
+static void raise(struct cpu *cpu)
+{
+    cpu->bail = BAIL_NONE;
+    cpu->last_fault = cpu->fault;
+    raise_exception(cpu, cpu->fault.vector, cpu->fault.error, cpu->fault.operand[0]);
+}
+
+static int deliver_from(struct cpu *cpu, bool journal_kept)
+{
+    cpu->look = true;
+    for (unsigned n = 0; n < DELIVERIES; n++) {
+        if (!journal_kept)
+            cpu->journal_count = 0;
+        journal_kept = false;
+        cpu->delivering = 1;
+        const unsigned end = transact(cpu, NULL, deliver_now);
+        const bool fault = end == END_OF_ABORT && cpu->bail == BAIL_FAULT;
+        if (fault)
+            raise(cpu);
+        cpu->delivering = 0;
+        if (end != END_OF_ABORT || cpu->a.activity == 2) {
+            cpu->progressed = true;
+            return RUN_ON;
+        }
+        if (!fault)
+            return abandoned(cpu, OPEN_DELIVER);
+    }
+    charge(cpu, 1, 0); /* cannot happen; a step is due so that the budget ends it */
+    return RUN_ON;
+}
+
+int deliver_event(struct cpu *cpu)
+{
+    cpu->resume = NULL;
+    return deliver_from(cpu, false);
+}
+
+static int faulted(struct cpu *cpu)
+{
+    if (cpu->first && cpu->request.has_mmio) {
+        cpu->bail = BAIL_MISMATCH;
+        return abandoned(cpu, OPEN_NONE);
+    }
+    raise(cpu);
+    charge(cpu, 1, 0); /* a step that has completed no instruction */
+    return deliver_event(cpu);
+}
+
+/* The instruction's bytes could not all be had. */
+int not_fetched(struct cpu *cpu)
+{
+    return cpu->bail == BAIL_FAULT ? faulted(cpu) : abandoned(cpu, OPEN_FETCH);
+}
+
+/* Account for an instruction that has run, or see to why it has not. */
+static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsigned end)
+{
+    const uint32_t this_eip = cpu->block_eip + i->offset;
+    cpu->resume = NULL;
+    if (end == END_OF_ABORT) {
+        if (cpu->bail == BAIL_FAULT)
+            return faulted(cpu);
+        if (i != &cpu->open_insn)
+            cpu->open_insn = *i;
+        cpu->open_variant = variant;
+        return abandoned(cpu, OPEN_INSN);
+    }
+    cpu->a.shadow = cpu->a.shadow_next;
+    cpu->a.shadow_next = 0;
+    if (end == END_OF_REPEAT) {
+        cpu->a.eip = this_eip;
+        charge(cpu, cpu->repeat, 0);
+    } else {
+        if (end == END_OF_NEXT)
+            cpu->a.eip = this_eip + i->length;
+        charge(cpu, 1, 1);
+    }
+    if (end == END_OF_CHECKPOINT)
+        cpu->look = true;
+    else if (i != &cpu->open_insn && cpu->block && !cpu->block_killed && end != END_OF_JUMP)
+        cpu->resume = end == END_OF_REPEAT ? i : i + 1;
+    return RUN_ON;
+}
+
+int exact_step(struct cpu *cpu, const struct insn *i, uint16_t variant)
+{
+    cpu->a.eip = cpu->block_eip + i->offset;
+    cpu->journal_count = 0;
+    cpu->block_killed = false;
+    return settle(cpu, i, variant, transact(cpu, i, variants[variant].exact));
+}
+
+/* The answer is in the journal: run again what asked. */
+int exact_resume(struct cpu *cpu)
+{
+    const enum open open = cpu->open;
+    cpu->open = OPEN_NONE;
+    if (open == OPEN_DELIVER)
+        return deliver_from(cpu, true);
+    cpu->prepaid = true;
+    cpu->block = NULL;
+    cpu->block_eip = cpu->a.eip - cpu->open_insn.offset;
+    return settle(cpu, &cpu->open_insn, cpu->open_variant,
+                  transact(cpu, &cpu->open_insn, variants[cpu->open_variant].exact));
+}

@@ -1,0 +1,266 @@
+"""The native engine: :class:`dm.engine.api.Engine` over the C extension ``dm.engine._native``."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+from dm.engine import _native
+from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
+from dm.isa import features
+from dm.machine.rules import Policy
+from dm.machine.state import GROUPS, EventType, State, get_group, group_layout, set_group
+
+_ffi: Any = _native.ffi
+_lib: Any = _native.lib
+
+#: Numbers of enum exit_reason in cpu.h.
+_REASONS: Final = (
+    ExitReason.PORT_IN,
+    ExitReason.PORT_OUT,
+    ExitReason.MMIO_READ,
+    ExitReason.MMIO_WRITE,
+    ExitReason.MSR_READ,
+    ExitReason.MSR_WRITE,
+    ExitReason.BUDGET,
+    ExitReason.KICKED,
+    ExitReason.ENTERABLE,
+    ExitReason.HALT,
+    ExitReason.SHUTDOWN,
+    ExitReason.INTERRUPT_WINDOW,
+    ExitReason.FIRMWARE,
+    ExitReason.HYPERVISOR,
+    ExitReason.UNSUPPORTED,
+    ExitReason.MMIO_MISMATCH,
+)
+_READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ})
+_WRITES: Final = QUESTIONS - _READS
+_MSRS: Final = frozenset({ExitReason.MSR_READ, ExitReason.MSR_WRITE})
+_POLICIES: Final = {
+    Until.NEVER: Policy.NEVER,
+    Until.INSTRUCTIONS: Policy.NEVER,
+    Until.VMX: Policy.VMX,
+    Until.VMX_UG: Policy.VMX_UG,
+    Until.VMX_RAW: Policy.VMX_RAW,
+    Until.SVM: Policy.SVM,
+    Until.SVM_RAW: Policy.SVM_RAW,
+    Until.PROTECTED: Policy.PROTECTED,
+}
+
+#: Value names and widths of a state in the order of struct wire.
+_LAYOUT: Final = [item for group in GROUPS for item in group_layout(group)]
+
+
+def _code(width: int) -> str:
+    return f"{width // 8}s" if width > 64 else "BHIQ"[next(i for i, w in enumerate((8, 16, 32, 64)) if width <= w)]
+
+
+_WIRE: Final = struct.Struct("<" + "".join(_code(width) for _, width in _LAYOUT))
+#: Values narrower than the integer that carries them: (position, label, width).
+_NARROW: Final = [(i, label, width) for i, (label, width) in enumerate(_LAYOUT) if width < 8]
+_SIZES: Final = {group: len(group_layout(group)) for group in GROUPS}
+_MAX_CODE: Final = 15
+
+
+def _pack(state: State) -> bytes:
+    """Return a state as struct wire.
+
+    Raises:
+        ValueError: naming the value that does not fit its width.
+    """
+    values = [value for group in GROUPS for value in get_group(state, group)]
+    try:
+        for i, label, width in _NARROW:
+            if not 0 <= values[i] < 1 << width:  # type: ignore[operator]
+                raise struct.error
+        return _WIRE.pack(*values)
+    except (struct.error, TypeError):
+        for (label, width), value in zip(_LAYOUT, values, strict=False):
+            if isinstance(value, bytes):
+                if len(value) * 8 != width:
+                    raise ValueError(f"{label} has {len(value)} bytes, {width // 8} needed") from None
+            elif not isinstance(value, int) or not 0 <= value < 1 << width:
+                raise ValueError(f"{label} is {value!r}, an integer below 2**{width} is needed") from None
+        raise ValueError(f"state has {len(values)} values, {len(_LAYOUT)} needed") from None
+
+
+class NativeEngine:
+    """One vCPU run by generated C; see :class:`dm.engine.api.Engine`.  The GIL is released while guest code runs."""
+
+    name = "native"
+
+    def __init__(self, config: CpuConfig) -> None:
+        """Raises ValueError when the model is not known."""
+        if config.model not in features.MODELS:
+            raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
+        table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or features.DEFAULT_CPUID
+        rows = [(leaf, subleaf, values) for (leaf, subleaf), values in table.items()]
+        for leaf, subleaf, values in rows:
+            if any(not 0 <= v < 1 << 32 for v in (leaf, subleaf, *values)):
+                raise ValueError(f"CPUID leaf {leaf:#x}.{subleaf:#x}: all values are 32 bits wide")
+        model = features.MODELS[config.model]
+        cpu = _lib.dm_new(
+            features.feature_mask(table), features.vendor(table), model, _ffi.new("struct dm_cpuid[]", rows), len(rows)
+        )
+        if not cpu:
+            raise MemoryError("no memory for a vCPU")
+        self._cpu: Any = _ffi.gc(cpu, _lib.dm_free)
+        self._exit: Any = _ffi.new("struct dm_exit *")
+        self._request: Any = _ffi.new("struct dm_request *")
+        self._wire = bytearray(_WIRE.size)
+        self._buffer: Any = _ffi.from_buffer(self._wire)
+        self._memory: list[Any] = []
+        self._question: Exit | None = None
+        self._answered = False
+        self.set_state(State.reset())
+
+    @property
+    def _open(self) -> Any:
+        if self._cpu is None:
+            raise ValueError("the engine is closed")
+        return self._cpu
+
+    def get_state(self) -> State:
+        """Return the architectural state; after a question, as it was before the interrupted instruction."""
+        _lib.dm_get_state(self._open, self._buffer)
+        values = _WIRE.unpack(self._wire)
+        state, at = State(), 0
+        for group, size in _SIZES.items():
+            set_group(state, group, list(values[at : at + size]))
+            at += size
+        return state
+
+    def set_state(self, state: State) -> None:
+        """Replace the architectural state; abandons an interrupted instruction.
+
+        Raises:
+            ValueError: a value does not fit its width (state unchanged).
+        """
+        cpu = self._open
+        _lib.dm_set_state(cpu, _pack(state))
+        self._question, self._answered = None, False
+
+    def inject(self, event: EventType, vector: int, *, error: int | None = None, length: int = 0) -> None:
+        """Deliver this event before the next instruction.
+
+        Raises:
+            ValueError: an event waits already, a question is open, or a value does not fit.
+        """
+        if self._question is not None:
+            raise ValueError("a question is open: answer it and run on before an event is injected")
+        state = self.get_state()
+        if state.inject_type != EventType.NONE:
+            raise ValueError(f"an event waits already ({EventType(state.inject_type).name} {state.inject_vector:#x})")
+        if event is EventType.NONE:
+            raise ValueError("event NONE cannot be injected")
+        state.inject_type, state.inject_vector, state.inject_length = int(event), vector, length
+        state.inject_has_error, state.inject_error = int(error is not None), error or 0
+        state.inject_has_payload, state.inject_payload = 0, 0
+        self.set_state(state)
+
+    def set_map(self, memory: MemoryMap) -> None:
+        """Replace the memory map, also between a question and its answer; takes effect at once."""
+        cpu, buffers = self._open, []
+        regions = _ffi.new("struct dm_region[]", len(memory.regions))
+        for into, region in zip(regions, memory.regions, strict=True):
+            into.gpa, into.size, into.kind = region.gpa, region.size, int(region.kind)
+            if region.memory is not None:
+                buffer = _ffi.from_buffer(region.memory, require_writable=region.kind is RegionKind.RAM)
+                buffers.append(buffer)
+                into.memory = _ffi.cast("uint8_t *", buffer) + region.offset
+        if _lib.dm_set_map(cpu, regions, len(memory.regions), int(memory.a20)):
+            raise MemoryError("no memory for the memory map")
+        for buffer in self._memory:
+            _ffi.release(buffer)
+        self._memory = buffers
+
+    def run(
+        self,
+        until: Until = Until.NEVER,
+        budget: int = 1 << 62,
+        *,
+        progress: bool = False,
+        window: bool = False,
+        mmio: int | None = None,
+        code: bytes = b"",
+    ) -> Exit:
+        """Run guest code; see :meth:`dm.engine.api.Engine.run`.
+
+        Raises:
+            ValueError: a question is open, or an argument is out of range.
+        """
+        cpu, request = self._open, self._request
+        if self._question is not None and not self._answered:
+            raise ValueError(f"the question {self._question.reason} is open: answer it first")
+        if not 0 <= budget <= 1 << 62:
+            raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
+        if len(code) > _MAX_CODE:
+            raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
+        request.policy, request.budget = int(_POLICIES[until]), budget
+        request.progress, request.window = progress, window
+        request.has_mmio, request.mmio = mmio is not None, mmio or 0
+        request.code_size = len(code)
+        if code:
+            _ffi.memmove(request.code, code, len(code))
+        _lib.dm_run(cpu, request, self._exit)
+        made = self._result(self._exit)
+        self._question = made if made.reason in QUESTIONS else None
+        self._answered = False
+        return made
+
+    def _result(self, out: Any) -> Exit:
+        reason = _REASONS[out.reason]
+        posted: tuple[tuple[int, bytes], ...] = ()
+        if out.posted_count:
+            entries = (out.posted[i] for i in range(out.posted_count))
+            posted = tuple((e.gpa, int(e.value).to_bytes(8, "little")[: e.size]) for e in entries)
+        return Exit(
+            reason,
+            address=out.address,
+            size=out.size,
+            count=out.count,
+            data=bytes(_ffi.buffer(out.data, out.size * out.count)) if reason in _WRITES else b"",
+            detail=_ffi.string(_lib.dm_label(out.label)).decode() if reason is ExitReason.UNSUPPORTED else "",
+            steps=out.steps,
+            instructions=out.instructions,
+            posted=posted,
+            pages=tuple(sorted(_ffi.unpack(out.pages, out.page_count))) if out.page_count else (),
+            tlb_flush=bool(out.tlb_flush),
+        )
+
+    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
+        """Answer the open question; see :meth:`dm.engine.api.Engine.answer`.
+
+        Raises:
+            ValueError: no question is open, or the length is wrong.
+        """
+        cpu, question = self._open, self._question
+        if question is None or self._answered:
+            raise ValueError("no question is open")
+        if fault and question.reason not in _MSRS:
+            raise ValueError(f"a fault answers {question.reason}, only MSR accesses can be refused")
+        wanted = question.size * question.count if question.reason in _READS and not fault else 0
+        if len(data) != wanted:
+            raise ValueError(f"the answer to {question.reason} has {len(data)} bytes, {wanted} are needed")
+        _lib.dm_answer(cpu, data, len(data), fault)
+        self._answered = True
+
+    def kick(self) -> None:
+        """Make a running or the next :meth:`run` end with ``kicked`` soon; callable from any thread."""
+        _lib.dm_kick(self._open)
+
+    @property
+    def last_fault(self) -> tuple[int, int, str, tuple[int, int, int]]:
+        """The newest exception of an instruction: vector, error code, cause, its three operands; for tests, traces."""
+        out = _ffi.new("struct dm_fault *")
+        _lib.dm_last_fault(self._open, out)
+        return out.vector, out.error, _ffi.string(_lib.dm_label(out.label)).decode(), tuple(out.operand)
+
+    def close(self) -> None:
+        """Free everything; further calls raise ValueError."""
+        if self._cpu is not None:
+            _ffi.release(self._cpu)
+            self._cpu = None
+        for buffer in self._memory:
+            _ffi.release(buffer)
+        self._memory = []

@@ -1,0 +1,435 @@
+"""Memory accesses of microcode.
+
+The fast path is a dictionary from linear pages to their views; it holds what has been proven to be plain memory.
+Whatever misses it comes to the slow path, which fills the dictionary, or asks for the instruction to be started over in
+exact mode.  There the dictionaries are empty, every access is checked, walked and journaled, and stores are withheld.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dm.engine.api import RegionKind
+from dm.engine.python_engine.breakpoints import data_hits
+from dm.engine.python_engine.cells import M32, Cells
+from dm.engine.python_engine.journal import Entry, Input, Journal, Withheld
+from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
+from dm.engine.python_engine.signals import Abandon, Fault, NeedExact
+from dm.engine.python_engine.translate import procedures
+
+#: Access kinds of the page walk.
+READ, WRITE, USER, FETCH = 0, 1, 2, 4
+_SS: Final = 2
+
+#: Where an access goes: (guest-physical address, size) of one piece, or of two when it crosses a page.
+Span = list[tuple[int, int]]
+
+_NOTHING: Final[dict[int, Views]] = {}
+
+
+class Access(Cells):
+    """Loads, stores and page walks."""
+
+    memory: GuestMemory
+    journal: Journal
+    #: Largest offset that may be read or written without a look at the rules, -1 for none.
+    read_top: list[int]
+    write_top: list[int]
+    stack_mask: int
+    #: Pages written since the last report, posted writes since then.
+    written: set[int]
+    posted: list[tuple[int, bytes]]
+    recording = False
+    align_check = False
+    # Read-modify-write under way: a cell of a page, or a span.
+    _rmw_view: memoryview[int] | None = None
+    _rmw_at = 0
+    _rmw_page: Views
+    _rmw_span: Span
+    _rmw_input: Entry
+
+    def __init__(self) -> None:
+        self.segment_check = procedures().segment_check
+        self.page_walk = procedures().page_walk
+        self._filling = False
+        #: Called when translations are forgotten.
+        self.on_flush: Callable[[], None] = lambda: None
+        # By privilege: supervisor, user.
+        self._readable: tuple[dict[int, Views], dict[int, Views]] = ({}, {})
+        self._writable: tuple[dict[int, Views], dict[int, Views]] = ({}, {})
+        self._fetchable: tuple[dict[int, Page], dict[int, Page]] = ({}, {})
+        self.reads: dict[int, Views] = {}
+        self.writes: dict[int, Views] = {}
+
+    # translations
+
+    def use_tables(self) -> None:
+        """Take the dictionaries for the mode at hand."""
+        user = self.cpl == 3
+        self.reads = _NOTHING if self.recording else self._readable[user]
+        self.writes = _NOTHING if self.recording else self._writable[user]
+
+    def forget_translations(self) -> None:
+        """Drop everything that depends on paging or the memory map."""
+        for table in (*self._readable, *self._writable, *self._fetchable):
+            table.clear()
+        self.on_flush()
+
+    def forget_translation(self, linear: int) -> None:
+        """Drop what is known of one page."""
+        for table in (*self._readable, *self._writable, *self._fetchable):
+            table.pop(linear // PAGE, None)
+        self.on_flush()
+
+    def forget_writable(self) -> None:
+        """See the next store to each page again: pages written are reported anew."""
+        for table in self._writable:
+            table.clear()
+
+    def _walk(self, linear: int, access: int) -> int:
+        """Return the physical address for the fast path; what fails is left to exact mode."""
+        if not self.cr0 >> 31 & 1:
+            return linear & self.memory.a20_mask
+        self._filling = True
+        try:
+            found = self.page_walk(self, linear, access | (USER if self.cpl == 3 else 0))
+        except Abandon:
+            raise NeedExact from None
+        finally:
+            self._filling = False
+        return found & self.memory.a20_mask
+
+    def fetchable(self, linear: int) -> Page:
+        """Return the page that instructions at ``linear`` come from.
+
+        Raises:
+            NeedExact: it is no plain memory.
+        """
+        table = self._fetchable[self.cpl == 3]
+        page = table.get(linear // PAGE)
+        if page is None:
+            page = self.memory.page(self._walk(linear, FETCH) // PAGE)
+            if page is None or page.kind is RegionKind.FIRMWARE:
+                raise NeedExact
+            table[linear // PAGE] = page
+        return page
+
+    def _fill_read(self, linear: int) -> Views:
+        page = self.memory.page(self._walk(linear, READ) // PAGE)
+        if page is None:
+            raise NeedExact
+        self.reads[linear // PAGE] = page.views
+        return page.views
+
+    def _fill_write(self, linear: int) -> Views:
+        physical = self._walk(linear, WRITE)
+        page = self.memory.page(physical // PAGE)
+        if page is None or page.kind is not RegionKind.RAM:
+            raise NeedExact
+        # The one place where the first store to a page since the last report is seen.
+        self.written.add(physical // PAGE)
+        self.writes[linear // PAGE] = page.views
+        return page.views
+
+    def translate(self, linear: int, access: int) -> int:
+        """Exact mode: return the physical address of one byte."""
+        if not self.cr0 >> 31 & 1:
+            return linear & self.memory.a20_mask
+        journal = self.journal
+        if journal.ahead is not None and journal.ahead.kind is Input.TRANSLATE:
+            known = journal.replay(Input.TRANSLATE, linear, access)
+            assert known is not None
+            return known.value & self.memory.a20_mask
+        # A finished walk is one entry, an unfinished one its loads.
+        start = journal.cursor
+        found = self.page_walk(self, linear, access)
+        del journal.entries[start:]
+        journal.record(Input.TRANSLATE, linear, access, found)
+        return found & self.memory.a20_mask
+
+    def _reach(self, linear: int, size: int, access: int) -> Span:
+        """Translate every byte of an access before any is touched."""
+        if not self.recording:
+            raise NeedExact
+        first = min(size, PAGE - linear % PAGE)
+        span = [(self.translate(linear, access), first)]
+        if first < size:
+            span.append((self.translate(linear + first & M32, access), size - first))
+        return span
+
+    def data_span(self, linear: int, size: int, access: int) -> Span:
+        """Exact mode: where a data access goes, all checks behind the segment's done."""
+        if self.align_check and linear & (size - 1):
+            raise Fault("ALIGNMENT", 17, 0, linear, size)
+        span = self._reach(linear, size, access | (USER if self.cpl == 3 else 0))
+        if self.dr7 & 0xFF:
+            self.pending_debug |= data_hits(self.dr7, self.dr, linear, size, access == WRITE)
+        return span
+
+    def load_span(self, span: Span) -> int:
+        """Exact mode: read."""
+        value = shift = 0
+        for physical, size in span:
+            value |= self.journal.load(self.memory, physical, size) << shift
+            shift += 8 * size
+        return value
+
+    def store_span(self, span: Span, value: int) -> Withheld:
+        """Exact mode: withhold a store; returns its last piece."""
+        for physical, size in span:
+            data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            made = self.journal.withhold(self.memory, physical, data, size)
+            value >>= 8 * size
+        return made
+
+    # slow paths of the data accesses below
+
+    def _load(self, linear: int, size: int) -> int:
+        if self.recording:
+            return self.load_span(self.data_span(linear, size, READ))
+        if linear % PAGE + size > PAGE:
+            raise NeedExact
+        views = self.reads.get(linear // PAGE) or self._fill_read(linear)
+        at = linear % PAGE
+        return int.from_bytes(views[0][at : at + size], "little")
+
+    def _store(self, linear: int, size: int, value: int) -> None:
+        if self.recording:
+            self.store_span(self.data_span(linear, size, WRITE), value)
+            return
+        if linear % PAGE + size > PAGE:
+            raise NeedExact
+        views = self.writes.get(linear // PAGE) or self._fill_write(linear)
+        at = linear % PAGE
+        if at & (size - 1):
+            views[0][at : at + size] = value.to_bytes(size, "little")
+        else:
+            views[size.bit_length() - 1][at // size] = value
+
+    def _rmw(self, linear: int, size: int) -> int:
+        self._rmw_view = None
+        if self.recording:
+            self._rmw_span = self.data_span(linear, size, WRITE)
+            value = self.load_span(self._rmw_span)
+            self._rmw_input = self.journal.entries[self.journal.cursor - 1]
+            return value
+        if linear % PAGE + size > PAGE:
+            raise NeedExact
+        views = self.writes.get(linear // PAGE) or self._fill_write(linear)
+        self._rmw_at = linear % PAGE
+        if self._rmw_at & (size - 1):
+            self._rmw_page = views
+            return int.from_bytes(views[0][self._rmw_at : self._rmw_at + size], "little")
+        self._rmw_at //= size
+        self._rmw_view = views[size.bit_length() - 1]
+        return self._rmw_view[self._rmw_at]
+
+    def _rmw_end(self, size: int, value: int) -> None:
+        if self.recording:
+            self.store_span(self._rmw_span, value)
+        elif self._rmw_view is not None:
+            self._rmw_view[self._rmw_at] = value
+        else:
+            views = self._rmw_page
+            views[0][self._rmw_at : self._rmw_at + size] = value.to_bytes(size, "little")
+
+    def _rmw_locked_end(self, size: int, value: int) -> None:
+        # Outside exact mode the interpreter's lock makes it atomic enough: nothing runs between the two halves.
+        if not self.recording:
+            self._rmw_end(size, value)
+            return
+        made = self.store_span(self._rmw_span, value)
+        if len(self._rmw_span) == 1 and self._rmw_span[0][0] & (size - 1) == 0:
+            made.locked = self._rmw_input
+
+    # other primitives
+
+    def _probe(self, seg: int, offset: int, size: int, write: int) -> None:
+        if not self.recording:
+            raise NeedExact
+        if size == 0:
+            return
+        if offset + size - 1 > (self.write_top if write else self.read_top)[seg]:
+            self.segment_check(self, seg, offset, size, write)
+        access = (WRITE if write else READ) | (USER if self.cpl == 3 else 0)
+        self._probe_pages(self.seg_base[seg] + offset & M32, size, access)
+
+    def _probe_pages(self, linear: int, size: int, access: int) -> None:
+        last = (linear % PAGE + size - 1) // PAGE
+        for n in range(min(last + 1, 32)):
+            self.translate(linear if n == 0 else (linear & ~(PAGE - 1)) + n * PAGE & M32, access)
+
+    def probe_write(self, seg: int, offset: int, size: int) -> None:
+        """Check that a write would succeed."""
+        self._probe(seg, offset, size, 1)
+
+    def probe_read(self, seg: int, offset: int, size: int) -> None:
+        """Check that a read would succeed."""
+        self._probe(seg, offset, size, 0)
+
+    def probe_system_write(self, linear: int, size: int) -> None:
+        """Check that supervisor writes would succeed."""
+        if not self.recording:
+            raise NeedExact
+        if size:
+            self._probe_pages(linear, size, WRITE)
+
+    def _change_system8(self, linear: int, keep: int, change: int) -> None:
+        span = self._reach(linear, 1, WRITE)
+        old = self.load_span(span)
+        entry = self.journal.entries[self.journal.cursor - 1]
+        self.store_span(span, old & keep | change).locked = entry
+
+    def or_system8(self, linear: int, mask: int) -> None:
+        """Set bits of a byte, atomically."""
+        self._change_system8(linear, 0xFF, mask)
+
+    def and_system8(self, linear: int, mask: int) -> None:
+        """Clear bits of a byte, atomically."""
+        self._change_system8(linear, mask, 0)
+
+    def _load_physical(self, physical: int, size: int) -> int:
+        physical &= self.memory.a20_mask
+        if self.recording:
+            return self.journal.load(self.memory, physical, size)
+        page = self.memory.page(physical // PAGE)
+        if not self._filling or page is None:
+            raise NeedExact
+        return self.memory.load(page, physical % PAGE, size)
+
+    def _swap_physical(self, physical: int, old: int, new: int, size: int) -> int:
+        # At once: accessed and dirty bits stay set whatever becomes of the access.
+        physical &= self.memory.a20_mask
+        if self.recording:
+            known = self.journal.replay(Input.SWAP, physical, size)
+            if known is not None:
+                return known.value
+        elif not self._filling:
+            raise NeedExact
+        done = 1  # entries in ROM or on a device keep their bits
+        page = self.memory.page(physical // PAGE)
+        if page is not None and page.kind is RegionKind.RAM:
+            done = int(self.memory.load(page, physical % PAGE, size) == old)
+            if done:
+                self.memory.store(page, physical % PAGE, size, new)
+                self.written.add(physical // PAGE)
+        if self.recording:
+            self.journal.record(Input.SWAP, physical, size, done)
+        return done
+
+
+# The hot primitives, one function per width.
+
+
+def _loader(size: int) -> Callable[[Access, int, int], int]:
+    last, shift = size - 1, size.bit_length() - 1
+
+    def load(self: Access, seg: int, offset: int) -> int:
+        if offset + last > self.read_top[seg]:
+            self.segment_check(self, seg, offset, size, 0)
+        linear = self.seg_base[seg] + offset & M32
+        views = self.reads.get(linear >> 12)
+        if views is None or linear & last:
+            return self._load(linear, size)
+        return views[shift][(linear & 0xFFF) >> shift]
+
+    return load
+
+
+def _storer(size: int) -> Callable[[Access, int, int, int], None]:
+    last, shift = size - 1, size.bit_length() - 1
+
+    def store(self: Access, seg: int, offset: int, value: int) -> None:
+        if offset + last > self.write_top[seg]:
+            self.segment_check(self, seg, offset, size, 1)
+        linear = self.seg_base[seg] + offset & M32
+        views = self.writes.get(linear >> 12)
+        if views is None or linear & last:
+            self._store(linear, size, value)
+        else:
+            views[shift][(linear & 0xFFF) >> shift] = value
+
+    return store
+
+
+def _changer(size: int) -> Callable[[Access, int, int], int]:
+    last, shift = size - 1, size.bit_length() - 1
+
+    def rmw(self: Access, seg: int, offset: int) -> int:
+        if offset + last > self.read_top[seg]:
+            self.segment_check(self, seg, offset, size, 0)
+        if offset + last > self.write_top[seg]:
+            self.segment_check(self, seg, offset, size, 1)
+        linear = self.seg_base[seg] + offset & M32
+        views = self.writes.get(linear >> 12)
+        if views is None or linear & last:
+            return self._rmw(linear, size)
+        view = self._rmw_view = views[shift]
+        at = self._rmw_at = (linear & 0xFFF) >> shift
+        return view[at]
+
+    return rmw
+
+
+def _ender(size: int) -> Callable[[Access, int], None]:
+    def rmw_end(self: Access, value: int) -> None:
+        view = self._rmw_view
+        if view is not None:
+            view[self._rmw_at] = value
+        else:
+            self._rmw_end(size, value)
+
+    return rmw_end
+
+
+def _locked_ender(size: int) -> Callable[[Access, int], None]:
+    def rmw_locked_end(self: Access, value: int) -> None:
+        self._rmw_locked_end(size, value)
+
+    return rmw_locked_end
+
+
+def _system_loader(size: int) -> Callable[[Access, int], int]:
+    def load_system(self: Access, linear: int) -> int:
+        return self.load_span(self._reach(linear, size, READ))
+
+    return load_system
+
+
+def _system_storer(size: int) -> Callable[[Access, int, int], None]:
+    def store_system(self: Access, linear: int, value: int) -> None:
+        self.store_span(self._reach(linear, size, WRITE), value)
+
+    return store_system
+
+
+def _physical_loader(size: int) -> Callable[[Access, int], int]:
+    def load_physical(self: Access, physical: int) -> int:
+        return self._load_physical(physical, size)
+
+    return load_physical
+
+
+def _swapper(size: int) -> Callable[[Access, int, int, int], int]:
+    def swap_physical(self: Access, physical: int, old: int, new: int) -> int:
+        return self._swap_physical(physical, old, new, size)
+
+    return swap_physical
+
+
+for _size in (1, 2, 4, 8):
+    for _name, _make in (
+        ("load", _loader),
+        ("store", _storer),
+        ("rmw", _changer),
+        ("rmw_locked", _changer),
+        ("rmw_end", _ender),
+        ("rmw_locked_end", _locked_ender),
+        ("load_system", _system_loader),
+        ("store_system", _system_storer),
+    ):
+        setattr(Access, f"{_name}{8 * _size}", _make(_size))
+for _size in (4, 8):
+    setattr(Access, f"load_physical{8 * _size}", _physical_loader(_size))
+    setattr(Access, f"swap_physical{8 * _size}", _swapper(_size))

@@ -1,0 +1,478 @@
+"""The run loop: instructions, events and boundaries of one vCPU."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Final
+
+from dm.engine.api import CpuConfig, Exit, ExitReason, MemoryMap, Until
+from dm.engine.python_engine.cells import M32, Saved
+from dm.engine.python_engine.fetch import Fetcher, Insn
+from dm.engine.python_engine.machine import Machine
+from dm.engine.python_engine.memory import GuestMemory
+from dm.engine.python_engine.signals import (
+    Again,
+    Fault,
+    Firmware,
+    Hypervisor,
+    Mismatch,
+    NeedExact,
+    Question,
+    Unsupported,
+)
+from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, procedures
+from dm.isa.decode import LONGEST
+from dm.isa.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
+from dm.machine.rules import Policy
+from dm.machine.state import FIELDS, Activity, EventType, State
+
+#: Steps between two looks at the kick.
+CHUNK: Final = 256
+#: Posted writes and written pages that one report holds; a run with more ends as if kicked.
+MOST_POSTED: Final = 512
+MOST_WRITTEN: Final = 12288
+#: Attempts at an instruction with a locked operand that others keep changing.
+MOST_ATTEMPTS: Final = 10000
+_TF, _RF = 1 << 8, 1 << 16
+_BS: Final = 1 << 14
+_NONE: Final = int(EventType.NONE)
+
+_POLICIES: Final[dict[Until, Policy]] = {
+    until: Policy[until.name] for until in Until if until not in (Until.INSTRUCTIONS, Until.NEVER)
+}
+_ENDS: Final = {
+    HALTED: ExitReason.HALT,
+    WAIT_FOR_SIPI: ExitReason.HALT,
+    SHUTDOWN: ExitReason.SHUTDOWN,
+    WINDOW: ExitReason.INTERRUPT_WINDOW,
+}
+
+
+@dataclass(slots=True)
+class _Open:
+    """What a question has interrupted: the delivery of an event, or an instruction (None until it is fetched)."""
+
+    question: Question
+    delivery: bool
+    insn: Insn | None
+    code: bytes
+    answered: bool = False
+
+
+class PythonEngine:
+    """See :class:`dm.engine.api.Engine`."""
+
+    name = "python"
+
+    def __init__(self, config: CpuConfig | None = None) -> None:
+        self._cpu = Machine(config or CpuConfig())
+        self._fetcher = Fetcher(self._cpu)
+        self._cpu.on_flush = self._fetcher.forget
+        self._procedures = procedures()
+        self._open: _Open | None = None
+        self._kicked = False
+        self._closed = False
+        self._steps = self._instructions = 0
+        self._progressed = self._prepaid = False
+        # What the request said about the first instruction.
+        self._code = b""
+        self._mmio: int | None = None
+        self._look = True
+        self._insn: Insn | None = None
+        #: The last guest exception, for explanations: cause, vector, error code and operands.
+        self.last_fault: Fault | None = None
+
+    # state
+
+    def get_state(self) -> State:
+        """Return the architectural state; after a question, as it was before the interrupted instruction."""
+        self._alive()
+        return self._cpu.store_state()
+
+    def set_state(self, state: State) -> None:
+        """Replace the architectural state; abandons an interrupted instruction.
+
+        Raises:
+            ValueError: a value does not fit its width (state unchanged).
+        """
+        self._alive()
+        _check_widths(state)
+        self._abandon()
+        self._cpu.load_state(state)
+        self._cpu.forget_translations()
+        self._cpu.derive()
+
+    def inject(self, event: EventType, vector: int, *, error: int | None = None, length: int = 0) -> None:
+        """Deliver this event before the next instruction.
+
+        Raises:
+            ValueError: an event waits already, or a question is open.
+        """
+        self._alive()
+        cpu = self._cpu
+        if self._open is not None:
+            raise ValueError("inject: a question is open; answer it and finish the instruction first")
+        if cpu.inject_type != _NONE:
+            raise ValueError(f"inject: an event waits already (type {cpu.inject_type}, vector {cpu.inject_vector})")
+        for name, value, top in (("vector", vector, 0xFF), ("error", error or 0, M32), ("length", length, 15)):
+            if not 0 <= value <= top:
+                raise ValueError(f"inject: {name} is {value}, 0 to {top} is needed")
+        cpu.inject_type, cpu.inject_vector = int(EventType(event)), vector
+        cpu.inject_has_error, cpu.inject_error = int(error is not None), error or 0
+        cpu.inject_length = length
+        cpu.inject_payload = cpu.inject_has_payload = 0
+
+    def set_map(self, memory: MemoryMap) -> None:
+        """Replace the memory map, also between a question and its answer; takes effect at once."""
+        self._alive()
+        old = self._cpu.memory
+        self._cpu.memory = GuestMemory(memory)
+        self._cpu.forget_translations()
+        self._fetcher.forget_decoded()
+        old.close()
+
+    def close(self) -> None:
+        """Free everything; further calls raise ValueError."""
+        if not self._closed:
+            self.set_map(MemoryMap(0, ()))
+            self._closed = True
+
+    def kick(self) -> None:
+        """Make a running or the next :meth:`run` end with ``kicked`` soon; callable from any thread."""
+        self._alive()
+        self._kicked = True
+
+    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
+        """Answer the open question.
+
+        Raises:
+            ValueError: no question is open, or the length is wrong.
+        """
+        self._alive()
+        if self._open is None or self._open.answered:
+            raise ValueError("answer: no question is open")
+        question = self._open.question
+        if fault:
+            if question.reason not in (ExitReason.MSR_READ, ExitReason.MSR_WRITE):
+                raise ValueError(f"answer: only an MSR access can be refused, not {question.reason}")
+        elif len(data) != question.expected:
+            raise ValueError(f"answer: {len(data)} bytes, {question.expected} are needed for {question.reason}")
+        self._cpu.journal.answer(bytes(data), fault)
+        self._open.answered = True
+
+    def _alive(self) -> None:
+        if self._closed:
+            raise ValueError("the engine is closed")
+
+    def _abandon(self) -> None:
+        self._open = None
+        self._prepaid = False
+        self._cpu.journal.clear()
+
+    # running
+
+    def run(
+        self,
+        until: Until = Until.NEVER,
+        budget: int = 1 << 62,
+        *,
+        progress: bool = False,
+        window: bool = False,
+        mmio: int | None = None,
+        code: bytes = b"",
+    ) -> Exit:
+        """Run guest code; see :meth:`dm.engine.api.Engine.run`."""
+        self._alive()
+        if budget < 0:
+            raise ValueError(f"run: budget is {budget}, 0 or more is needed")
+        if self._open is not None and not self._open.answered:
+            raise ValueError("run: a question is open; answer it first")
+        cpu = self._cpu
+        self._steps = self._instructions = 0
+        self._progressed, self._prepaid = not progress, False
+        self._look = True
+        cpu.left = budget
+        try:
+            if self._open is not None:
+                self._resume(self._open)
+            self._code, self._mmio = bytes(code[:LONGEST]), mmio
+            return self._boundaries(_POLICIES.get(until), window)
+        except Question as q:
+            return self._exit(q.reason, q.address, q.size, q.count, q.data)
+        except Unsupported as e:
+            return self._exit(ExitReason.UNSUPPORTED, detail=e.what)
+        except Hypervisor as e:
+            return self._exit(ExitReason.HYPERVISOR, e.address)
+        except Firmware as e:
+            return self._exit(ExitReason.FIRMWARE, e.address)
+        except Mismatch:
+            return self._exit(ExitReason.MMIO_MISMATCH)
+
+    def _exit(
+        self, reason: ExitReason, address: int = 0, size: int = 0, count: int = 1, data: bytes = b"", detail: str = ""
+    ) -> Exit:
+        cpu = self._cpu
+        made = Exit(
+            reason,
+            address=address,
+            size=size,
+            count=count,
+            data=data,
+            detail=detail,
+            steps=self._steps,
+            instructions=self._instructions,
+            posted=tuple(cpu.posted),
+            pages=tuple(sorted(cpu.written)),
+            tlb_flush=cpu.flushed,
+        )
+        cpu.posted.clear()
+        cpu.written.clear()
+        cpu.flushed = False
+        cpu.forget_writable()
+        return made
+
+    def _boundaries(self, policy: Policy | None, window: bool) -> Exit:
+        """Go from boundary to boundary until the run ends."""
+        cpu = self._cpu
+        enterable, boundary = self._procedures.enterable, self._procedures.boundary
+        while True:
+            look = self._look = self._look or self._single()
+            if look:
+                cpu.refresh()
+                if policy is not None and self._progressed and enterable(cpu, policy):
+                    return self._exit(ExitReason.ENTERABLE)
+            if self._kicked:
+                self._kicked = False
+                return self._exit(ExitReason.KICKED)
+            if len(cpu.posted) > MOST_POSTED or len(cpu.written) > MOST_WRITTEN:
+                return self._exit(ExitReason.KICKED)  # the report is full
+            if cpu.left <= 0:
+                return self._exit(ExitReason.BUDGET)
+            if look:
+                self._look = False
+                what = boundary(cpu, int(window))
+                if what == EVENT:
+                    self._deliver()
+                    continue
+                if what in _ENDS:
+                    return self._exit(_ENDS[what])
+            if self._single() or self._code or self._mmio is not None:
+                self._step(None)
+            else:
+                self._stretch()
+
+    def _single(self) -> bool:
+        """Whether every boundary must be looked at."""
+        cpu = self._cpu
+        return bool(
+            cpu.flags & (_TF | _RF) or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check
+        )
+
+    def _charge(self, steps: int, instructions: int) -> None:
+        self._cpu.left -= steps - self._prepaid
+        self._prepaid = False
+        self._steps += steps
+        self._instructions += instructions
+        self._progressed = True
+        self._code, self._mmio = b"", None
+
+    def _stretch(self) -> None:
+        """Run plain instructions in line, up to a checkpoint or the end of a chunk."""
+        cpu = self._cpu
+        insns = self._fetcher.context()
+        fetch = self._fetcher.fetch
+        find = insns.get
+        start = left = min(cpu.left, CHUNK)
+        finished = 0
+        eip = cpu.eip
+        i: Insn | None = None
+        try:
+            while left > 0:
+                i = find(eip)
+                if i is None or i.memory[i.start : i.end] != i.raw:
+                    cpu.eip, i = eip, None
+                    i = fetch(eip)
+                if i.exact:
+                    raise NeedExact
+                cpu.eip = eip
+                result = i.run(cpu, i)
+                if result is None:
+                    eip = i.next_eip
+                elif result >= 0:
+                    eip = result
+                elif result == REPEAT:
+                    left -= cpu.repeated
+                    finished -= cpu.repeated
+                    continue
+                else:
+                    left -= 1
+                    if result == CHECKPOINT:
+                        eip = cpu.eip
+                        cpu.shadow, cpu.shadow_next = cpu.shadow_next, 0
+                    else:
+                        eip = i.next_eip
+                    self._look = True
+                    break
+                left -= 1
+        except NeedExact:
+            self._account(start - left, finished, eip)
+            self._step(i)
+        except Fault as fault:
+            self._account(start - left, finished, eip)
+            self._fault(fault)
+        except Unsupported:
+            self._account(start - left, finished, eip)
+            raise
+        else:
+            self._account(start - left, finished, eip)
+
+    def _account(self, steps: int, repeated: int, eip: int) -> None:
+        self._cpu.eip = eip
+        if steps:
+            self._charge(steps, steps + repeated)
+
+    # exact mode
+
+    def _step(self, insn: Insn | None) -> None:
+        """Run one instruction, or REP iteration, in exact mode as a transaction."""
+        cpu = self._cpu
+        if insn is None and not self._code and not cpu.journal.entries:
+            with contextlib.suppress(NeedExact):
+                insn = self._fetcher.fetch(cpu.eip)
+        self._insn = insn
+        try:
+            result = self._transact(False)
+        except Fault as fault:
+            self._fault(fault)
+            return
+        cpu.shadow, cpu.shadow_next = cpu.shadow_next, 0
+        if result == REPEAT:
+            self._charge(cpu.repeated, 0)
+        else:
+            self._charge(1, 1)
+            self._look = self._look or result in (CHECKPOINT, NEXT_SEGMENT)
+
+    def _fault(self, fault: Fault) -> None:
+        """An instruction has faulted: that is a step, and its exception is delivered before anything else."""
+        if self._mmio is not None:
+            raise Mismatch
+        self._charge(1, 0)
+        self._raise(fault)
+        self._deliver()
+
+    def _instruction(self) -> int | None:
+        cpu = self._cpu
+        eip = cpu.eip
+        if cpu.flags & _TF:
+            cpu.pending_debug |= _BS
+        cpu.flags &= ~_RF
+        insn = self._insn or self._fetcher.fetch_exact(eip, self._code)
+        result = insn.run(cpu, insn)
+        if result is None:
+            cpu.eip = insn.next_eip
+        elif result >= 0:
+            cpu.eip = result
+        elif result not in (CHECKPOINT, REPEAT):
+            cpu.eip = insn.next_eip
+        return result
+
+    def _delivery(self) -> int | None:
+        self._cpu.delivering = 1
+        self._procedures.deliver(self._cpu)
+        return CHECKPOINT
+
+    def _transact(self, delivery: bool) -> int | None:
+        """Run an instruction or a delivery with the journal; on anything but success all cells are as before."""
+        cpu = self._cpu
+        before = cpu.save()
+        question = False
+        try:
+            for _ in range(MOST_ATTEMPTS):
+                cpu.saved = before
+                cpu.journal.mmio = self._mmio
+                cpu.begin_exact()
+                try:
+                    result = self._delivery() if delivery else self._instruction()
+                    cpu.journal.commit(cpu.memory, cpu.written, cpu.posted)
+                    return result
+                except Again:
+                    self._undo(before)
+            raise Unsupported("TOO_MANY_ACCESSES")
+        except Question as asked:
+            question = True
+            self._open = _Open(asked, delivery, self._insn, self._code)
+            self._undo(before)
+            raise
+        except Fault:
+            self._undo(cpu.saved)
+            raise
+        except (Unsupported, Hypervisor, Firmware, Mismatch):
+            self._undo(before)
+            raise
+        finally:
+            cpu.end_exact()
+            if not question:
+                cpu.journal.clear()
+
+    def _undo(self, saved: Saved) -> None:
+        cpu = self._cpu
+        cpu.restore(saved)
+        cpu.derive()
+
+    def _deliver(self) -> None:
+        """Deliver the event in INJECT_*; a fault on the way is combined with it, and that is delivered."""
+        cpu = self._cpu
+        self._insn = None
+        self._look = True
+        try:
+            while True:
+                try:
+                    self._transact(True)
+                    break
+                except Fault as fault:
+                    self._raise(fault)
+                    if cpu.activity == Activity.SHUTDOWN:
+                        break
+        finally:
+            cpu.delivering = 0
+        self._progressed = True
+
+    def _raise(self, fault: Fault) -> None:
+        self.last_fault = fault
+        self._procedures.raise_exception(self._cpu, fault.vector, fault.error, fault.operands[0])
+
+    def _resume(self, opened: _Open) -> None:
+        """Finish what a question has interrupted; its step was part of the run that asked."""
+        self._open = None
+        self._code, self._mmio = opened.code, None
+        self._cpu.refresh()
+        if opened.delivery:
+            self._deliver()
+        else:
+            self._prepaid = True
+            self._step(opened.insn)
+
+
+def _check_widths(state: State) -> None:
+    def check(name: str, value: object, width: int) -> None:
+        if type(value) is not int or not 0 <= value < 1 << width:
+            raise ValueError(f"set_state: {name} is {value!r}, an integer below 2**{width} is needed")
+
+    for row in FIELDS:
+        if "." in row.name:
+            part = row.name.split(".")[1]
+            for n, segment in enumerate(state.seg):
+                check(f"seg[{n}].{part}", getattr(segment, part), row.width)
+            continue
+        value = getattr(state, row.name)
+        if row.blob:
+            if len(value) != row.count:
+                raise ValueError(f"set_state: {row.name} has {len(value)} bytes, {row.count} are needed")
+        elif row.count:
+            if len(value) != row.count:
+                raise ValueError(f"set_state: {row.name} has {len(value)} values, {row.count} are needed")
+            for n, item in enumerate(value):
+                check(f"{row.name}[{n}]", item, row.width)
+        else:
+            check(row.name, value, row.width)

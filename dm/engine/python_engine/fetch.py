@@ -1,0 +1,145 @@
+"""Instruction fetch: decoded instructions, kept per code segment and address and compared with memory each time.
+
+Comparing the few bytes costs less than tracking stores would, and makes self-modifying code and writes by others exact.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+from dm.engine.api import RegionKind
+from dm.engine.python_engine.access import FETCH, USER
+from dm.engine.python_engine.cells import M32
+from dm.engine.python_engine.machine import Machine
+from dm.engine.python_engine.memory import PAGE
+from dm.engine.python_engine.signals import Fault, Firmware, NeedExact
+from dm.engine.python_engine.translate import Handler, form, invalid
+from dm.isa.decode import LONGEST, Decoded, NeedMore, TooLong, decode
+
+_CS: Final = 1
+_CODE32: Final = 0x4000
+#: Instructions kept per code segment, code segments kept.
+_MOST: Final = 1 << 16
+_MOST_SEGMENTS: Final = 64
+
+
+class Insn:
+    """One decoded instruction at one EIP; the operands have the names that microcode uses."""
+
+    __slots__ = (
+        "base", "disp", "eip", "end", "exact", "imm", "imm2", "index", "memory", "next_eip", "raw", "reg", "rm", "run",
+        "scale", "seg", "start",
+    )  # fmt: skip
+
+    def __init__(self, d: Decoded, eip: int, raw: bytes) -> None:
+        self.seg, self.reg, self.rm = d.seg, d.reg, d.rm
+        self.base, self.index, self.scale, self.disp = d.base, d.index, d.scale, d.disp
+        self.imm, self.imm2 = d.imm, d.imm2
+        self.eip, self.next_eip = eip, eip + d.length & M32
+        self.raw = raw
+        self.run: Handler = invalid
+        self.exact = False
+        if d.row is not None:
+            found = form(d.row, d.variant)
+            self.run, self.exact = found.run, found.exact
+        # Where it was fetched from; the engine fills these in when it is plain memory.
+        self.memory: mmap.mmap | bytearray = bytearray()
+        self.start = self.end = 0
+
+
+#: Base and limit of CS, code size, user: where EIP means the same.
+Context = tuple[int, int, int, bool]
+
+
+class Fetcher:
+    """Finds the instruction at CS:EIP."""
+
+    def __init__(self, cpu: Machine) -> None:
+        self._cpu = cpu
+        self._contexts: dict[Context, dict[int, Insn]] = {}
+        # (raw bytes, decoded) by guest-physical page, offset and code size: survives TLB flushes.
+        self._decoded: dict[tuple[int, int, int], tuple[bytes, Decoded]] = {}
+
+    def forget(self) -> None:
+        """Translations or the memory map have changed."""
+        for context in self._contexts.values():
+            context.clear()  # the run loop may be using it
+        self._contexts.clear()
+
+    def forget_decoded(self) -> None:
+        """Let go of everything."""
+        self.forget()
+        self._decoded.clear()
+
+    def context(self) -> dict[int, Insn]:
+        """Return the instructions of the code segment at hand by EIP."""
+        cpu = self._cpu
+        key = (cpu.seg_base[_CS] & M32, cpu.seg_limit[_CS], cpu.seg_attributes[_CS] & _CODE32, cpu.cpl == 3)
+        found = self._contexts.get(key)
+        if found is None:
+            if len(self._contexts) >= _MOST_SEGMENTS:
+                self.forget()
+            found = self._contexts[key] = {}
+        return found
+
+    def fetch(self, eip: int) -> Insn:
+        """Decode the instruction at ``eip`` from plain memory and keep it.
+
+        Raises:
+            NeedExact: it is not all in one page of plain memory inside CS, or no whole instruction.
+        """
+        cpu = self._cpu
+        limit = cpu.seg_limit[_CS]
+        if eip > limit:
+            raise NeedExact
+        linear = cpu.seg_base[_CS] + eip & M32
+        page = cpu.fetchable(linear)
+        at = page.start + linear % PAGE
+        code = bytes(page.memory[at : at + min(LONGEST, PAGE - linear % PAGE, limit - eip + 1)])
+        code32 = cpu.seg_attributes[_CS] & _CODE32
+        key = (id(page.memory), at, code32)
+        known = self._decoded.get(key)
+        if known is None or not code.startswith(known[0]):
+            try:
+                d = decode(code, bool(code32))
+            except (NeedMore, TooLong):
+                raise NeedExact from None
+            if len(self._decoded) >= _MOST:
+                self._decoded.clear()
+            known = self._decoded[key] = code[: d.length], d
+        made = Insn(known[1], eip, known[0])
+        made.memory, made.start, made.end = page.memory, at, at + len(known[0])
+        context = self.context()
+        if len(context) >= _MOST:
+            context.clear()
+        context[eip] = made
+        return made
+
+    def fetch_exact(self, eip: int, override: bytes) -> Insn:
+        """Exact mode: fetch byte by byte, with every check; bytes of ``override`` win over memory.
+
+        Raises:
+            Fault, Firmware, Hypervisor, Question: on the first byte that cannot be had.
+        """
+        cpu = self._cpu
+        code = bytearray(override)
+        code32 = bool(cpu.seg_attributes[_CS] & _CODE32)
+        while True:
+            try:
+                d = decode(bytes(code), code32)
+                return Insn(d, eip, bytes(code))
+            except NeedMore:
+                offset = eip + len(code)
+            except TooLong:
+                raise Fault("TOO_LONG", 13, 0, eip) from None
+            if offset > cpu.seg_limit[_CS]:
+                raise Fault("CS_FETCH_LIMIT", 13, 0, offset & M32, cpu.seg_limit[_CS])
+            code.append(self._byte(cpu.seg_base[_CS] + offset & M32))
+
+    def _byte(self, linear: int) -> int:
+        cpu = self._cpu
+        physical = cpu.translate(linear, FETCH | (USER if cpu.cpl == 3 else 0))
+        if cpu.memory.kind(physical) is RegionKind.FIRMWARE:
+            raise Firmware(physical)
+        return cpu.journal.load(cpu.memory, physical, 1)

@@ -1,0 +1,149 @@
+"""Ports and model-specific registers: always a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dm.engine.api import RegionKind
+from dm.engine.python_engine.access import READ, WRITE, Access, Span
+from dm.engine.python_engine.breakpoints import port_hits
+from dm.engine.python_engine.cells import M32
+from dm.engine.python_engine.journal import Entry, Input
+from dm.engine.python_engine.memory import PAGE
+from dm.engine.python_engine.signals import Fault, NeedExact
+
+_DE: Final = 1 << 3
+_ES: Final = 0
+
+
+class Ports(Access):
+    """Primitives for IN, OUT, INS, OUTS, RDMSR and WRMSR."""
+
+    #: Steps that the run may still make: a block is no longer than that.
+    left = 0
+
+    def _watch(self, port: int, size: int) -> None:
+        if not self.recording:
+            raise NeedExact
+        if self.dr7 & 0xFF and self.cr4 & _DE:
+            self.pending_debug |= port_hits(self.dr7, self.dr, port, size)
+
+    def _port_in(self, port: int, size: int) -> int:
+        self._watch(port, size)
+        return self.journal.ask(Input.PORT_IN, port, size).value
+
+    def _port_out(self, port: int, value: int, size: int) -> None:
+        self._watch(port, size)
+        self.journal.ask(Input.PORT_OUT, port, size, 1, value.to_bytes(size, "little"))
+
+    def _checked(self, seg: int, offset: int, size: int, write: int) -> Span:
+        if not self.recording:
+            raise NeedExact
+        if offset + size - 1 > (self.write_top if write else self.read_top)[seg]:
+            self.segment_check(self, seg, offset, size, write)
+        return self.data_span(self.seg_base[seg] + offset & M32, size, WRITE if write else READ)
+
+    def _room(
+        self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int
+    ) -> int:
+        """How many elements from ``offset`` on are in one page of RAM, inside the segment, before the address wraps."""
+        if len(span) > 1 or self.memory.kind(span[0][0]) is not RegionKind.RAM:
+            return 1
+        if top < 0 or self.dr7 & 0xFF or self.align_check:
+            return 1
+        in_page = span[0][0] % PAGE
+        if down:
+            rooms = [in_page // size + 1, offset // size + 1]
+        else:
+            wrap = 1 << 32 if wide else 1 << 16
+            rooms = [(PAGE - in_page) // size, (wrap - offset) // size, (top + 1 - offset) // size]
+        return max(1, min(wanted, self.left, *rooms))
+
+    def _port_in_block(self, port: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        span = self._checked(_ES, offset, size, 1)
+        asked = self.journal.ahead
+        n = asked.count if asked else self._room(span, self.write_top[_ES], offset, wanted, down, wide, size)
+        if n <= 1:
+            self.store_span(span, self._port_in(port, size))
+            return 1
+        data = self.journal.ask(Input.PORT_IN, port, size, n).data
+        first = span[0][0]
+        if down:  # the answer is in the order of the reads
+            data = b"".join(data[k : k + size] for k in range((n - 1) * size, -1, -size))
+            first -= (n - 1) * size
+        self.journal.withhold(self.memory, first, data, size)
+        return n
+
+    def _port_out_block(
+        self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int
+    ) -> int:
+        span = self._checked(seg, offset, size, 0)
+        asked = self.journal.ahead
+        if asked is not None and asked.kind is Input.PORT_OUT:
+            return self.journal.ask(Input.PORT_OUT, port, size).count
+        n = 1 if asked else self._room(span, self.read_top[seg], offset, wanted, down, wide, size)
+        if n <= 1:
+            self._port_out(port, self.load_span(span), size)
+            return 1
+        page = self.memory.page(span[0][0] // PAGE)
+        assert page is not None
+        at = span[0][0] % PAGE
+        elements = [self.memory.load(page, at + (-k if down else k) * size, size) for k in range(n)]
+        data = b"".join(element.to_bytes(size, "little") for element in elements)
+        self.journal.ask(Input.PORT_OUT, port, size, n, data)
+        return n
+
+    def _msr(self, kind: Input, number: int, data: bytes = b"") -> Entry:
+        if not self.recording:
+            raise NeedExact
+        answer = self.journal.ask(kind, number, 8, 1, data)
+        if answer.fault:
+            raise Fault("MSR_REFUSED", 13, 0, number)
+        return answer
+
+    def msr_read(self, number: int) -> int:
+        """Ask for an MSR."""
+        return self._msr(Input.MSR_READ, number).value
+
+    def msr_write(self, number: int, value: int) -> None:
+        """Have an MSR written."""
+        self._msr(Input.MSR_WRITE, number, value.to_bytes(8, "little"))
+
+
+def _in(size: int) -> Callable[[Ports, int], int]:
+    def port_in(self: Ports, port: int) -> int:
+        return self._port_in(port, size)
+
+    return port_in
+
+
+def _out(size: int) -> Callable[[Ports, int, int], None]:
+    def port_out(self: Ports, port: int, value: int) -> None:
+        self._port_out(port, value, size)
+
+    return port_out
+
+
+def _in_block(size: int) -> Callable[[Ports, int, int, int, int, int], int]:
+    def port_in_block(self: Ports, port: int, offset: int, wanted: int, down: int, wide: int) -> int:
+        return self._port_in_block(port, offset, wanted, down, wide, size)
+
+    return port_in_block
+
+
+def _out_block(size: int) -> Callable[[Ports, int, int, int, int, int, int], int]:
+    def port_out_block(self: Ports, port: int, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
+        return self._port_out_block(port, seg, offset, wanted, down, wide, size)
+
+    return port_out_block
+
+
+for _size in (1, 2, 4):
+    for _name, _make in (
+        ("port_in", _in),
+        ("port_out", _out),
+        ("port_in_block", _in_block),
+        ("port_out_block", _out_block),
+    ):
+        setattr(Ports, f"{_name}{8 * _size}", _make(_size))

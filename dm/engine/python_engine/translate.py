@@ -1,0 +1,172 @@
+"""Descriptions to Python functions: one per row and form, made on first use and kept for the process's life.
+
+A handler is called with the machine and the instruction record and returns how the instruction ended: None (go on with
+the next in line), a target EIP, CHECKPOINT, REPEAT or NEXT_SEGMENT.  Faults and the like are exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from dm.engine.python_engine.signals import Fault, Unsupported
+from dm.isa.catalogue import DESCRIPTIONS
+from dm.isa.events import boundary, deliver, raise_exception
+from dm.isa.forms import Row
+from dm.isa.insn import Variant, expand
+from dm.isa.paging import page_walk
+from dm.isa.segmentation import segment_check
+from dm.machine.rules import enterable
+from dm.microcode import Field, Microcode, Procedure
+from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
+from dm.microcode.verify import effects
+
+#: Results of handlers that are neither None nor a target.
+CHECKPOINT: Final = -1
+REPEAT: Final = -2
+NEXT_SEGMENT: Final = -3
+
+_GPR_KEEP: Final = {8: 0xFF, 16: 0xFFFF}
+
+
+class _Target(PythonTarget):
+    """Spells cells, operands and endings as the machine of this engine has them; ``g`` is its general registers."""
+
+    def read(self, cell: Field, index: str) -> str:
+        if cell.name == "gpr32":
+            return f"g[{index}]"
+        if cell.name == "gpr16":
+            return f"g[{index}] & 0xffff"
+        if cell.name == "gpr8":
+            number, shift = _byte_register(index)
+            return f"g[{number}] >> {shift} & 0xff"
+        return super().read(cell, index).replace("seg.", "seg_")
+
+    def write(self, cell: Field, index: str, value: str) -> str:
+        if cell.name == "gpr16":
+            return f"g[{index}] = g[{index}] & 0xffff0000 | {value}"
+        if cell.name == "gpr8":
+            number, shift = _byte_register(index)
+            return f"g[{number}] = g[{number}] & ~(0xff << {shift}) | {value} << {shift}"
+        return super().write(cell, index, value)
+
+    def operand(self, name: str, width: int) -> str:
+        return {"this_eip": "i.eip", "next_eip": "i.next_eip"}.get(name, f"i.{name}")
+
+    def prologue(self, body: str) -> list[str]:
+        return ["g = cpu.gpr32"] if " g[" in body or "(g[" in body else []
+
+    def end(self, name: str, args: list[str], labels: tuple[str, ...]) -> list[str]:
+        match name:
+            case "next":
+                return ["return None"]
+            case "next_segment":
+                return [f"return {NEXT_SEGMENT}"]
+            case "jump" | "jump_indirect":
+                return [f"return {args[0]}"]
+            case "checkpoint":
+                return [f"return {CHECKPOINT}"]
+            case "repeat":
+                return [f"cpu.repeated = {args[0]}", f"return {REPEAT}"]
+            case "fault":
+                return [f"raise Fault({', '.join([repr(labels[0]), *args])})"]
+            case "unsupported":
+                return [f"raise Unsupported({labels[0]!r})"]
+        raise AssertionError(name)
+
+
+def _byte_register(index: str) -> tuple[str, str]:
+    """Return where byte register ``index`` (an expression) is: number of the general register, and its shift."""
+    if index.isdigit():
+        number = int(index)
+        return str(number & 3), str(number << 1 & 8)
+    return f"{index} & 3", f"({index} << 1 & 8)"
+
+
+Handler = Callable[[Any, Any], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.verify.effects`)."""
+
+    run: Handler
+    exact: bool
+    source: str
+
+
+_printer: Final = PythonPrinter(_Target())
+#: What printed code sees: the runtime, and every procedure that has been needed so far.
+_names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported}
+
+
+def _called(block: Block) -> Iterator[Procedure]:
+    for statement in block.body:
+        match statement:
+            case Call(Procedure() as target):
+                yield target
+            case If(_, then, other):
+                yield from _called(then)
+                yield from _called(other)
+            case Loop(body):
+                yield from _called(body)
+
+
+def _compile(code: Microcode) -> tuple[Any, str]:
+    source = _printer.function(code)
+    for target in _called(code.root):
+        procedure(target)
+    exec(compile(source, f"<microcode {code.name}>", "exec"), _names)
+    return _names[code.name], source
+
+
+_known: Final[set[Procedure]] = set()
+
+
+def procedure(target: Procedure) -> Any:
+    """Return the Python function of a procedure: called with the machine and its parameters."""
+    if target not in _known:
+        _known.add(target)  # before its body: procedures may call each other
+        _compile(target.code)
+    return _names[target.name]
+
+
+@cache
+def form(row: Row, variant: Variant) -> Form:
+    """Return the handler of one form of a row of the opcode map."""
+    if row.mnemonic not in DESCRIPTIONS:
+        what = f"NOT_DESCRIBED {row.names[variant.osize == 32]}"
+
+        def refuse(cpu: Any, i: Any) -> int | None:
+            raise Unsupported(what)
+
+        return Form(refuse, False, "")
+    code = expand(row, variant, "handler")
+    run, source = _compile(code)
+    return Form(run, effects(code).late_abort, source)
+
+
+def invalid(cpu: Any, i: Any) -> int | None:
+    """Handler of bytes that are no instruction."""
+    raise Fault("NO_SUCH_OPCODE", 6, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Procedures:
+    """The procedures that the run loop calls by name."""
+
+    segment_check: Callable[[Any, int, int, int, int], None]
+    page_walk: Callable[[Any, int, int], int]
+    raise_exception: Callable[[Any, int, int, int], None]
+    deliver: Callable[[Any], None]
+    boundary: Callable[[Any, int], int]
+    enterable: Callable[[Any, int], int]
+
+
+@cache
+def procedures() -> Procedures:
+    """Return them, compiled."""
+    return Procedures(*map(procedure, (segment_check, page_walk, raise_exception, deliver, boundary, enterable)))

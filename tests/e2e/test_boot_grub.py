@@ -1,0 +1,194 @@
+"""GRUB boots from a rescue CD through the built-in PC and a daemon, all as processes, and obeys its keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = ("grub-mkrescue", "xorriso", "mformat")
+BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot"]
+#: The shell puts the word together, so its echo of the command line cannot be taken for the output.
+SAY_HELLO = r"set end=lo\necho hel${end}\n"
+
+
+@pytest.fixture(scope="session")
+def rescue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bootable CD with nothing on it but GRUB."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing or not Path("/usr/lib/grub/i386-pc").is_dir():
+        pytest.skip(f"no GRUB for PC BIOS here: {', '.join(missing) or '/usr/lib/grub/i386-pc'}")
+    folder = tmp_path_factory.mktemp("grub")
+    image = folder / "rescue.iso"
+    (folder / "empty").mkdir()
+    done = subprocess.run(
+        ["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", image, folder / "empty"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return image
+
+
+def boot(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BOOT, *map(str, words)], capture_output=True, text=True, timeout=timeout)
+
+
+def report(*words: object) -> dict[str, Any]:
+    """Boot with ``--json`` and return the report; the exit status must be 0."""
+    done = boot(*words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes whose parent is ``pid``."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def running(rescue: Path) -> Iterator[subprocess.Popen[str]]:
+    """A boot that has reached the prompt and waits there, with its daemon."""
+    process = subprocess.Popen([*BOOT, str(rescue)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Minimal BASH" in line:
+            break
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("kind", ["cd", "disk"])
+def test_command_line_answers(rescue: Path, kind: str) -> None:
+    steps = ("--expect", "grub>", "--keys", SAY_HELLO, "--expect", "hello", "--expect", "grub>")
+    result = report(rescue, "--as", kind, *steps, "--timeout", 100)
+    assert result["outcome"] == "expected"
+    assert "hello" in result["screen"]
+    assert result["resets"] == 0
+    calls = result["stats"]["firmware"]
+    assert calls["0x10"] > 100, "the console goes through INT 10h"
+    assert calls["0x13"] > 10
+    assert calls["0x08"] > 0, "the timer ticks"
+
+
+def test_both_sides_counted_the_same(rescue: Path) -> None:
+    stats = report(rescue, "--expect", "grub>", "--stats", "--timeout", 100)["stats"]
+    assert stats["shim"] == stats["daemon"]
+    assert stats["shim"]["requests"] == stats["runs"] == sum(stats["ends"].values())
+    assert stats["shim"]["instructions"] == stats["instructions"] > 1_000_000
+    # An exchange may carry a whole string of elements.
+    assert 0 < stats["shim"]["io"] <= sum(stats["questions"].values())
+    assert stats["ends"]["firmware"] >= sum(stats["firmware"].values())
+
+
+def test_memory_the_guest_sees_is_what_was_asked_for(rescue: Path) -> None:
+    steps = ("--expect", "grub>", "--keys", r"lsmmap\n", "--expect", "grub>")
+    screen = report(rescue, "--memory", 16, *steps, "--timeout", 100)["screen"]
+    assert "base_addr = 0x100000, length = 0xf00000, available RAM" in screen
+
+
+def test_reboot_goes_through_post(rescue: Path) -> None:
+    steps = ("--expect", "grub>", "--keys", r"reboot\n", "--expect", "Welcome to GRUB", "--expect", "grub>")
+    assert report(rescue, *steps, "--timeout", 100)["outcome"] == "expected"
+
+
+def test_text_goes_to_standard_output_and_figures_to_standard_error(rescue: Path) -> None:
+    done = boot(rescue, "--expect", "grub>", "--stats", "--timeout", 100)
+    assert done.returncode == 0, done.stderr
+    assert "Minimal BASH-like line editing is supported" in done.stdout
+    assert "grub>" in done.stdout
+    assert "MIPS" in done.stderr
+    rows = {words[0]: words[1:] for line in done.stderr.splitlines() if (words := line.split()) and len(words) == 3}
+    assert rows["instructions"][0] == rows["instructions"][1]
+
+
+def test_missing_text_ends_with_1_and_is_named(rescue: Path) -> None:
+    done = boot(rescue, "--expect", "no such text", "--timeout", 3)
+    assert done.returncode == 1
+    assert "'no such text' has not appeared" in done.stderr
+
+
+def test_a_running_daemon_can_be_used(rescue: Path, endpoint: str) -> None:
+    for _ in range(2):
+        result = report(rescue, "--connect", endpoint, "--expect", "grub>", "--timeout", 100)
+        assert result["stats"]["shim"] == result["stats"]["daemon"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_with_its_daemon(running: subprocess.Popen[str], number: signal.Signals) -> None:
+    (daemon,) = children(running.pid)
+    running.send_signal(number)
+    assert running.wait(timeout=15) in (0, 130)
+    assert not Path(f"/proc/{daemon}").exists()
+
+
+def test_a_killed_shim_takes_its_daemon_along(running: subprocess.Popen[str]) -> None:
+    (daemon,) = children(running.pid)
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 15
+    while Path(f"/proc/{daemon}").exists():
+        if Path(f"/proc/{daemon}/stat").read_text().split()[2] == "Z":
+            break  # dead, and its new parent has not looked yet
+        assert time.monotonic() < deadline, "the daemon lives on"
+        time.sleep(0.05)
+
+
+def test_a_dead_daemon_ends_the_boot(running: subprocess.Popen[str]) -> None:
+    (daemon,) = children(running.pid)
+    os.kill(daemon, signal.SIGKILL)
+    assert running.wait(timeout=30) == 1
+    assert running.stderr is not None
+    assert "x86-dm boot:" in running.stderr.read()
+
+
+def test_idle_prompt_costs_little(running: subprocess.Popen[str]) -> None:
+    def ticks() -> int:
+        fields = Path(f"/proc/{running.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    assert running.poll() is None
+    time.sleep(0.5)
+    before = ticks()
+    time.sleep(2)
+    assert ticks() - before < os.sysconf("SC_CLK_TCK"), "less than half a processor"
+
+
+def test_on_a_terminal_the_screen_is_drawn_and_keys_are_typed(rescue: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen([*BOOT, str(rescue), "--timeout", "100"], stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    seen = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 90
+        while text not in seen:
+            assert time.monotonic() < deadline, seen[-2000:]
+            if select.select([master], [], [], 1)[0]:
+                seen += os.read(master, 65536)
+
+    read_until(b"grub>")
+    assert seen.startswith(b"\x1b[?1049h")
+    seen = b""
+    os.write(master, b"set end=lo\r")
+    os.write(master, b"echo hel${end}\r")
+    read_until(b"hello")
+    os.write(master, b"\x03")
+    read_until(b"\x1b[?1049l")
+    assert process.wait(timeout=15) == 130 or process.returncode == 0
+    os.close(master)

@@ -1,0 +1,112 @@
+"""Who may use x87, MMX and SSE, and the x87 control instructions."""
+
+from __future__ import annotations
+
+import pytest
+from machine import Machine, Unsupported, execute, fails
+
+EM, TS, MP, NE = 4, 8, 2, 0x20
+
+
+def machine(cr0: int = 0, cr4: int = 0, status: int = 0, control: int = 0x37F) -> Machine:
+    m = Machine()
+    m.cr0, m.cr4 = cr0, cr4
+    m.features = (1 << 64) - 1
+    m.fxsave[0:4] = control.to_bytes(2, "little") + status.to_bytes(2, "little")
+    return m
+
+
+@pytest.mark.parametrize("code", ["d8c0", "d93e0010", "dbe3", "dfe0"])
+@pytest.mark.parametrize("cr0", [EM, TS])
+def test_not_available(code: str, cr0: int) -> None:
+    fails(code, 7, "NO_X87", m=machine(cr0))
+
+
+def test_fwait() -> None:
+    execute("9b", m=machine(TS))
+    execute("9b", m=machine(MP))
+    fails("9b", 7, "NO_X87", m=machine(MP | TS))
+    fails("9b", 16, "X87_PENDING", m=machine(NE, status=0x80))
+    with pytest.raises(Unsupported, match="FERR"):
+        machine(status=0x80).run(b"\x9b")
+
+
+def test_status_and_control_words() -> None:
+    m = machine(status=0x3881, control=0x1234)
+    execute("dfe0 ; fnstsw ax", {}, {"ax": 0x3881}, m)
+    m = machine(status=0x3881, control=0x1234)
+    execute("dd3e0010 ; fnstsw [1000]", {}, {0x1000: b"\x81\x38"}, m)
+    m = machine(status=0x3881, control=0x1234)
+    execute("d93e0010 ; fnstcw [1000]", {}, {0x1000: b"\x34\x12"}, m)
+
+
+def run_on_image(m: Machine, code: str) -> tuple[int, int]:
+    """Run an instruction; return the control and status word it leaves."""
+    m.run(bytes.fromhex(code))
+    return int.from_bytes(m.fxsave[0:2], "little"), int.from_bytes(m.fxsave[2:4], "little")
+
+
+def test_fninit() -> None:
+    m = machine(status=0xFFFF, control=0)
+    m.fxsave[4:32] = b"\xff" * 28
+    assert run_on_image(m, "dbe3") == (0x37F, 0)
+    assert m.fxsave[4:24] == bytes(20)
+    assert m.fxsave[24:32] == b"\xff" * 8  # MXCSR is not the x87's
+
+
+def test_fnclex() -> None:
+    assert run_on_image(machine(status=0xFFFF), "dbe2") == (0x37F, 0x7F00)
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "left"),
+    [
+        (0x037F, 0x0000, (0x037F, 0x0000)),
+        (0xFFBF, 0x0000, (0x1F7F, 0x0000)),  # reserved bits, and bit 6 that is always set
+        (0x037E, 0x0001, (0x037E, 0x8081)),  # unmasks an exception that waits
+        (0x037F, 0x0001, (0x037F, 0x0001)),
+    ],
+)
+def test_fldcw(word: int, status: int, left: tuple[int, int]) -> None:
+    m = machine(status=status)
+    m.memory[0x1000:0x1002] = word.to_bytes(2, "little")
+    assert run_on_image(m, "d92e0010") == left
+
+
+def test_fldcw_waits() -> None:
+    fails("d92e0010", 16, "X87_PENDING", m=machine(NE, status=0x80))
+
+
+def test_arithmetic_is_unsupported() -> None:
+    with pytest.raises(Unsupported, match="X87"):
+        machine().run(bytes.fromhex("d8c0"))
+
+
+def test_mmx_and_sse() -> None:
+    fails("0f6fc0 ; movq mm0,mm0", 6, "NO_SIMD", m=machine(EM))
+    fails("0f6fc0", 7, "NO_SIMD", m=machine(TS))
+    with pytest.raises(Unsupported, match="SIMD"):
+        machine().run(bytes.fromhex("0f6fc0"))
+    m = machine()
+    m.fxsave[4] = 0xFF
+    m.run(bytes.fromhex("0f77"))
+    assert m.fxsave[4] == 0
+    fails("0f77 ; emms", 6, "NO_MMX", m=machine(EM))
+    fails("0f77 ; emms", 7, "NO_X87", m=machine(TS))
+
+
+def test_mxcsr() -> None:
+    fails("0fae160010 ; ldmxcsr [1000]", 6, "NO_SSE", m=machine())
+    fails("0fae160010", 7, "NO_SSE", m=machine(TS, cr4=0x200))
+    fails("0fae160010", 13, "MXCSR_RESERVED", {0x1000: bytes.fromhex("40000000")}, machine(cr4=0x200))
+    m = machine(cr4=0x200)
+    m.memory[0x1000:0x1004] = bytes.fromhex("a01f0000")
+    m.run(bytes.fromhex("0fae160010"))
+    assert m.fxsave[24:28] == bytes.fromhex("a01f0000")
+    execute("0fae1e0010 ; stmxcsr [1000]", {0x1000: b"\xff" * 4}, {0x1000: bytes.fromhex("a01f0000")}, m)
+
+
+def test_fxsave_must_be_aligned() -> None:
+    fails("0fae060810 ; fxsave [1008]", 13, "NOT_ALIGNED", m=machine())
+    with pytest.raises(Unsupported, match="FXSAVE"):
+        machine().run(bytes.fromhex("0fae060010"))

@@ -1,0 +1,280 @@
+"""The run loop against a scripted CPU: each step of a "guest" is a Python function that edits the state."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from dm.machine.state import Activity
+from dm.protocol.schema import Done, DoneReason, Io, IoKind
+from dm.shim import keys
+from dm.shim.bios import rom
+from dm.shim.boot import Boot, Reason
+from dm.shim.client import SessionLost
+from dm.shim.disk import Kind, drives
+from dm.shim.script import Expect, Type
+from dm.shim.terminal import PlainConsole
+
+
+def done(reason, address=0, detail="", closing=False):
+    return Done(
+        session=1, vcpu=0, epoch=1, seq=1, reason=reason, address=address, detail=detail, closing=closing, state={},
+        instructions=10,
+    )  # fmt: skip
+
+
+class Guest:
+    """Runs POST and then the steps of ``program``, a generator that yields how each run ended."""
+
+    def __init__(self, program):
+        self.program, self.windows, self.maps = program, [], []
+
+    def run(self, state, memory, *, window, microseconds, ask):
+        assert microseconds > 0
+        self.windows.append(window)
+        self.maps.append(memory)
+        if state.cs.base == 0xFFFF0000:
+            self.steps = self.program(self)
+            return done(DoneReason.FIRMWARE, 0xF0000 + rom.Trap.POST)
+        self.state, self.ask = state, ask
+        if window and state.rflags & 0x200:
+            self.acknowledge()
+        return next(self.steps)
+
+    def question(self, kind, address=0, data=b"", size=1):
+        return self.ask(Io(session=1, vcpu=0, epoch=1, seq=1, io=1, kind=kind, address=address, size=size, data=data))
+
+    def acknowledge(self):
+        """Take the pending interrupt and end it at once."""
+        self.vector = self.question(IoKind.INTERRUPT_ACK).data[0]
+        self.question(IoKind.PORT_OUT, 0x20, b"\x20")
+
+    def write(self, text):
+        for byte in text.encode():
+            self.question(IoKind.PORT_OUT, 0x3F8, bytes((byte,)))
+
+    def halt(self, interrupts=True):
+        self.state.activity = Activity.HALTED
+        self.state.rflags = 0x202 if interrupts else 2
+        return done(DoneReason.HALT)
+
+
+@pytest.fixture
+def boot(floppy_image):
+    def start(program, **options):
+        guest = Guest(program)
+        out = io.StringIO()
+        machine = Boot(bytearray(4 << 20), drives(floppy_image, Kind.FLOPPY), **options)
+        console = PlainConsole(out)
+        outcome = machine.run(guest, console)
+        console.close()
+        return outcome, guest, out.getvalue(), machine
+
+    return start
+
+
+def test_expected_serial_text_ends_with_0(boot):
+    def program(guest):
+        guest.write("ready\n")
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, guest, printed, _ = boot(program, script=[Expect("ready")], timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.EXPECTED, 0)
+    assert outcome.serial == "ready\n"
+    assert "ready" in printed
+    assert outcome.stats.runs == len(guest.windows)
+    assert outcome.stats.instructions == 10 * outcome.stats.runs
+    questions = outcome.stats.questions
+    assert questions["port-out"] == len("ready\n") + questions["interrupt-ack"], "each interrupt is ended by one"
+
+
+def test_expected_screen_text(boot):
+    def program(guest):
+        yield done(DoneReason.BUDGET)
+        guest.machine_memory = guest.maps[-1].regions[0].memory
+        guest.machine_memory[0xB8000:0xB800A] = b"g\7r\7u\7b\7>\7"
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("grub>")], timeout=5)
+    assert outcome.exit_code == 0
+    assert outcome.screen[0] == "grub>"
+
+
+def test_timeout_names_what_is_missing(boot):
+    def program(guest):
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("never")], timeout=0.1)
+    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, 1)
+    assert "'never' has not appeared" in outcome.detail
+
+
+def test_timeout_without_expectations_is_success(boot):
+    def program(guest):
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    assert boot(program, timeout=0.05)[0].exit_code == 0
+
+
+def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
+    got = []
+
+    def program(guest):
+        yield guest.halt()
+        guest.write("login:")
+        while len(got) < 4:
+            guest.vector = None
+            yield guest.halt()
+            if guest.vector == 9:
+                got.append(guest.question(IoKind.PORT_IN, 0x60).data[0])
+        guest.write("welcome")
+        while True:
+            yield guest.halt()
+
+    script = [Expect("login:"), Type(tuple(keys.parse("ab"))), Expect("welcome")]
+    outcome, *_ = boot(program, script=script, timeout=5)
+    assert outcome.reason is Reason.EXPECTED
+    assert got == [0x1E, 0x9E, 0x30, 0xB0]
+
+
+def test_leading_keys_wait_until_the_guest_listens(boot):
+    seen = []
+
+    def program(guest):
+        for _ in range(5):
+            seen.append(guest.question(IoKind.PORT_IN, 0x64).data[0] & 1)
+            yield done(DoneReason.BUDGET)
+        while True:
+            yield guest.halt()
+
+    *_, machine = boot(program, script=[Type(tuple(keys.parse("x")))], timeout=0.3)
+    assert not any(seen), "nothing was typed while the guest was busy"
+    assert machine.pc.keyboard.typing, "then it was"
+
+
+def test_halt_with_interrupts_off_ends_the_boot(boot):
+    def program(guest):
+        guest.write("bye")
+        yield guest.halt(interrupts=False)
+
+    outcome, *_ = boot(program, timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 0)
+    assert "interrupts off at 0000:00007c00" in outcome.detail
+    outcome, *_ = boot(program, script=[Expect("bye")], timeout=5)
+    assert outcome.reason is Reason.EXPECTED, "what came just before the halt counts"
+    outcome, *_ = boot(program, script=[Expect("more")], timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 1)
+
+
+def test_timer_interrupt_wakes_a_halted_guest(boot):
+    ticks = []
+
+    def program(guest):
+        while True:
+            guest.vector = None
+            yield guest.halt()
+            if guest.vector == 8:
+                ticks.append(1)
+                if len(ticks) == 3:
+                    guest.write("three")
+
+    outcome, *_ = boot(program, script=[Expect("three")], timeout=5)
+    assert outcome.reason is Reason.EXPECTED
+    assert 0.1 < outcome.stats.wall < 2
+    assert outcome.stats.runs < 20, "a halted guest costs no runs"
+
+
+def test_shutdown_resets_and_boots_again(boot):
+    boots = []
+
+    def program(guest):
+        boots.append(1)
+        if len(boots) == 1:
+            yield done(DoneReason.SHUTDOWN)
+        guest.write("again")
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("again")], timeout=5)
+    assert (outcome.reason, outcome.resets, len(boots)) == (Reason.EXPECTED, 1, 2)
+
+
+def test_reset_port_resets(boot):
+    boots = []
+
+    def program(guest):
+        boots.append(1)
+        if len(boots) == 1:
+            assert guest.question(IoKind.PORT_OUT, 0xCF9, b"\x06").reset
+            yield done(DoneReason.STOPPED)
+        guest.write("again")
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("again")], timeout=5)
+    assert outcome.resets == 1
+
+
+@pytest.mark.parametrize("reason", [DoneReason.UNSUPPORTED, DoneReason.MEMORY_LOST, DoneReason.HYPERVISOR])
+def test_failed_run_is_reported_with_its_place(boot, reason):
+    def program(guest):
+        yield done(reason, detail="the reason why")
+
+    outcome, *_ = boot(program, timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.FAILED, 1)
+    assert f"{reason}" in outcome.detail
+    assert "0000:00007c00" in outcome.detail
+    assert "the reason why" in outcome.detail
+
+
+def test_lost_daemon_and_shutdown_are_failures(boot):
+    def lost(guest):
+        raise SessionLost("the daemon is silent")
+        yield
+
+    outcome, *_ = boot(lost, timeout=5)
+    assert (outcome.reason, outcome.detail) == (Reason.FAILED, "the daemon is silent")
+
+    def closing(guest):
+        yield done(DoneReason.KICKED, closing=True)
+
+    assert "shutting down" in boot(closing, timeout=5)[0].detail
+
+
+def test_interrupt_by_the_user(boot):
+    def program(guest):
+        raise KeyboardInterrupt
+        yield
+
+    outcome, *_ = boot(program, script=[Expect("x")], timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.INTERRUPTED, 130)
+
+
+def test_firmware_calls_are_answered_and_counted(boot):
+    def program(guest):
+        guest.state.ax = 0x0E41
+        guest.state.esp = 0x7000
+        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x10))
+        assert guest.state.rip == rom.IRET
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("A")], timeout=5)
+    assert outcome.reason is Reason.EXPECTED
+    assert outcome.firmware[0x10] == 1
+
+
+def test_masked_a20_reaches_the_next_run(boot):
+    def program(guest):
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    _, guest, *_ = boot(program, timeout=0.1)
+    assert guest.maps[0].a20
+    assert not guest.maps[1].a20
+    assert guest.maps[1].generation > guest.maps[0].generation

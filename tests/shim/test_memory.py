@@ -1,0 +1,102 @@
+import pytest
+
+from dm.engine.api import RegionKind
+from dm.machine.state import State
+from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def memory():
+    return GuestMemory(bytearray(4 * MIB), a20=True)
+
+
+@pytest.mark.parametrize("size", [MIB, 2 * MIB + 1, 0])
+def test_impossible_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="multiple of 4 KiB from 2 MiB"):
+        GuestMemory(bytearray(size))
+
+
+def test_map_has_ram_rom_and_the_trap_page(memory):
+    kinds = {r.gpa: r.kind for r in memory.memory_map(1).regions}
+    assert kinds[0] == kinds[0xB8000] == kinds[0x100000] == RegionKind.RAM
+    assert kinds[0xFE000] == RegionKind.FIRMWARE
+    assert kinds[0xC0000] == kinds[0xFF000] == kinds[0xFFFF0000] == RegionKind.ROM
+    assert 0xA0000 not in kinds
+
+
+def test_holes_read_ones_and_rom_cannot_be_written(memory):
+    memory.write(0xA0000, b"x")
+    memory.write(0xF0000, b"x")
+    memory.write(4 * MIB, b"x")
+    assert memory.read(0xA0000, 2) == b"\xff\xff"
+    assert memory.read(0xF0000, 1) == b"\0"
+    assert memory.read(4 * MIB - 1, 2) == b"\0\xff"
+    assert memory.read(0xD0000, 1) == b"\xff"
+
+
+def test_text_memory_is_ram(memory):
+    memory.write(0xB8000, b"hi")
+    assert memory.ram[0xB8000:0xB8002] == b"hi"
+
+
+def test_a20_masks_bit_20_only(memory):
+    memory.write(0x500, b"low")
+    memory.write(0x100500, b"high")
+    memory.a20 = False
+    assert memory.read(0x100500, 3) == b"low"
+    assert memory.read(0x300500, 1) == memory.read(0x200500, 1)
+    memory.write(0xFFFFF, b"zz")
+    assert memory.read(0, 1) == b"z", "the byte after FFFFFh is byte 0"
+
+
+def space(memory, **fields):
+    state = State.reset()
+    for name, value in fields.items():
+        setattr(state, name, value)
+    return AddressSpace(memory, state), state
+
+
+def test_offsets_wrap_in_the_segment(memory):
+    view, state = space(memory)
+    state.es.base = 0x10000
+    view.write(state.es, 0xFFFF, b"ab")
+    assert memory.read(0x1FFFF, 1) == b"a"
+    assert memory.read(0x10000, 1) == b"b"
+    assert view.read(state.es, 0xFFFF, 2) == b"ab"
+    assert view.read_linear(0x1FFFF, 2) == b"a\0"
+
+
+def test_two_level_paging(memory):
+    memory.write_int(0x100000, 4, 0x101007)
+    memory.write_int(0x101000 + 5 * 4, 4, 0x200007)
+    memory.write_int(0x101000 + 6 * 4, 4, 0x201005)
+    view, state = space(memory, cr0=0x80000001, cr3=0x100000, cpl=3)
+    view.write_linear(0x5000, b"x" * 4)
+    assert memory.read(0x200000, 4) == b"xxxx"
+    assert view.read_linear(0x5FFF, 2) == b"\0\0", "across pages"
+    for linear, write, error in ((0x7000, False, 4), (0x7000, True, 6), (0x6000, True, 7)):
+        with pytest.raises(PageFaultError) as fault:
+            view.write_linear(linear, b"x") if write else view.read_linear(linear, 1)
+        assert (fault.value.linear, fault.value.error) == (linear, error)
+    state.cpl = 0
+    view.write_linear(0x6000, b"k")
+    assert memory.read(0x201000, 1) == b"k", "a supervisor may write a read-only page while CR0.WP is 0"
+    with pytest.raises(PageFaultError):
+        view.write_linear(0x5FFF, b"x" * 0x2000)
+    assert memory.read(0x200FFF, 1) == b"\0", "nothing is written when a later page is missing"
+
+
+def test_large_pages_and_pae(memory):
+    memory.write_int(0x100000, 4, 0x83)
+    view, _ = space(memory, cr0=0x80000001, cr3=0x100000, cr4=0x10)
+    memory.write(0x234567, b"L")
+    assert view.read_linear(0x234567, 1) == b"L"
+    memory.write_int(0x102000 + 8, 8, 0x2000E7)
+    pdpte = [0x102001, 0, 0, 0]
+    view, _ = space(memory, cr0=0x80000001, cr4=0x20, pdpte=pdpte)
+    memory.write(0x212345, b"P")
+    assert view.read_linear(0x212345, 1) == b"P"
+    with pytest.raises(PageFaultError):
+        view.read_linear(0x40000000, 1)
