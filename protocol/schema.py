@@ -578,7 +578,7 @@ class Done(Message):
     epoch: int = required(U32, "newest epoch of the vCPU")
     seq: int = required(U64, "of the run")
     reason: DoneReason = required(Choice(DoneReason), "why it ended")
-    stop: Stop = optional(Choice(Stop), "reasons kicked and stopped: what was asked for", Stop.NONE)
+    stop: Stop = optional(Choice(Stop), "what an answer or kick asked for, whatever has ended the run", Stop.NONE)
     address: int = optional(U64, "reasons firmware, hypervisor: guest-physical address", 0)
     detail: str = optional(Text(512), "reasons unsupported, memory-lost: which, in words", "")
     state: Groups = required(STATE, "groups that differ from the state submitted")

@@ -72,16 +72,16 @@ def _branchy(blocks: int = 1500, seed: int = 1) -> bytes:
     follow = dict(zip([0, *order], [*order, blocks], strict=True))
 
     def word() -> bytes:
-        return (0x8000 + 2 * rng.randrange(512)).to_bytes(2, "little")
+        return (0xC000 + 2 * rng.randrange(512)).to_bytes(2, "little")
 
     def alu() -> bytes:
         match rng.randrange(7):
             case 0:
                 return b"\x05" + rng.randbytes(2)  # add ax, imm
             case 1:
-                return b"\x8b\x2e" + word()  # mov bp, [8000h+]
+                return b"\x8b\x2e" + word()  # mov bp, [c000h+]
             case 2:
-                return b"\x89\x36" + word()  # mov [8000h+], si
+                return b"\x89\x36" + word()  # mov [c000h+], si
         # xor bx, ax; sub dx, bx; adc si, dx; rol di, 1
         return rng.choice((b"\x31\xc3", b"\x29\xda", b"\x11\xd6", b"\xd1\xc7"))
 

@@ -58,6 +58,7 @@ def _code(width: int) -> str:
 _WIRE: Final = struct.Struct("<" + "".join(_code(width) for _, width in _LAYOUT))
 #: Values narrower than the integer that carries them: (position, label, width).
 _NARROW: Final = [(i, label, width) for i, (label, width) in enumerate(_LAYOUT) if width < 8]
+_BLOBS: Final = [(i, width // 8) for i, (_, width) in enumerate(_LAYOUT) if width > 64]
 _SIZES: Final = {group: len(group_layout(group)) for group in GROUPS}
 _MAX_CODE: Final = 15
 
@@ -73,6 +74,8 @@ def _pack(state: State) -> bytes:
         for i, label, width in _NARROW:
             if not 0 <= values[i] < 1 << width:  # type: ignore[operator]
                 raise struct.error
+        if any(len(values[i]) != size for i, size in _BLOBS):  # type: ignore[arg-type]
+            raise struct.error
         return _WIRE.pack(*values)
     except (struct.error, TypeError):
         for (label, width), value in zip(_LAYOUT, values, strict=False):

@@ -236,7 +236,10 @@ def ARPL(x: Insn, dst: Operand, src: Operand) -> None:
     m = x.m
     mode.require_protected(m)
     wanted = src.read() & 3
-    old = dst.read_modify()
+    old = dst.read()
     raised = (old & 3) < wanted
-    dst.write_back(m.select(raised, old & 0xFFFC | wanted, old))
+    # AMD's parts only read an operand that stays as it is, so it may be read-only (recorded).
+    with m.If(raised | ~is_amd(m)):
+        old = dst.read_modify()
+        dst.write_back(m.select(raised, old & 0xFFFC | wanted, old))
     set_zero_flag(m, raised)

@@ -22,6 +22,7 @@ from dm.isa.descriptor import (
     one_of,
     rpl,
 )
+from dm.isa.features import is_amd
 from dm.isa.insn import FarPointer, Insn, Memory, Operand, instruction
 from dm.isa.mode import fault_if
 from dm.isa.segmentation import load_real, null_inaccessible
@@ -238,8 +239,13 @@ def return_protected(m: Microcode, extra: Value, wide: Value) -> None:
     size = frames.element_size(m, wide)
     eip = m.call(frames.peek, 0, wide)
     cs = m.call(frames.peek, size, wide).trunc(16)
+    same = rpl(cs) == m.get(CPL)
+    with m.If(is_amd(m) & ~same):
+        # AMD's parts pop ESP and SS before they look at CS (APM vol. 3, RETF; recorded).
+        for element in (2, 3):
+            m.call(frames.peek, size * element + extra, wide)
     code = m.call(return_code, cs)
-    with m.If(rpl(cs) == m.get(CPL)):
+    with m.If(same):
         m.call(enter_code, cs, code, eip)
         frames.release(m, size * 2 + extra)
     with m.Else():

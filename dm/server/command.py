@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
             report(None)
 
         asyncio.run(serve(settings, addresses, ready))
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, RuntimeError) as error:
         report(f"x86-dm serve: {error}")
         return 1
     return 0
@@ -100,16 +100,11 @@ def _log_to(path: str) -> None:
 
 
 def _engine(name: str) -> str:
-    """Return name and reason of the engine the workers will use, having tried it."""
-    from dm.engine.api import CpuConfig
-    from dm.server.worker import engine_factory
+    """Return name and reason of the engine the workers will use; an error if they cannot use it."""
+    from dm.server.worker import find_engine
 
-    factory, note = engine_factory(name)
-    engine = factory(CpuConfig())
-    try:
-        return f"{engine.name} ({note})"
-    finally:
-        engine.close()
+    found = find_engine(name)
+    return f"{found.name} ({found.why})"
 
 
 def _report(error: str | None) -> None:

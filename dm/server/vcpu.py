@@ -104,12 +104,15 @@ class _Run:
         self.ran_ns = 0
         self.exchanged = time.monotonic_ns()
 
-    def ending(self) -> DoneReason | None:
-        """Return why the run must end at the next boundary, None while it may go on."""
+    def ending(self, in_instruction: bool) -> DoneReason | None:
+        """Return why the run must end at the next boundary, None while it may go on.
+
+        ``in_instruction``: an instruction is open; it will be finished, and that is progress.
+        """
         request, report = self.request, self.report
         if request.steps == 0:
             return DoneReason.BUDGET
-        if self.must_progress and report.steps == 0:
+        if self.must_progress and report.steps == 0 and not in_instruction:
             return None
         if self.stop is not Stop.NONE:
             return DoneReason.KICKED if self.stop is Stop.KICK else DoneReason.STOPPED
@@ -123,8 +126,6 @@ class _Run:
 
     def budget(self, steps: int, in_instruction: bool) -> int:
         """Return the steps the engine may make now, at most ``steps``; an open instruction has taken one already."""
-        if self.ending() is not None:
-            return 0
         left = steps if self.request.steps is None else self.request.steps - self.report.steps
         if self.request.reason is Reason.MMIO:
             left = 1
@@ -448,16 +449,17 @@ class Vcpu:
         data = codec.encode(message)
         if isinstance(message, Error):
             self.counters.errors += 1
+        self.counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
         try:
             self._socket.send_multipart([identity, data], zmq.NOBLOCK)
+            return
         except zmq.Again:
             _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self.number, message.NAME)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             _log.info("vCPU %d: peer is gone; %s waits for its return", self.number, message.NAME)
-        else:
-            self.counters.bytes_out += len(data)
+        self.counters.bytes_out -= len(data)
 
     # ------------------------------------------------------------------------------------------ runs
 
@@ -489,11 +491,11 @@ class Vcpu:
         in_instruction = False
         while True:
             self._look(run)
-            if not in_instruction and (ending := run.ending()) is not None:
+            if not in_instruction and (ending := run.ending(False)) is not None:
                 return self._done(run, ending)
             result = self._step(run, in_instruction)
             in_instruction = result.reason in QUESTIONS
-            self._flush(run)
+            self._flush(run, in_instruction)
             if in_instruction:
                 self._question(run, result)
             elif result.reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
@@ -517,15 +519,18 @@ class Vcpu:
         """Run the engine for one slice."""
         request = run.request
         begun = run.report.steps > 0
+        last = (
+            run.ending(in_instruction) is not None
+        )  # only the open instruction is finished, whatever else could end the run
         options: dict[str, Any] = {}
         if not begun and not in_instruction:
             options = {"mmio": request.mmio if request.reason is Reason.MMIO else None, "code": request.code}
         started = time.perf_counter_ns()
         result = self._engine.run(
-            _UNTIL[request.until],
-            run.budget(self._slice.steps, in_instruction),
-            progress=run.must_progress and not begun,
-            window=run.window,
+            Until.NEVER if last else _UNTIL[request.until],
+            0 if last else run.budget(self._slice.steps, in_instruction),
+            progress=run.must_progress and not begun and not in_instruction,  # an open one is progress already
+            window=run.window and not last,
             **options,
         )
         run.report.add(result)
@@ -544,8 +549,6 @@ class Vcpu:
             data=bytes(result.data),
             down=getattr(result, "step", 0) < 0,
         )
-        if answer.map is not None:
-            self._take_map()
         self._engine.answer(answer.data, fault=answer.fault)
 
     def _acknowledge(self, run: _Run) -> None:
@@ -555,10 +558,13 @@ class Vcpu:
         if answer.data:
             self._engine.inject(EventType.EXTERNAL, answer.data[0])
 
-    def _flush(self, run: _Run) -> None:
+    def _flush(self, run: _Run, question_follows: bool) -> None:
         """Deliver posted writes and pages now when they no longer fit, or have waited long enough."""
         report = run.report
-        while report.full or (report.waiting and time.monotonic_ns() - run.exchanged > _POSTED_NS):
+        late = report.waiting and time.monotonic_ns() - run.exchanged > _POSTED_NS
+        if late and not question_follows:
+            self._ask(run, IoKind.REPORT)
+        while report.full:
             self._ask(run, IoKind.REPORT)
 
     def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
@@ -590,6 +596,7 @@ class Vcpu:
                 raise _Gone
             self._attend(left)
         answer, run.question, run.exchanged = run.answer, None, time.monotonic_ns()
+        self._take_map()
         if answer.window is not None:
             run.window = answer.window
         if answer.stop is not Stop.NONE:
@@ -608,7 +615,7 @@ class Vcpu:
             epoch=self._epoch,
             seq=run.request.seq,
             reason=reason,
-            stop=run.stop if reason in (DoneReason.KICKED, DoneReason.STOPPED) else Stop.NONE,
+            stop=run.stop,
             address=result.address if result is not None else 0,
             detail=codec.clip(result.detail, 512) if result is not None else "",
             state=_difference(run.before, self._groups),

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import zmq
@@ -38,20 +39,38 @@ _JOIN: Final = 3.0
 _MODELS: Final = ("p6", "80386", "80286")
 
 
-def engine_factory(name: str) -> tuple[Callable[[CpuConfig], Engine], str]:
-    """Return what makes engines, and why this one.
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """An engine: its name, why this one, and what makes one."""
 
-    ``name`` is one that :func:`dm.engine.create` knows, ``auto`` for the one in use here, or ``module:function``.
+    name: str
+    why: str
+    create: Callable[[CpuConfig], Engine]
+
+
+def find_engine(name: str) -> EngineChoice:
+    """Return the engine of that name: ``native``, ``python``, ``auto`` for the one in use, or ``module:function``.
+
+    Raises:
+        ImportError: there is no such module or function.
+        RuntimeError: it cannot be used; the text says why.
     """
     module, colon, function = name.partition(":")
     if colon:
-        return getattr(importlib.import_module(module), function), "given as module:function"
+        factory = getattr(importlib.import_module(module), function, None)
+        if factory is None:
+            raise ImportError(f"module {module} has no {function}")
+        return EngineChoice(name, "given as module:function", factory)
     import dm.engine
 
-    note = "asked for"
+    why = "asked for"
     if name == "auto":
-        name, note = dm.engine.engine_in_use()
-    return lambda config: dm.engine.create(name, config), note
+        name, why = dm.engine.engine_in_use()
+    elif name == "native":
+        usable, why_not = dm.engine.native_status()
+        if not usable:
+            raise RuntimeError(why_not)
+    return EngineChoice(name, why, lambda config: dm.engine.create(name, config))
 
 
 class Session:
@@ -248,16 +267,16 @@ def main(argv: list[str] | None = None) -> int:
     sys.setswitchinterval(50e-6)
     with socket.socket(fileno=args.fd) as line:
         try:
-            factory, note = engine_factory(args.engine)
-            probe = factory(CpuConfig())
+            engine = find_engine(args.engine)
+            probe = engine.create(CpuConfig())  # loads what it needs before the shim is welcomed
             name = probe.name
             probe.close()
         except Exception as error:
             link.send(line, "failed", 0, f"engine {args.engine}: {error}")
             return 1
-        session = Session(args.session, args.directory, factory)
+        session = Session(args.session, args.directory, engine.create)
         try:
-            link.send(line, "ready", 0, [name, note])
+            link.send(line, "ready", 0, [name, engine.why])
             serve(session, line)
         except (BrokenPipeError, ConnectionResetError):
             _log.warning("session %d: the supervisor is gone; ending in order", args.session)

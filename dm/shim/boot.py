@@ -16,7 +16,7 @@ from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
 from dm.shim.pc import Pc
 from dm.shim.screen import Expectation, Screen, Transcript
-from dm.shim.script import Expect, Step
+from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
 from dm.shim.vcpu import Answer, Vcpu
 
@@ -24,6 +24,8 @@ from dm.shim.vcpu import Answer, Vcpu
 SLICE_US: Final = 20_000
 _SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
+#: Bytes of serial text that are kept at least.
+_SERIAL: Final = 1 << 19
 
 
 class Reason(StrEnum):
@@ -59,7 +61,7 @@ class Stats:
 
 @dataclass
 class Outcome:
-    """How a boot ended: why, a sentence about it, the screen, the serial text, and what it cost."""
+    """How a boot ended: why, a sentence about it, the screen, the end of the serial text, and what it cost."""
 
     reason: Reason
     detail: str
@@ -120,6 +122,9 @@ class Boot:
     def _output(self, data: bytes) -> None:
         """Take what the guest sent to its serial port or debug console."""
         self._serial += data
+        if (excess := len(self._serial) - _SERIAL) > _SERIAL:
+            del self._serial[:excess]
+            self._expectation.forget(excess)
         self._console.output(data)
 
     def _idle(self, nanoseconds: int) -> None:
@@ -232,8 +237,10 @@ class Boot:
         while self._steps:
             step = self._steps[0]
             if isinstance(step, Expect):
-                if not self._expectation.find(step.text, self._transcript, self._serial.decode("utf-8", "replace")):
+                if not self._expectation.find(step.text, self._transcript, self._serial):
                     return False
+            elif isinstance(step, Send):
+                self.pc.serial.receive(step.data)
             else:
                 # Keys that no expectation precedes wait until the guest listens.
                 if self._first_keys and not (self.pc.keys.waiting or self.pc.waits):

@@ -17,7 +17,7 @@ from dm.shim.client import Stats as ClientStats
 from dm.shim.daemon import DaemonError, OwnDaemon
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM
 from dm.shim.ram import Ram
-from dm.shim.script import AppendExpect, AppendKeys, Expect
+from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect
 from dm.shim.terminal import open_console
 from dm.shim.vcpu import RemoteVcpu
 
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=AppendKeys,
         metavar="TEXT",
         help=r"type TEXT; --expect and --keys are obeyed in the order given (\n, <up>, <ctrl-c>, << for a <)",
+    )
+    parser.add_argument(
+        "--send", action=AppendSend, metavar="TEXT", help="send TEXT to the serial port, in the same order"
     )
     parser.add_argument(
         "--timeout",

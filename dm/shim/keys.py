@@ -37,6 +37,7 @@ NAMED: dict[str, int] = {
 _CHARACTER: dict[str, tuple[int, bool]] = {
     char: (code, shifted) for code, pair in PRINTING.items() for char, shifted in ((pair[1], True), (pair[0], False))
 }
+_ESCAPES = {"n": "\r", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\"}
 _CONTROLS = {"\n": ENTER, "\r": ENTER, "\t": TAB, "\b": BACKSPACE, "\x7f": BACKSPACE, "\x1b": ESCAPE}
 
 # INT 16h words of keys that print nothing: plain, shift, control, alt (IBM PC/AT BIOS; enhanced keys as on 101 keys).
@@ -144,13 +145,26 @@ def parse(text: str) -> list[bytes]:
     return list(_parse(iter(text)))
 
 
+def unescape(text: str) -> str:
+    r"""Return ``text`` with ``\n`` and ``\r`` (both a carriage return), ``\t``, ``\e`` and ``\\`` replaced.
+
+    Raises:
+        ValueError: naming the escape that does not exist.
+    """
+    chars = iter(text)
+    return "".join(_escape(next(chars, "")) if char == "\\" else char for char in chars)
+
+
+def _escape(name: str) -> str:
+    if name not in _ESCAPES:
+        raise ValueError(f"unknown escape \\{name}; known are \\n \\r \\t \\e \\\\")
+    return _ESCAPES[name]
+
+
 def _parse(chars: Iterator[str]) -> Iterator[bytes]:
     for char in chars:
         if char == "\\":
-            escape = next(chars, "")
-            if escape not in ("n", "r", "t", "e", "\\"):
-                raise ValueError(f"keys: unknown escape \\{escape}; known are \\n \\r \\t \\e \\\\")
-            yield type_character({"n": "\n", "r": "\n", "t": "\t", "e": "\x1b", "\\": "\\"}[escape])
+            yield type_character(_escape(next(chars, "")))
         elif char == "<":
             name = "".join(_until(chars, ">"))
             yield type_character("<") if name == "<" else _named(name)

@@ -157,7 +157,7 @@ class Pc:
     def wake(self) -> None:
         """Let a pending interrupt end the CPU's halt."""
         if self.interrupt_waits and self.state.rflags & IF and self.state.activity == Activity.HALTED:
-            self.state.activity = Activity.RUNNING
+            self.state.activity = int(Activity.RUNNING)
 
     @property
     def interrupt_waits(self) -> bool:
@@ -210,6 +210,6 @@ class Pc:
             self.firmware.enter(address, self.state)
         except PageFaultError as fault:
             s = self.state
-            s.inject_type, s.inject_vector = EventType.EXCEPTION, _PAGE_FAULT
+            s.inject_type, s.inject_vector = int(EventType.EXCEPTION), _PAGE_FAULT
             s.inject_has_error, s.inject_error, s.inject_length = 1, fault.error, 0
             s.cr2 = fault.linear

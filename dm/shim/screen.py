@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dm.shim.memory import TEXT
 from dm.shim.pc import Pc
+
+_HISTORY = 1000
 
 #: Code page 437 as the VGA shows it: the control codes have pictures.
 _LOW = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
@@ -45,12 +48,14 @@ class Screen:
 
 @dataclass
 class Transcript:
-    """Everything that has been on the screen, as rows numbered from the first one ever shown.
+    """What has been on the screen, as rows numbered from the first one ever shown.
 
-    Rows that scroll off go to ``history``.  How far the screen scrolled between two looks is found by what still
-    matches; a screen with nothing in common is a new one.
+    Rows that scroll off go to ``history``, of which the newest are kept; ``first`` is the number of its oldest row.
+    How far the screen scrolled between two looks is found by what still matches; a screen with nothing in common is
+    a new one.
     """
 
+    first: int = 0
     history: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)
 
@@ -58,9 +63,11 @@ class Transcript:
         """Take the next look at the screen."""
         if rows == self.rows:
             return
-        scrolled = self._scrolled(rows)
-        self.history += self.rows[:scrolled]
+        self.history += self.rows[: self._scrolled(rows)]
         self.rows = rows
+        if len(self.history) > 2 * _HISTORY:
+            self.first += len(self.history) - _HISTORY
+            del self.history[:-_HISTORY]
 
     def _scrolled(self, rows: list[str]) -> int:
         old = self.rows
@@ -74,9 +81,9 @@ class Transcript:
             return 0  # the only line there was has been written on
         return best
 
-    def all(self) -> list[str]:
-        """Return every row so far."""
-        return self.history + self.rows
+    def numbered(self) -> dict[int, str]:
+        """Return the rows known by number, in order."""
+        return dict(enumerate(self.history + self.rows, self.first))
 
 
 class Expectation:
@@ -84,45 +91,41 @@ class Expectation:
 
     def __init__(self) -> None:
         self._row = self._column = self._serial = 0
-        self._seen: list[str] = []
+        self._seen: dict[int, str] = {}
 
-    def mark(self, transcript: Transcript, serial: str, row: int, column: int) -> None:
+    def _mark(self, rows: dict[int, str], row: int, column: int, serial: int) -> None:
         """Only what comes after this place, or changes elsewhere on the screen, counts from now on."""
-        self._row, self._column, self._serial = row, column, len(serial)
-        self._seen = transcript.all()
+        self._row, self._column, self._serial, self._seen = row, column, serial, rows
 
-    def find(self, text: str, transcript: Transcript, serial: str) -> bool:
+    def forget(self, count: int) -> None:
+        """Take into account that ``count`` bytes were dropped from the start of the serial text."""
+        self._serial = max(0, self._serial - count)
+
+    def find(self, text: str, transcript: Transcript, serial: bytes | bytearray) -> bool:
         """Look for ``text`` (within one logical line); if it is there, mark the place after it."""
-        rows = transcript.all()
+        rows = transcript.numbered()
         for start, line, origin in self._lines(rows):
             at = line.find(text)
             if at >= 0:
-                end = at + len(text) + origin
-                width = max(len(rows[start]), 1)
-                self.mark(transcript, serial, start + end // width, end % width)
+                row, column = divmod(origin + at + len(text), max(len(rows[start]), 1))
+                self._mark(rows, start + row, column, len(serial))
                 return True
-        if text in serial[self._serial :]:
-            row = len(rows)
-            self.mark(transcript, serial, row, 0)
-            return True
-        return False
+        wanted = text.encode()
+        at = serial.find(wanted, self._serial)
+        if at >= 0:
+            self._mark(rows, max(rows, default=0) + 1, 0, at + len(wanted))
+        return at >= 0
 
-    def _lines(self, rows: list[str]) -> list[tuple[int, str, int]]:
-        """Return (row, text, column it starts at) of logical lines not seen before; full rows go on in the next."""
-        out = []
-        i = 0
-        while i < len(rows):
-            fresh = i > self._row or i >= len(self._seen) or rows[i] != self._seen[i]
-            origin = 0
-            if i == self._row:
-                origin, fresh = self._column, True
-            if not fresh:
-                i += 1
+    def _lines(self, rows: dict[int, str]) -> Iterator[tuple[int, str, int]]:
+        """Yield (row, text, column it starts at) of logical lines not seen before; full rows go on in the next."""
+        after = -1
+        for number, row in rows.items():
+            known = number < self._row and self._seen.get(number) == row
+            if number <= after or known:
                 continue
-            start, line = i, rows[i][origin:]
-            while rows[i] and not rows[i][-1].isspace() and i + 1 < len(rows):
-                i += 1
-                line += rows[i]
-            out.append((start, line, origin))
-            i += 1
-        return out
+            origin = self._column if number == self._row else 0
+            line, after = row[origin:], number
+            while rows[after] and not rows[after][-1].isspace() and after + 1 in rows:
+                after += 1
+                line += rows[after]
+            yield number, line, origin

@@ -24,7 +24,14 @@ class Type:
     keys: tuple[bytes, ...]
 
 
-Step = Expect | Type
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Let these bytes arrive at the serial port."""
+
+    data: bytes
+
+
+Step = Expect | Type | Send
 
 
 class AppendExpect(argparse.Action):
@@ -56,6 +63,23 @@ class AppendKeys(argparse.Action):
         """Refuse a text that cannot be typed."""
         try:
             _append(namespace, Type(tuple(keys.parse(str(values)))))
+        except ValueError as error:
+            parser.error(str(error))
+
+
+class AppendSend(argparse.Action):
+    """``--send TEXT``: append a :class:`Send` to ``script``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Replace the escapes that ``--keys`` knows; a line ends in a carriage return, as terminals send it."""
+        try:
+            _append(namespace, Send(keys.unescape(str(values)).encode()))
         except ValueError as error:
             parser.error(str(error))
 

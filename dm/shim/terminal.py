@@ -16,6 +16,8 @@ from typing import Protocol, TextIO
 from dm.shim import keys
 from dm.shim.screen import Screen, Transcript
 
+_LONGEST = 4096
+
 
 class Console(Protocol):
     """The user's side of the machine."""
@@ -47,21 +49,24 @@ class PlainConsole:
     def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
         self._out, self._quiet = out, quiet
         self._printed: dict[int, str] = {}
-        self._looks: deque[list[str]] = deque(maxlen=2)
+        self._looks: deque[dict[int, str]] = deque(maxlen=2)
         self._partial = bytearray()
+        self._plain = _Plain()
         self._transcript = Transcript()
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
         """Print rows that have scrolled off, or are unchanged for two looks and not being written."""
         self._transcript = transcript
-        rows = transcript.all()
-        first = len(transcript.history)
-        busy = first + screen.cursor[1] if screen.cursor else -1
-        for i, row in enumerate(rows):
-            still = len(self._looks) == 2 and all(i < len(look) and look[i] == row for look in self._looks)
-            if i < first or (still and i != busy):
-                self._print(i, row)
+        rows = transcript.numbered()
+        top = transcript.first + len(transcript.history)
+        busy = top + screen.cursor[1] if screen.cursor else -1
+        for number, row in rows.items():
+            still = len(self._looks) == 2 and all(look.get(number) == row for look in self._looks)
+            if number < top or (still and number != busy):
+                self._print(number, row)
         self._looks.append(rows)
+        for number in [n for n in self._printed if n < transcript.first]:
+            del self._printed[number]
 
     def _print(self, number: int, row: str) -> None:
         text = row.rstrip()
@@ -76,11 +81,14 @@ class PlainConsole:
 
     def output(self, data: bytes) -> None:
         """Print whole lines."""
-        self._partial += data
+        self._partial += self._plain.filter(data)
         *lines, rest = self._partial.split(b"\n")
         self._partial = bytearray(rest)
+        if len(rest) > _LONGEST:
+            self._partial.clear()
+            lines.append(rest)
         for line in lines:
-            self._write(_printable(bytes(line)) + "\n")
+            self._write_line(line)
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
@@ -92,16 +100,42 @@ class PlainConsole:
 
     def close(self) -> None:
         """Print what is left, unfinished lines too."""
-        for i, row in enumerate(self._transcript.all()):
-            self._print(i, row)
+        for number, row in self._transcript.numbered().items():
+            self._print(number, row)
         if self._partial:
-            self._write(_printable(bytes(self._partial)) + "\n")
+            self._write_line(bytes(self._partial))
             self._partial.clear()
 
+    def _write_line(self, line: bytes | bytearray) -> None:
+        self._write(line.decode("utf-8", "replace").rstrip("\r") + "\n")
 
-def _printable(data: bytes) -> str:
-    text = data.decode("utf-8", "replace").rstrip("\r")
-    return "".join(c if c.isprintable() or c in "\t\x1b" else "." for c in text)
+
+class _Plain:
+    """Takes escape sequences and control characters out of a stream: a guest must not command the user's terminal."""
+
+    def __init__(self) -> None:
+        self._escape = b""
+
+    def filter(self, data: bytes) -> bytes:
+        """Return what is text in ``data``; a sequence may go on in the next piece."""
+        out = bytearray()
+        for byte in data:
+            if self._escape:
+                self._escape += bytes((byte,))
+                if self._complete():
+                    self._escape = b""
+            elif byte == 0x1B:
+                self._escape = b"\x1b"
+            elif (byte >= 0x20 and byte != 0x7F) or byte in b"\n\r\t\b":
+                out.append(byte)
+        return bytes(out)
+
+    def _complete(self) -> bool:
+        """Tell whether the escape sequence has ended (ECMA-48; one that never ends is given up)."""
+        last = self._escape[-1]
+        if len(self._escape) == 2:
+            return last != ord("[")
+        return 0x40 <= last <= 0x7E or len(self._escape) > 32
 
 
 # VGA colours in the terminal's order: red and blue are swapped.
@@ -146,6 +180,7 @@ class AnsiConsole:
         if self._saved is not None:
             tty.setcbreak(self._in)  # signals stay on: Ctrl-C ends
         self._drawn: Screen | None = None
+        self._plain = _Plain()
         self._out.write("\x1b[?1049h\x1b[2J")
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
@@ -186,7 +221,8 @@ class AnsiConsole:
 
     def output(self, data: bytes) -> None:
         """Write below the screen."""
-        self._out.write("\x1b8" + _printable_stream(data) + "\x1b7")
+        text = self._plain.filter(data).decode("latin-1").replace("\n", "\r\n")
+        self._out.write("\x1b8" + text + "\x1b7")
         self._out.flush()
 
     def wait(self, seconds: float) -> None:
@@ -214,10 +250,6 @@ class AnsiConsole:
         if self._saved is not None:
             termios.tcsetattr(self._in, termios.TCSADRAIN, self._saved)
             self._saved = None
-
-
-def _printable_stream(data: bytes) -> str:
-    return "".join(c if c.isprintable() or c in "\n\r\t\x1b" else "" for c in data.decode("latin-1"))
 
 
 def open_console(*, quiet: bool) -> Console:

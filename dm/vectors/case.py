@@ -36,9 +36,10 @@ class Case:
 
     ``opcode`` is the group it is counted in, ``index`` its number in the set it comes from.  ``patches`` is memory
     before, on top of the world's background; ``changes`` what differs afterwards, ``memory_masks`` the defined bits of
-    single bytes (by guest-physical address).  ``registers`` maps the world's register names to (value, mask): both
-    sides are compared under the mask.  ``fault`` is what the world must report; with ``vector_only`` nothing else is
-    compared.  ``skip`` says why the recorded answer does not apply to the modelled CPU.
+    the two bytes of a flags word that an exception pushed (by guest-physical address).  ``registers`` maps the world's
+    register names to (value, mask): both sides are compared under the mask.  ``fault`` is what the world must report;
+    with ``vector_only`` nothing else is compared.  ``skip`` says why the recorded answer does not apply to the modelled
+    CPU.
     """
 
     opcode: str

@@ -9,13 +9,12 @@ in their own columns and not repeated here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from dm.vectors.case import Case
-
-ALL: Final = 0xFFFFFFFF
+from dm.vectors.code import prefix_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,9 @@ class Difference:
     """One reviewed difference.
 
     ``formats`` and ``opcodes`` (a regular expression on the whole group name) select cases, ``condition`` narrows them.
-    ``registers`` maps names to the bits that are not compared; ``memory`` and ``fault`` take those out altogether.
-    ``vendor`` is the vendor or part whose behaviour the modelled CPU has there.
+    ``flags`` are bits of the flags register, also where an exception pushed it, that are not compared; ``memory`` and
+    ``fault`` take those out altogether, ``everything`` all of the result.  ``vendor`` names the part whose behaviour
+    the row sets aside.
     """
 
     formats: frozenset[str]
@@ -32,17 +32,63 @@ class Difference:
     condition: Callable[[Case], bool]
     vendor: str
     reason: str
-    registers: Mapping[str, int] = field(default_factory=dict)
+    flags: int = 0
     memory: bool = False
     fault: bool = False
+    everything: bool = False
 
     def applies(self, form: str, case: Case) -> bool:
         """Tell whether this row speaks about ``case`` of format ``form``."""
         return form in self.formats and re.fullmatch(self.opcodes, case.opcode) is not None and self.condition(case)
 
 
+def _reg(case: Case) -> int:
+    """Return the reg field of the ModRM byte behind a one-byte opcode."""
+    return case.code[prefix_count(case.code) + 1] >> 3 & 7
+
+
+def _long_for_a_286(case: Case) -> bool:
+    """Tell whether C7 with a 16-bit displacement and its immediate is longer than the 80286's ten bytes."""
+    return _reg(case) != 0 and prefix_count(case.code) + 6 > 10
+
+
+_REAL_286: Final = frozenset({"hw286"})
+
 #: The table, most specific rows first; the first that applies is used.
-DIFFERENCES: Final[tuple[Difference, ...]] = ()
+DIFFERENCES: Final[tuple[Difference, ...]] = (
+    Difference(
+        _REAL_286,
+        "8C|8E",
+        lambda case: _reg(case) in (4, 5),
+        "80286",
+        "the 80286 has no FS and GS and raises #UD (80386 and later: SDM 3B, 23.2)",
+        everything=True,
+    ),
+    Difference(
+        _REAL_286,
+        "C7",
+        _long_for_a_286,
+        "80286",
+        "11 bytes are #GP on the 80286, the undefined /1-/7 comes later; all others raise #UD for it",
+        everything=True,
+    ),
+    Difference(
+        _REAL_286,
+        "D4",
+        lambda case: case.code[prefix_count(case.code) + 1] == 0,
+        "80286",
+        "AAM 0 changes SF ZF PF before #DE on the 80286; a fault leaves them on later parts (SDM 3A, 6.5)",
+        flags=0xC4,
+    ),
+    Difference(
+        _REAL_286,
+        "CE",
+        lambda case: case.index == 1193,
+        "recording",
+        "the recorded frame of this one INTO holds SS where CS belongs",
+        memory=True,
+    ),
+)
 
 
 def find(form: str, case: Case) -> Difference | None:

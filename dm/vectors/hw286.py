@@ -13,7 +13,8 @@ from typing import Any, Final
 from dm.vectors import packed
 from dm.vectors.amd import AMD
 from dm.vectors.case import Case, Fault, FormatError
-from dm.vectors.real_mode import FLAGS, RealMode, initial_state, probe
+from dm.vectors.memory import Patch
+from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state, probe
 
 REGISTERS: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 FIELDS: Final = (
@@ -36,6 +37,14 @@ def read(path: Path, table: dict[str, Any]) -> tuple[RealMode, Iterator[Case]]:
     return RealMode(AMD), (_case(opcode, mask, row) for row in tests)
 
 
+def _frame(before: dict[str, int], sp: int) -> tuple[Patch, ...]:
+    """Return what a fault of the instruction at ``before`` pushes when SP ends as ``sp``."""
+    words = (before["ip"], before["cs"], before["flags"] & FLAGS | 2)
+    return tuple(
+        (frame_address(before["ss"], sp, i), word.to_bytes(2, "little")) for i, word in enumerate(words)
+    )
+
+
 def _case(opcode: str, flags_mask: int, row: list[Any]) -> Case:
     index, code, initial, ram, final, final_ram, exception, name, x386, x386_regs = row
     before = dict(zip(REGISTERS, initial, strict=True))
@@ -47,11 +56,18 @@ def _case(opcode: str, flags_mask: int, row: list[Any]) -> Case:
     )
     patches = tuple((address, data) for address, data in ram)
     changes = tuple((address, data) for address, data in final_ram)
-    after = before | {REGISTERS[i]: value for i, value in {**final, **(x386_regs or {})}.items()}
+    after = before | {REGISTERS[i]: value for i, value in final.items()}
+    kept = {REGISTERS[i]: value for i, value in (x386_regs or {}).items()}
     masks = {}
     if exception:
-        low, high = flags_mask & 0xFF, flags_mask >> 8
-        masks = {exception[1]: low, exception[1] + 1: high}
+        if "sp" in kept:
+            # SP is as it was when the exception is taken, so the frame stands elsewhere too.
+            kept["sp"] = kept["sp"] - 6 & 0xFFFF
+            changes = _frame(before, kept["sp"])
+        # (The set's own address of the pushed flags is that of an aligned bus cycle.)
+        pushed = frame_address(after["ss"], kept.get("sp", after["sp"]), 2)
+        masks = {pushed: flags_mask & 0xFF, pushed + 1: flags_mask >> 8}
+    after |= kept
     fault = None
     if x386 is not None and x386 != _NOT_386:
         fault = Fault(x386)

@@ -17,6 +17,7 @@ from dm.machine.state import Segment, State
 from dm.vectors import packed
 from dm.vectors.amd import AMD
 from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck
+from dm.vectors.code import REP, prefix_count
 from dm.vectors.memory import Memory, Patch, Piece
 
 GPR: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
@@ -45,8 +46,6 @@ _HLT: Final = 0xF4
 # Exception frames with a change of stack: EIP CS EFLAGS ESP SS, with and without an error code before them.
 _FRAME: Final = 20
 
-_REP: Final = frozenset({0xF2, 0xF3})
-_PREFIXES: Final = _REP | {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0}
 _STRINGS: Final = frozenset({0x6C, 0x6D, 0x6E, 0x6F, 0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF})
 # String instructions that repeat until the count is zero, whatever the data.
 _COUNTED: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
@@ -79,9 +78,12 @@ def _ldts(path: Path) -> list[dict[int, Segment]]:
 def _segment(
     index: int, base: int, limit: int, big: int, contents: int, read_exec_only: int, pages: int, absent: int
 ) -> Segment:
-    """Return the segment register that loading an entry of ``struct user_desc`` gives (accessed, DPL 3)."""
+    """Return the segment register that loading an entry of ``struct user_desc`` gives .
+
+    The recorder asked for ``useable``: AVL is 1.  DPL is 3 and the segment is marked accessed, as Linux does it.
+    """
     kind = contents << 2 | (read_exec_only ^ 1) << 1 | 1
-    attributes = kind | 0x70 | (absent ^ 1) << 7 | big << 14 | pages << 15
+    attributes = kind | 0x70 | (absent ^ 1) << 7 | 1 << 12 | big << 14 | pages << 15
     return Segment(index << 3 | 7, ARENA + base, limit << 12 | 0xFFF if pages else limit, attributes)
 
 
@@ -156,7 +158,9 @@ def _case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]
     memory: list[Patch] = [(_LDT, table), (_GDT + _LDT_SELECTOR, _descriptor(ldtr)), (ARENA + CODE + eip, code)]
     memory += [(ARENA + offset, data) for offset, data in patches]
     registers = {name: (final_gpr.get(i, gpr[i]), 0xFFFFFFFF) for i, name in enumerate(GPR)}
-    registers |= {name: (final_seg.get(i, seg[i]), 0xFFFF) for i, name in enumerate(SEG)}
+    selectors = [final_seg.get(i, selector) for i, selector in enumerate(seg)]
+    # The kernel's way out of the test cleared the RPL of null selectors.
+    registers |= {name: (s, 0xFFFF if s else 0xFFFC) for name, s in zip(SEG, selectors, strict=True)}
     vector, error = exception or (0, 0)
     registers["eip"] = (final_eip, 0xFFFFFFFF)
     registers["eflags"] = (final_eflags, FLAGS & ~undefined)
@@ -173,11 +177,6 @@ def _case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]
     )
 
 
-def _prefixes(code: bytes) -> int:
-    """Return the number of prefix bytes."""
-    return next((i for i, byte in enumerate(code) if byte not in _PREFIXES), len(code))
-
-
 class RingThree:
     """Protected mode without paging, one ring-3 instruction at a time."""
 
@@ -187,10 +186,10 @@ class RingThree:
 
     def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
         """Run one instruction (REP: all iterations), and the handler if it faults; see :class:`World`."""
-        n = _prefixes(case.code)
+        n = prefix_count(case.code)
         prefixes, opcode = case.code[:n], case.code[n]
         state = self._step(engine, 1)
-        if opcode in _STRINGS and not _REP.isdisjoint(prefixes):
+        if opcode in _STRINGS and not REP.isdisjoint(prefixes):
             wide = case.state.cs.big ^ (0x67 in prefixes)
             for _ in range(_ITERATIONS):
                 if state.cpl == 0 or state.rip != case.state.rip:

@@ -16,7 +16,7 @@ from typing import Final
 from dm.engine.api import CpuConfig
 from dm.vectors.case import Case, FormatError
 from dm.vectors.memory import Patch
-from dm.vectors.real_mode import FLAGS, RealMode, initial_state
+from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state
 
 _REGS16: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 _REGS32: Final = (
@@ -87,7 +87,7 @@ class _Test:
         self.initial, self.final, self.masks = Registers(), Registers(), Registers()
         self.patches: tuple[Patch, ...] = ()
         self.changes: tuple[Patch, ...] = ()
-        self.flags_at: int | None = None
+        self.exception = False
         where = f"{where} {self.index}"
         for kind, body in _chunks(data[4:], where):
             if kind in ("NAME", "BYTS"):
@@ -101,7 +101,7 @@ class _Test:
             elif kind == "FINA":
                 self.final, self.masks, self.changes = _state(body, where)
             elif kind == "EXCP":
-                _, self.flags_at = _unpack("<BI", body, f"{where} {kind}")
+                self.exception = True
             elif kind == "HASH":
                 self.hash = body.hex()
 
@@ -195,7 +195,8 @@ def _case(opcode: str, test: _Test, masks: Registers, revoked: bool) -> Case:
         setattr(state, name, before.get(name, getattr(state, name)))
     full = 0xFFFFFFFF if wide else 0xFFFF
     flags = masks.get(letter + "flags", full)
-    at = test.flags_at
+    # Flags pushed by an exception; the address in EXCP is that of an aligned bus cycle.
+    at = frame_address(after["ss"], after[letter + "sp"], 2)
     return Case(
         opcode=opcode,
         index=test.index,
@@ -205,6 +206,6 @@ def _case(opcode: str, test: _Test, masks: Registers, revoked: bool) -> Case:
         patches=test.patches,
         registers={r: (v, _MASKS.get(r, full) & masks.get(r, full)) for r, v in after.items()},
         changes=test.changes,
-        memory_masks={} if at is None else {at: flags & FLAGS & 0xFF, at + 1: (flags & FLAGS) >> 8},
+        memory_masks={at: flags & FLAGS & 0xFF, at + 1: (flags & FLAGS) >> 8} if test.exception else {},
         skip="taken back by the set's authors" if revoked else "",
     )

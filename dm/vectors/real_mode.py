@@ -57,6 +57,11 @@ def initial_state(gpr: list[int], selectors: list[int], rip: int, rflags: int) -
     return replace(_template(), gpr=gpr, seg=[*map(segment, selectors), *system], rip=rip, rflags=rflags & FLAGS | 2)
 
 
+def frame_address(ss: int, sp: int, item: int) -> int:
+    """Return the linear address of a word of a 16-bit exception frame: 0 IP, 1 CS, 2 FLAGS; ``sp`` is that of IP."""
+    return (ss << 4) + (sp + 2 * item & 0xFFFF)
+
+
 def probe(state: State, used: Iterable[Patch]) -> tuple[Patch, ...]:
     """Point ``state`` at an IVT whose 32 handlers tell the vector, and return the memory that makes it.
 

@@ -119,19 +119,24 @@ def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Di
 
 def compare(case: Case, outcome: Outcome, memory: Memory, known: Difference | None = None) -> list[str]:
     """Return a line for each thing in which ``outcome`` and memory are not what hardware left."""
+    if known and known.everything:
+        return []
     lines = []
     if outcome.fault != case.fault and not (known and known.fault):
         lines.append(f"fault: {outcome.fault or 'none'}, hardware: {case.fault or 'none'}")
     if case.vector_only:
         return lines
-    ignored = known.registers if known else {}
+    flags = known.flags if known else 0
     for name, (wanted, mask) in case.registers.items():
-        mask &= ~ignored.get(name, 0)
+        if name in ("flags", "eflags"):
+            mask &= ~flags
         found = outcome.registers[name]
         if (found ^ wanted) & mask:
             lines.append(f"{name}: {found & mask:x}, hardware: {wanted & mask:x}")
     if not (known and known.memory):
-        wrong = memory.differences(case.changes, case.memory_masks)
+        pushed = zip(sorted(case.memory_masks.items()), (flags & 0xFF, flags >> 8 & 0xFF), strict=False)
+        masks = {address: mask & ~bits for (address, mask), bits in pushed}
+        wrong = memory.differences(case.changes, masks)
         lines += [f"[{address:x}]: {found:02x}, hardware: {wanted:02x}" for address, found, wanted in wrong[:_BYTES]]
         if len(wrong) > _BYTES:
             lines.append(f"and {len(wrong) - _BYTES} more bytes of memory")

@@ -27,3 +27,4 @@ def endpoint() -> Iterator[str]:
         yield address
         daemon.terminate()
         assert daemon.wait(timeout=20) == 0
+        daemon.stderr.close()

@@ -176,6 +176,8 @@ class System(Machine):
     def any_rmw_end(self, size: int, value: int) -> None:
         self._put(*self._rmw, value, self._user())
 
+    any_rmw_locked_end = any_rmw_end
+
     def probe_read(self, seg: int, offset: int, size: int) -> None:
         self._bytes(self._at(seg, offset, size, 0), size, self._user())
 

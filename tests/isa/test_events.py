@@ -613,5 +613,3 @@ def test_guard_clears_itself():
     machine.go(b"\x0f\x21\xf0")
     assert (machine.eip, machine.dr6, machine.dr7) == (0x777, 0xFFFF2FF0, 0x400)
     assert machine.stack(3) == [0x8000, 8, 2 | RF]
-
-

@@ -378,6 +378,14 @@ class TestReturn:
         fault = machine.attempt(RETF)
         assert (fault.vector, fault.error, fault.cause) == (SSF, 0, "SS_LIMIT")
 
+    @pytest.mark.parametrize(("vendor", "vector"), [(0, GP), (1, SSF)])
+    def test_what_is_checked_first(self, vendor, vector):
+        """AMD's parts pop all of the outer frame before they look at CS (recorded on hardware)."""
+        machine = returning(0x1234, 0x10, cpl=3)
+        machine.vendor = vendor
+        machine.load(SS, 0x23, 0, 0x7007, 0x40F3)
+        assert machine.attempt(RETF).vector == vector
+
     def test_gate_and_back(self):
         """CALL through a gate and RETF undo each other."""
         machine = gated(count=2)

@@ -13,7 +13,7 @@ from dm.shim.bios import rom
 from dm.shim.boot import Boot, Reason
 from dm.shim.client import SessionLost
 from dm.shim.disk import Kind, drives
-from dm.shim.script import Expect, Type
+from dm.shim.script import Expect, Send, Type
 from dm.shim.terminal import PlainConsole
 
 
@@ -140,6 +140,32 @@ def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
     outcome, *_ = boot(program, script=script, timeout=5)
     assert outcome.reason is Reason.EXPECTED
     assert got == [0x1E, 0x9E, 0x30, 0xB0]
+
+
+def test_text_is_sent_to_the_serial_port(boot):
+    def program(guest):
+        guest.write("name? ")
+        got = b""
+        while b"\r" not in got:
+            if guest.question(IoKind.PORT_IN, 0x3FD).data[0] & 1:
+                got += guest.question(IoKind.PORT_IN, 0x3F8).data
+            yield done(DoneReason.BUDGET)
+        guest.write(f"hello {got.decode().strip()}")
+        while True:
+            yield guest.halt()
+
+    outcome, *_ = boot(program, script=[Expect("name?"), Send(b"Ada\r"), Expect("hello Ada")], timeout=5)
+    assert outcome.reason is Reason.EXPECTED
+
+
+def test_endless_serial_output_is_bounded(boot):
+    def program(guest):
+        while True:
+            guest.question(IoKind.PORT_OUT, 0x3F8, b"spam" * 4096)
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, timeout=1)
+    assert 0 < len(outcome.serial) <= 1 << 20
 
 
 def test_leading_keys_wait_until_the_guest_listens(boot):

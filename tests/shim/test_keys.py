@@ -66,3 +66,9 @@ def test_control_and_alt_meanings():
     assert keys.meaning(0x02, **state | {"control": True}) is None
     assert keys.meaning(0x1E, **state | {"shift": True, "caps": True}) == 0x1E61
     assert keys.meaning(0x7F, **state) is None
+
+
+def test_unescape():
+    assert keys.unescape(r"a\n\t\\<x>") == "a\r\t\\<x>"
+    with pytest.raises(ValueError, match=r"unknown escape \\z"):
+        keys.unescape(r"\z")

@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from dm.shim import keys
-from dm.shim.script import AppendExpect, AppendKeys, Expect, Type
+from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect, Send, Type
 
 
 @pytest.fixture
@@ -11,13 +11,14 @@ def parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--expect", action=AppendExpect)
     parser.add_argument("--keys", action=AppendKeys)
+    parser.add_argument("--send", action=AppendSend)
     parser.set_defaults(script=[])
     return parser
 
 
 def test_steps_keep_their_order(parser):
-    args = parser.parse_args(["--expect", "A", "--keys", r"x\n", "--expect", "B"])
-    assert args.script == [Expect("A"), Type(tuple(keys.parse("x\n"))), Expect("B")]
+    args = parser.parse_args(["--expect", "A", "--keys", r"x\n", "--send", r"y\n", "--expect", "B"])
+    assert args.script == [Expect("A"), Type(tuple(keys.parse("x\n"))), Send(b"y\r"), Expect("B")]
 
 
 def test_parsing_twice_starts_anew(parser):

@@ -56,10 +56,26 @@ def test_plain_prints_serial_by_lines():
     console.output(b"first\r\nsec")
     assert out.getvalue() == "first\n"
     console.output(b"ond \x07\n")
-    assert out.getvalue() == "first\nsecond .\n"
+    assert out.getvalue() == "first\nsecond \n"
     console.output(b"rest")
     console.close()
     assert out.getvalue().endswith("rest\n")
+
+
+def test_escape_sequences_of_the_guest_stay_inside():
+    out = io.StringIO()
+    console = PlainConsole(out)
+    for byte in b"\x1b[31mred\x1b[0m \x1bMtext\x07\n\x1b]0;title":
+        console.output(bytes((byte,)))
+    assert out.getvalue() == "red text\n"
+
+
+def test_endless_line_is_printed_in_pieces():
+    out = io.StringIO()
+    console = PlainConsole(out)
+    for _ in range(100):
+        console.output(b"x" * 100)
+    assert out.getvalue().count("\n") == 2
 
 
 def test_quiet_prints_nothing():

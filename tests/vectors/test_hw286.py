@@ -61,7 +61,8 @@ def test_a_case_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_flags_pushed_by_an_exception_are_masked(tmp_path: Path) -> None:
-    assert one(tmp_path, exception=[0, 0x2FE]).memory_masks == {0x2FE: 0xD5, 0x2FF: 0x07}
+    case = one(tmp_path, exception=[0, 0x200FE], final_regs={8: 0xFB})
+    assert case.memory_masks == {0x200FF: 0xD5, 0x20100: 0x07}
 
 
 def test_another_vector_on_a_386_is_found_with_handlers_of_its_own(tmp_path: Path) -> None:
@@ -77,6 +78,15 @@ def test_another_vector_on_a_386_is_found_with_handlers_of_its_own(tmp_path: Pat
 
 def test_registers_that_a_386_keeps(tmp_path: Path) -> None:
     assert one(tmp_path, final_regs={10: 0xFF, 12: 0}, x386_regs={10: 6}).registers["si"] == (6, 0xFFFF)
+
+
+def test_a_386_faults_before_sp_moves_so_its_frame_stands_elsewhere(tmp_path: Path) -> None:
+    final = {8: 0x102 - 6, 12: 0}
+    frame = [[0x200FC, b"?" * 6]]
+    case = one(tmp_path, final_regs=final, x386_regs={8: 0x100}, exception=[13, 0x20100], final_ram=frame)
+    assert case.registers["sp"] == (0xFA, 0xFFFF)
+    assert case.changes == ((0x200FA, b"\x20\0"), (0x200FC, b"\0\x10"), (0x200FE, b"\3\0"))
+    assert case.memory_masks.keys() == {0x200FE, 0x200FF}
 
 
 def test_what_only_the_286_does_is_skipped(tmp_path: Path) -> None:
@@ -99,7 +109,11 @@ def test_other_tables_are_refused(tmp_path: Path, table: dict[str, Any], message
         open_file(write(tmp_path, row(), **table))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x1f\x8b", b"text", gzip.compress(b"\xc1"), gzip.compress(b"\x92\x01")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x1f\x8b", b"text", gzip.compress(b"\xc1"), gzip.compress(b"\x92\x01")],
+    ids=["empty", "cut", "text", "not-msgpack", "msgpack-cut"],
+)
 def test_damaged_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "40.mp.gz"
     path.write_bytes(data)

@@ -69,10 +69,10 @@ def test_a_case_is_read_whole(tmp_path: Path) -> None:
 def test_segment_caches_hold_what_their_descriptors_say(tmp_path: Path) -> None:
     s = one(tmp_path).state
     assert (s.es.selector, s.es.unusable) == (0, 1)
-    # user_desc to descriptor: DPL 3, S, accessed, present; SDM vol. 3A, table 3-1 for the types
-    assert (s.cs.selector, s.cs.base, s.cs.limit, s.cs.attributes) == (CS32, hwamd.ARENA + 0x30000, 0x1FFFF, 0x40F9)
-    assert (s.ss.selector, s.ss.base, s.ss.limit, s.ss.attributes) == (SS, hwamd.ARENA + 0x1000, 0xFF, 0x00F3)
-    assert (s.ds.selector, s.ds.base, s.ds.limit, s.ds.attributes) == (39, hwamd.ARENA, 0x1FFFF, 0xC0F5)
+    # user_desc to descriptor: DPL 3, S, accessed, AVL, present; SDM vol. 3A, table 3-1 for the types
+    assert (s.cs.selector, s.cs.base, s.cs.limit, s.cs.attributes) == (CS32, hwamd.ARENA + 0x30000, 0x1FFFF, 0x50F9)
+    assert (s.ss.selector, s.ss.base, s.ss.limit, s.ss.attributes) == (SS, hwamd.ARENA + 0x1000, 0xFF, 0x10F3)
+    assert (s.ds.selector, s.ds.base, s.ds.limit, s.ds.attributes) == (39, hwamd.ARENA, 0x1FFFF, 0xD0F5)
     assert s.seg[1] is not s.seg[2]
 
 
@@ -81,10 +81,10 @@ def test_the_ldt_in_memory_holds_the_same_descriptors(tmp_path: Path) -> None:
     table = dict(case.patches)[case.state.ldtr.base]
     assert case.state.ldtr.limit == len(table) - 1 == 8 * 7 - 1
     assert table[:8] == table[40:48] == bytes(8)
-    assert table[8:16] == bytes.fromhex("ffff 0000 03 fb 00 10")
-    assert table[16:24] == bytes.fromhex("ffff 0000 03 f9 41 10")
-    assert table[32:40] == bytes.fromhex("1f00 0000 00 f5 c0 10")
-    assert table[48:56] == bytes.fromhex("2143 3412 00 73 40 10")
+    assert table[8:16] == bytes.fromhex("ffff 0000 03 fb 10 10")
+    assert table[16:24] == bytes.fromhex("ffff 0000 03 f9 51 10")
+    assert table[32:40] == bytes.fromhex("1f00 0000 00 f5 d0 10")
+    assert table[48:56] == bytes.fromhex("2143 3412 00 73 50 10")
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,10 @@ def test_undefined_bits_are_masked_for_the_file_and_for_one_test(tmp_path: Path)
 
 def test_pushed_flags_of_an_exception_are_masked_in_memory(tmp_path: Path) -> None:
     whole = registers("RM32", R32, {"eflags": 0xFFFFF7FE})
-    data = header() + whole + a_test(extra=chunk("EXCP", struct.pack("<BI", 0, 0x9FE)))
+    final = registers("RG32", R32, {"ss": 0x90, "esp": 0xFD})
+    data = header() + whole + a_test(final=final, extra=chunk("EXCP", struct.pack("<BI", 0, 0xA00)))
     (case,) = cases(tmp_path, data)
-    assert case.memory_masks == {0x9FE: 0xD4, 0x9FF: 0x07}
+    assert case.memory_masks == {0xA01: 0xD4, 0xA02: 0x07}
 
 
 def test_revoked_tests_are_not_run(tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ def test_revoked_tests_are_not_run(tmp_path: Path) -> None:
         (header() + a_test()[:-1], "but"),
         (b"\x1f\x8bnonsense", "40.MOO"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damaged_files_are_refused_with_what_is_wrong(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(FormatError) as caught:

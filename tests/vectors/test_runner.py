@@ -123,21 +123,36 @@ def test_ring_three_reads_a_fault_off_the_stack(tiny: Tiny) -> None:
     assert "hardware: vector 6" in lines(RING3, tiny(), ring3(b"\x40", {"eip": 0x101}, fault=Fault(6)))[0]
 
 
+def row(**what: Any) -> Difference:
+    return Difference(frozenset({"hw286"}), "4[0-7]", lambda case: case.index == 0, "AMD", "test", **what)
+
+
+def test_a_reviewed_difference_speaks_about_its_own_cases_only() -> None:
+    case = replace(INC, opcode="40")
+    assert row().applies("hw286", case)
+    assert not row().applies("moo", case)
+    assert not row().applies("hw286", replace(case, opcode="140"))
+    assert not row().applies("hw286", replace(case, index=1))
+
+
 def test_a_reviewed_difference_takes_out_its_own_mask_only(tiny: Tiny) -> None:
-    row = Difference(frozenset({"hw286"}), "4[0-7]", lambda case: case.index == 0, "AMD", "test", {"ax": 0x300})
-    case = replace(real(b"\x40\xf4", {"ax": 0x1FF, "ip": 0x22}), opcode="40")
-    assert row.applies("hw286", case)
-    assert not row.applies("moo", case)
-    assert not row.applies("hw286", replace(case, opcode="140"))
-    assert not row.applies("hw286", replace(case, index=1))
-    assert lines(REAL, tiny(), case, row) == ["ax: 0, hardware: ff"]
-    assert lines(REAL, tiny(), replace(case, registers={"ax": (0x100, 0xFFFF), "ip": (0x22, 0xFFFF)}), row) == []
+    pushed = {0x500: 0xFF, 0x501: 0xFF}
+    case = real(b"\x40\xf4", {"flags": 0x86, "ax": 0x1FF}, ((0x500, b"\x84\x08"),), memory_masks=pushed)
+    everything = ["ax: 200, hardware: 1ff", "[500]: 00, hardware: 84", "[501]: 00, hardware: 08"]
+    assert lines(REAL, tiny(), case) == ["flags: 2, hardware: 86", *everything]
+    assert lines(REAL, tiny(), case, row(flags=0x80)) == [
+        "flags: 2, hardware: 6", "ax: 200, hardware: 1ff", "[500]: 00, hardware: 84", "[501]: 00, hardware: 08"
+    ]  # fmt: skip
+    assert lines(REAL, tiny(), case, row(flags=0x884)) == everything[:1]
+    assert lines(REAL, tiny(), case, row(memory=True)) == ["flags: 2, hardware: 86", "ax: 200, hardware: 1ff"]
+    assert lines(REAL, tiny(), case, row(everything=True)) == []
+    assert lines(RING3, tiny(), ring3(b"\xf4", {"esp": 0}), row(fault=True)) == ["esp: 500, hardware: 0"]
 
 
 def test_each_reviewed_difference_names_what_and_why() -> None:
     for row in DIFFERENCES:
         assert row.formats <= {"hw286", "hwamd", "moo"}, row
-        assert row.registers or row.memory or row.fault, row
+        assert row.flags or row.memory or row.fault or row.everything, row
         assert row.vendor, row
         assert len(row.reason) > 10, row
         assert not any(row.applies(form, replace(INC, opcode="no such opcode")) for form in row.formats), row

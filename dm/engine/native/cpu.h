@@ -186,8 +186,9 @@ struct journal_entry {
 struct store {
     uint64_t physical, value, old;
     uint32_t size;
+    uint32_t acknowledged; /* bytes that a device has had */
     uint32_t input; /* index of the journal entry that gave `old`, when locked */
-    bool locked;
+    bool locked, swapped;
     bool block; /* bytes are in cpu->block_data, `element` each */
     uint8_t element;
 };
@@ -235,7 +236,8 @@ struct cpu {
     bool block_killed;
     bool tops_protected; /* the mode that segments' tops were computed for */
     bool smap_open;      /* EFLAGS.AC as the TLB knows it */
-    uint32_t repeat;
+    uint32_t repeat; /* iterations that the instruction at hand has made */
+    uint32_t moved;  /* elements that a port string instruction has moved, else 1 */
 
     /* memory */
     struct region *regions;
@@ -288,6 +290,7 @@ struct cpu {
     uint64_t left; /* steps of the budget not yet made */
     bool progressed;
     bool first;    /* the first instruction of this request is still to be made */
+    bool expect_mmio; /* the access that the request names has not been seen yet */
     bool prepaid;  /* the instruction at hand has been charged when it was begun */
     uint64_t steps, instructions;
 

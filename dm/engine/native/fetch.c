@@ -62,7 +62,6 @@ static int fetch_and_run(struct cpu *cpu)
 int single_step(struct cpu *cpu)
 {
     cpu->resume = NULL;
-    cpu->look = cpu->look || cpu->single;
     cpu->fetch_count = 0;
     cpu->journal_count = cpu->cursor = 0;
     if (cpu->first && cpu->request.code_size) {

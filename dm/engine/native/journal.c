@@ -43,12 +43,12 @@ void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32
         give_up(cpu, LABEL_TOO_MANY_ACCESSES);
         return;
     }
-    if (cpu->request.has_mmio && cpu->first && (kind == INPUT_LOAD || kind == INPUT_STORE)) {
+    if (cpu->expect_mmio && (kind == INPUT_LOAD || kind == INPUT_STORE)) {
         if (cpu->request.mmio - address >= size) {
             cpu->bail = BAIL_MISMATCH;
             return;
         }
-        cpu->request.has_mmio = 0;
+        cpu->expect_mmio = false;
     }
     cpu->question = (struct journal_entry){.kind = (uint8_t)kind, .address = address, .size = size, .count = count};
     cpu->question_reason = reasons[kind];
@@ -139,32 +139,58 @@ bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size)
     return false;
 }
 
-/* A write that is not to RAM (any longer): known from the journal, posted, or a question.  False: abandoned. */
-static bool device_write(struct cpu *cpu, unsigned kind, uint64_t physical, uint64_t value, unsigned size, bool post)
+/* Bytes of each access that a device sees of this store. */
+static unsigned piece_of(const struct store *made)
 {
-    if (kind == COALESCED) {
-        if (post && cpu->posted_count < POSTED_SIZE)
-            cpu->posted[cpu->posted_count++] = (struct dm_posted){physical, value, size};
-        return true;
-    }
-    if (post || replay(cpu, INPUT_STORE, physical, size))
-        return true;
-    if (!cpu->bail)
-        ask(cpu, INPUT_STORE, physical, size, 1, (const uint8_t *)&value);
-    return false;
+    return made->block ? made->element : odd_size(made->size) ? 1 : made->size;
 }
 
-static bool store_to_device(struct cpu *cpu, const struct store *made, unsigned kind, bool post)
+static uint64_t value_at(const struct cpu *cpu, const struct store *made, unsigned offset, unsigned size)
 {
-    const unsigned piece = made->block ? made->element : odd_size(made->size) ? 1 : made->size;
-    for (unsigned n = 0; n < made->size; n += piece) {
-        uint64_t value = made->block ? host_load(cpu->block_data + n, piece) : made->value >> (8 * n);
-        if (piece < 8)
-            value &= (UINT64_C(1) << (8 * piece)) - 1;
-        if (!device_write(cpu, kind, made->physical + n, value, piece, post))
-            return false;
+    const uint64_t value = made->block ? host_load(cpu->block_data + offset, size) : made->value >> (8 * offset);
+    return size < 8 ? value & ((UINT64_C(1) << (8 * size)) - 1) : value;
+}
+
+/* Get what goes to a device acknowledged: known from the journal, or a question.  The map may change in between, so
+   each store remembers how much of it a device has had.  False: abandoned. */
+static bool acknowledge(struct cpu *cpu, struct store *made)
+{
+    const unsigned piece = piece_of(made);
+    for (made->acknowledged = 0; made->acknowledged < made->size; made->acknowledged += piece) {
+        const uint64_t physical = made->physical + made->acknowledged;
+        if (cpu->cursor < cpu->journal_count) {
+            const struct journal_entry *known = &cpu->journal[cpu->cursor];
+            if (known->kind == INPUT_STORE && known->address == physical && known->size == piece) {
+                cpu->cursor++;
+                continue;
+            }
+        }
+        const struct region *region = region_at(cpu, physical);
+        const unsigned kind = region ? region->kind : HOLE;
+        if (kind == RAM || kind == COALESCED)
+            return true;
+        const uint64_t value = value_at(cpu, made, made->acknowledged, piece);
+        ask(cpu, INPUT_STORE, physical, piece, 1, (const uint8_t *)&value);
+        return false;
     }
     return true;
+}
+
+static void perform(struct cpu *cpu, const struct store *made)
+{
+    struct region *region = region_at(cpu, made->physical);
+    if (made->swapped)
+        ram_touched(cpu, region, made->physical, made->size);
+    else if (region && region->kind == RAM && !made->block && !made->acknowledged)
+        ram_write(cpu, region, made->physical, made->value, made->size);
+    else if (region && region->kind == RAM)
+        for (unsigned n = made->acknowledged; n < made->size; n++)
+            ram_write(cpu, region, made->physical + n, value_at(cpu, made, n, 1), 1);
+    else
+        for (unsigned n = made->acknowledged, piece = piece_of(made); n < made->size; n += piece)
+            if (cpu->posted_count < POSTED_SIZE)
+                cpu->posted[cpu->posted_count++] =
+                    (struct dm_posted){made->physical + n, value_at(cpu, made, n, piece), piece};
 }
 
 /* False when somebody else changed the operand meanwhile: its new value is then in the journal. */
@@ -193,34 +219,26 @@ static bool swap(struct cpu *cpu, struct region *region, const struct store *mad
 /* Make all withheld stores, devices first.  False: the instruction was abandoned, nothing in memory has changed. */
 bool commit_stores(struct cpu *cpu)
 {
-    for (unsigned n = 0; n < cpu->store_count; n++) {
-        const struct region *region = region_at(cpu, cpu->stores[n].physical);
-        const unsigned kind = region ? region->kind : HOLE;
-        if (kind != RAM && !store_to_device(cpu, &cpu->stores[n], kind, false))
+    for (unsigned n = 0; n < cpu->store_count; n++)
+        if (!acknowledge(cpu, &cpu->stores[n]))
             return false;
+    if (cpu->expect_mmio) { /* the instruction is at its end and has not touched what the request names */
+        cpu->bail = BAIL_MISMATCH;
+        return false;
     }
     for (unsigned n = 0; n < cpu->store_count; n++) {
-        const struct store *made = &cpu->stores[n];
+        struct store *made = &cpu->stores[n];
         struct region *region = region_at(cpu, made->physical);
-        if (made->locked && region && region->kind == RAM && !swap(cpu, region, made)) {
-            cpu->bail = BAIL_AGAIN;
-            return false;
+        if (made->locked && !made->acknowledged && region && region->kind == RAM) {
+            if (!swap(cpu, region, made)) {
+                cpu->bail = BAIL_AGAIN;
+                return false;
+            }
+            made->swapped = true;
         }
     }
-    for (unsigned n = 0; n < cpu->store_count; n++) {
-        const struct store *made = &cpu->stores[n];
-        struct region *region = region_at(cpu, made->physical);
-        if (made->locked && region && region->kind == RAM) {
-            ram_touched(cpu, region, made->physical, made->size); /* swapped above */
-        } else if (!region || region->kind != RAM) {
-            store_to_device(cpu, made, region ? region->kind : HOLE, true);
-        } else if (made->block) {
-            for (unsigned b = 0; b < made->size; b++)
-                ram_write(cpu, region, made->physical + b, cpu->block_data[b], 1);
-        } else {
-            ram_write(cpu, region, made->physical, made->value, made->size);
-        }
-    }
+    for (unsigned n = 0; n < cpu->store_count; n++)
+        perform(cpu, &cpu->stores[n]);
     cpu->store_count = 0;
     return true;
 }

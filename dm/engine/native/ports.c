@@ -82,6 +82,7 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
     made->block = true;
     made->element = (uint8_t)size;
     made->size = n * size;
+    cpu->moved = n;
     return n;
 }
 
@@ -96,6 +97,7 @@ uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32
     if (known && known->kind == INPUT_PORT_OUT) {
         const uint32_t n = known->count;
         replay(cpu, INPUT_PORT_OUT, port, size);
+        cpu->moved = n;
         return n;
     }
     uint32_t n = 1;

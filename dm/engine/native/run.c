@@ -106,8 +106,12 @@ static int turn(struct cpu *cpu)
             derive(cpu);
         }
     }
-    if (cpu->single || (cpu->first && (cpu->request.code_size || cpu->request.has_mmio)))
+    const bool special = cpu->first && (cpu->request.code_size || cpu->request.has_mmio);
+    const bool must_progress = cpu->request.policy && cpu->request.progress && !cpu->progressed;
+    if (cpu->single || special || must_progress) {
+        cpu->look = true;
         return single_step(cpu);
+    }
     return run_fast(cpu);
 }
 

@@ -29,9 +29,11 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
     unsigned end = END_OF_ABORT;
     memcpy(&cpu->before, &cpu->a, sizeof cpu->a);
     cpu->recording = true;
+    cpu->expect_mmio = i && cpu->first && cpu->request.has_mmio;
     for (unsigned n = 0; n < AGAIN_LIMIT; n++) {
         memcpy(&cpu->saved, &cpu->before, sizeof cpu->a);
         cpu->cursor = cpu->store_count = 0;
+        cpu->moved = 1;
         cpu->bail = BAIL_NONE;
         if (i) {
             if (cpu->a.flags & TF)
@@ -40,9 +42,7 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
         }
         end = run(cpu, i);
         if (end != END_OF_ABORT) {
-            if (cpu->first && cpu->request.has_mmio)
-                cpu->bail = BAIL_MISMATCH;
-            else if (commit_stores(cpu))
+            if (commit_stores(cpu))
                 break;
             end = END_OF_ABORT;
         }
@@ -163,7 +163,7 @@ static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsig
     } else {
         if (end == END_OF_NEXT)
             cpu->a.eip = this_eip + i->length;
-        charge(cpu, 1, 1);
+        charge(cpu, cpu->moved, 1);
     }
     if (end == END_OF_CHECKPOINT)
         cpu->look = true;

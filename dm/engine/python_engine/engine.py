@@ -80,8 +80,7 @@ class PythonEngine:
         self._mmio: int | None = None
         self._look = True
         self._insn: Insn | None = None
-        #: The last guest exception, for explanations: cause, vector, error code and operands.
-        self.last_fault: Fault | None = None
+        self._last_fault = Fault("", 0, 0)
 
     # state
 
@@ -113,9 +112,11 @@ class PythonEngine:
         cpu = self._cpu
         if self._open is not None:
             raise ValueError("inject: a question is open; answer it and finish the instruction first")
+        if event is EventType.NONE:
+            raise ValueError("inject: event NONE cannot be injected")
         if cpu.inject_type != _NONE:
             raise ValueError(f"inject: an event waits already (type {cpu.inject_type}, vector {cpu.inject_vector})")
-        for name, value, top in (("vector", vector, 0xFF), ("error", error or 0, M32), ("length", length, 15)):
+        for name, value, top in (("vector", vector, 0xFF), ("error", error or 0, M32), ("length", length, 0xFF)):
             if not 0 <= value <= top:
                 raise ValueError(f"inject: {name} is {value}, 0 to {top} is needed")
         cpu.inject_type, cpu.inject_vector = int(EventType(event)), vector
@@ -161,6 +162,12 @@ class PythonEngine:
         self._cpu.journal.answer(bytes(data), fault)
         self._open.answered = True
 
+    @property
+    def last_fault(self) -> tuple[int, int, str, tuple[int, int, int]]:
+        """The newest exception of an instruction: vector, error code, cause, its three operands; for tests, traces."""
+        fault = self._last_fault
+        return fault.vector, fault.error, fault.cause, fault.operands
+
     def _alive(self) -> None:
         if self._closed:
             raise ValueError("the engine is closed")
@@ -182,10 +189,16 @@ class PythonEngine:
         mmio: int | None = None,
         code: bytes = b"",
     ) -> Exit:
-        """Run guest code; see :meth:`dm.engine.api.Engine.run`."""
+        """Run guest code; see :meth:`dm.engine.api.Engine.run`.
+
+        Raises:
+            ValueError: a question is open, or an argument is out of range.
+        """
         self._alive()
-        if budget < 0:
-            raise ValueError(f"run: budget is {budget}, 0 or more is needed")
+        if not 0 <= budget <= 1 << 62:
+            raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
+        if len(code) > LONGEST:
+            raise ValueError(f"code has {len(code)} bytes, at most {LONGEST} make an instruction")
         if self._open is not None and not self._open.answered:
             raise ValueError("run: a question is open; answer it first")
         cpu = self._cpu
@@ -196,7 +209,7 @@ class PythonEngine:
         try:
             if self._open is not None:
                 self._resume(self._open)
-            self._code, self._mmio = bytes(code[:LONGEST]), mmio
+            self._code, self._mmio = bytes(code), mmio
             return self._boundaries(_POLICIES.get(until), window)
         except Question as q:
             return self._exit(q.reason, q.address, q.size, q.count, q.data)
@@ -257,7 +270,10 @@ class PythonEngine:
                     continue
                 if what in _ENDS:
                     return self._exit(_ENDS[what])
-            if self._single() or self._code or self._mmio is not None:
+            if self._single() or (policy is not None and not self._progressed):
+                self._step(None)
+                self._look = True
+            elif self._code or self._mmio is not None:
                 self._step(None)
             else:
                 self._stretch()
@@ -350,7 +366,7 @@ class PythonEngine:
         if result == REPEAT:
             self._charge(cpu.repeated, 0)
         else:
-            self._charge(1, 1)
+            self._charge(cpu.moved, 1)
             self._look = self._look or result in (CHECKPOINT, NEXT_SEGMENT)
 
     def _fault(self, fault: Fault) -> None:
@@ -364,6 +380,7 @@ class PythonEngine:
     def _instruction(self) -> int | None:
         cpu = self._cpu
         eip = cpu.eip
+        cpu.moved = 1
         if cpu.flags & _TF:
             cpu.pending_debug |= _BS
         cpu.flags &= ~_RF
@@ -390,7 +407,7 @@ class PythonEngine:
         try:
             for _ in range(MOST_ATTEMPTS):
                 cpu.saved = before
-                cpu.journal.mmio = self._mmio
+                cpu.journal.mmio = None if delivery else self._mmio
                 cpu.begin_exact()
                 try:
                     result = self._delivery() if delivery else self._instruction()
@@ -439,7 +456,7 @@ class PythonEngine:
         self._progressed = True
 
     def _raise(self, fault: Fault) -> None:
-        self.last_fault = fault
+        self._last_fault = fault
         self._procedures.raise_exception(self._cpu, fault.vector, fault.error, fault.operands[0])
 
     def _resume(self, opened: _Open) -> None:
@@ -456,7 +473,7 @@ class PythonEngine:
 
 def _check_widths(state: State) -> None:
     def check(name: str, value: object, width: int) -> None:
-        if type(value) is not int or not 0 <= value < 1 << width:
+        if not isinstance(value, int) or not 0 <= value < 1 << width:
             raise ValueError(f"set_state: {name} is {value!r}, an integer below 2**{width} is needed")
 
     for row in FIELDS:

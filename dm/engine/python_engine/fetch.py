@@ -125,9 +125,12 @@ class Fetcher:
         cpu = self._cpu
         code = bytearray(override)
         code32 = bool(cpu.seg_attributes[_CS] & _CODE32)
+        # Its own bytes are not what an instruction touches.
+        expected, cpu.journal.mmio = cpu.journal.mmio, None
         while True:
             try:
                 d = decode(bytes(code), code32)
+                cpu.journal.mmio = expected
                 return Insn(d, eip, bytes(code))
             except NeedMore:
                 offset = eip + len(code)

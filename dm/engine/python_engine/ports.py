@@ -22,6 +22,8 @@ class Ports(Access):
 
     #: Steps that the run may still make: a block is no longer than that.
     left = 0
+    #: Elements that the instruction at hand has moved as a block, else 1.
+    moved = 1
 
     def _watch(self, port: int, size: int) -> None:
         if not self.recording:
@@ -73,6 +75,7 @@ class Ports(Access):
             data = b"".join(data[k : k + size] for k in range((n - 1) * size, -1, -size))
             first -= (n - 1) * size
         self.journal.withhold(self.memory, first, data, size)
+        self.moved = n
         return n
 
     def _port_out_block(
@@ -81,7 +84,8 @@ class Ports(Access):
         span = self._checked(seg, offset, size, 0)
         asked = self.journal.ahead
         if asked is not None and asked.kind is Input.PORT_OUT:
-            return self.journal.ask(Input.PORT_OUT, port, size).count
+            self.moved = self.journal.ask(Input.PORT_OUT, port, size).count
+            return self.moved
         n = 1 if asked else self._room(span, self.read_top[seg], offset, wanted, down, wide, size)
         if n <= 1:
             self._port_out(port, self.load_span(span), size)

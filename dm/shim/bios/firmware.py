@@ -57,6 +57,7 @@ class Firmware:
         self._timer, self._system = timer, system
         #: Calls answered, by vector; entry points that are no vectors do not count.
         self.calls: dict[int, int] = {}
+        self._complained: set[int] = set()
         self._vectors: dict[int, Callable[[Call], None]] = {
             0x08: timer.tick, 0x10: video.service, 0x11: self._equipment, 0x12: self._memory_size,
             0x13: disks.service, 0x14: serial.service, 0x15: system.service, 0x16: keyboard.service,
@@ -82,7 +83,9 @@ class Firmware:
                 return
             vector = rom.trapped_vector(offset)
             if vector is None:
-                log.warning("the guest jumped to %#x, which is no entry point of the firmware: halted", address)
+                if offset not in self._complained:
+                    self._complained.add(offset)
+                    log.warning("the guest jumped to %#x, which is no entry point of the firmware: halted", address)
                 call.go(rom.HALT)
                 return
             self.calls[vector] = self.calls.get(vector, 0) + 1

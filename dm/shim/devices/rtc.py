@@ -14,6 +14,8 @@ A, B, C, D = 10, 11, 12, 13
 SHUTDOWN, FLOPPIES, DISKS, EQUIPMENT, CENTURY = 0x0F, 0x10, 0x12, 0x14, 0x32
 
 _PERIODIC, _ALARM, _UPDATE = 0x40, 0x20, 0x10
+#: Years a guest may set: far enough from the ends of what can be computed with.
+_YEARS = range(1900, 9000)
 _TIME = frozenset((SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY))
 
 
@@ -55,6 +57,8 @@ class Rtc:
 
     @time.setter
     def time(self, value: datetime) -> None:
+        if value.year not in _YEARS:
+            raise ValueError(f"the clock cannot show the year {value.year}")
         self._epoch = value - timedelta(microseconds=self._clock.now() // 1000)
 
     def _encode(self, value: int) -> int:

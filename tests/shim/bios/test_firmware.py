@@ -1,6 +1,8 @@
 import logging
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dm.machine.state import EventType
 from dm.shim.bios import rom
@@ -134,3 +136,19 @@ def test_missing_page_faults_in_the_guest_and_the_call_can_be_made_again(bench):
     assert s.rip == rom.IRET
     assert s.eax == 0x534D4150
     assert bench.memory.read_int(0x20008, 4) == 0x9FC00, "through the page table"
+
+
+_WORD = st.integers(0, 0xFFFFFFFF) | st.integers(0, 0xFFFF) | st.sampled_from([0, 1, 0xFF, 0x534D4150, 0x55AA])
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    vector=st.sampled_from([0x08, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1A, 0x70, 0x0D]),
+    registers=st.fixed_dictionaries(dict.fromkeys(("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp"), _WORD)),
+    segments=st.tuples(st.integers(0x9000, 0xFFFF), st.integers(0x9000, 0xFFFF)),
+)
+def test_no_call_can_crash_the_firmware(bench, vector, registers, segments):
+    """Whatever is asked, an answer comes: results go to display memory and above, so that the bench itself survives."""
+    bench.pc.firmware._system._idle = lambda nanoseconds: bench.clock.advance(1 << 50)
+    result = bench.interrupt(vector, ds=segments[0], es=segments[1], **registers)
+    assert result.returned or result.rip in (rom.WAIT_KEY, rom.YIELD)

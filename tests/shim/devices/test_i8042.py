@@ -163,3 +163,9 @@ def test_status_tells_commands_from_data(rig):
     assert rig.read(0x64) & 8
     rig.out(0x60, 0xEE)
     assert not rig.read(0x64) & 8
+
+
+def test_answers_nobody_reads_do_not_pile_up(rig):
+    for _ in range(1000):
+        rig.out(0x60, 0xEE)
+    assert len(rig.drain()) <= 17

@@ -64,6 +64,13 @@ def test_an_impossible_date_leaves_the_clock_alone(rig):
     assert rig.read(rtc.MONTH) == 0x12
 
 
+@pytest.mark.parametrize("century", [0x99, 0x00, 0x18, 0xFF])
+def test_years_beyond_reckoning_are_refused(rig, century):
+    rig.write(rtc.CENTURY, century)
+    rig.clock.advance(3 * SECOND)
+    assert rig.date()[:2] == (0x20, 0x00)
+
+
 def test_update_in_progress_near_the_end_of_a_second(rig):
     assert not rig.read(rtc.A) & 0x80
     rig.clock.advance(SECOND - 100_000)

@@ -1,0 +1,89 @@
+"""Every form of the system families expands, verifies and prints to both languages; so do the engines' procedures."""
+
+from __future__ import annotations
+
+import pytest
+from machine import forms
+
+from dm.isa import events, paging, segmentation
+from dm.isa.insn import expand
+from dm.microcode import Procedure
+from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.print_c import CPrinter, CTarget
+from dm.microcode.print_python import PythonPrinter, PythonTarget
+from dm.microcode.verify import effects
+
+FAMILIES = (
+    "MOV LES LDS LSS LFS LGS JMPF CALLF RETF INT INT3 INTO ICEBP IRET LGDT LIDT SGDT SIDT LLDT LTR SLDT STR LAR LSL "
+    "VERR VERW ARPL SMSW LMSW CLTS INVLPG HLT INVD WBINVD CLAC STAC XGETBV XSETBV RDMSR WRMSR SYSENTER SYSEXIT "
+    "SYSCALL SYSRET"
+).split()
+
+ENTRY_POINTS = (
+    segmentation.segment_check,
+    paging.page_walk,
+    events.raise_exception,
+    events.deliver,
+    events.boundary,
+)
+
+
+def prints(code) -> None:
+    text = PythonPrinter(PythonTarget()).function(code)
+    compile(text, code.name, "exec")
+    c = CPrinter(CTarget()).function(code)
+    assert c.count("{") == c.count("}")
+    assert c.count("(") == c.count(")")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_instruction(name):
+    found = forms(name)
+    assert found
+    for row, variant in found:
+        prints(expand(row, variant, "insn"))
+
+
+def called(block: Block) -> set[Procedure]:
+    found: set[Procedure] = set()
+    for statement in block.body:
+        if isinstance(statement, Call) and isinstance(statement.target, Procedure):
+            found.add(statement.target)
+        elif isinstance(statement, If):
+            found |= called(statement.then) | called(statement.other)
+        elif isinstance(statement, Loop):
+            found |= called(statement.body)
+    return found
+
+
+@pytest.mark.parametrize("procedure", ENTRY_POINTS, ids=lambda procedure: procedure.name)
+def test_procedure(procedure):
+    todo, done = {procedure}, set()
+    while todo:
+        one = todo.pop()
+        done.add(one)
+        prints(one.code)
+        todo |= called(one.code.root) - done
+
+
+def test_signatures():
+    """The contract with the engines."""
+    assert [(f.name, f.args, f.result) for f in ENTRY_POINTS] == [
+        ("segment_check", (8, 32, 32, 1), 0),
+        ("page_walk", (32, 8), 64),
+        ("raise_exception", (8, 32, 32), 0),
+        ("deliver", (), 0),
+        ("boundary", (1,), 8),
+    ]
+
+
+@pytest.mark.parametrize("name", ["LES", "LDS", "LLDT", "LTR", "MOV"])
+def test_check_then_commit(name):
+    """Segment loads need no transaction: everything that can fail comes before the first change."""
+    for row, variant in forms(name):
+        assert not effects(expand(row, variant, "insn")).late_abort, (row.text, variant)
+
+
+@pytest.mark.parametrize("procedure", [segmentation.segment_check, events.raise_exception, events.boundary])
+def test_no_late_abort(procedure):
+    assert not effects(procedure).late_abort
