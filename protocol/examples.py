@@ -204,7 +204,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             state={},
             posted=[Posted(0xA0000, b"\xff", 1)],
             pages=[1],
-            failing=[Failing("cs.base", "0xf0000", "selector << 4", "SDM 3C 27.3.1.2")],
+            failing=[Failing("CS_BASE_V86", "cs.base", "0xf0000", "selector << 4", "SDM 3C 27.3.1.2")],
             closing=True,
         ),
     ),

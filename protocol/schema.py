@@ -307,6 +307,7 @@ class Posted:
 class Failing:
     """One entry rule that does not hold."""
 
+    rule: str = required(Text(64), "its stable name")
     field: str = required(Text(64), "field judged, as the state table names it")
     actual: str = required(Text(128), "its value")
     expected: str = required(Text(128), "what the rule asks")

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cache
 from typing import Any, Final
 
 
@@ -294,6 +295,11 @@ FIELD: Final[dict[str, FieldInfo]] = {row.name: row for row in FIELDS}
 GROUPS: Final[tuple[str, ...]] = tuple(dict.fromkeys(row.group for row in FIELDS))
 
 
+_ROWS_OF: Final[dict[str, tuple[FieldInfo, ...]]] = {
+    group: tuple(row for row in FIELDS if row.group == group) for group in GROUPS
+}
+
+
 def get_group(state: State, group: str) -> list[int | bytes]:
     """Return the values of one group, flattened in table order (a segment's parts one after the other)."""
     out: list[int | bytes] = []
@@ -301,32 +307,30 @@ def get_group(state: State, group: str) -> list[int | bytes]:
         for seg in state.seg:
             out += [seg.selector, seg.base, seg.limit, seg.attributes, seg.unusable]
         return out
-    for row in FIELDS:
-        if row.group == group:
-            value = getattr(state, row.name)
-            if row.count and not row.blob:
-                out += value
-            else:
-                out.append(value)
+    for row in _ROWS_OF[group]:
+        value = getattr(state, row.name)
+        if row.count and not row.blob:
+            out += value
+        else:
+            out.append(value)
     return out
 
 
-def group_layout(group: str) -> list[tuple[str, int]]:
+@cache
+def group_layout(group: str) -> tuple[tuple[str, int], ...]:
     """Return (label, width in bits) for each value of :func:`get_group`; a blob's width is its size in bits."""
     if group == "segments":
         parts = [(p.name, p.metadata["width"]) for p in fields(Segment)]
-        return [(f"{seg.name.lower()}.{name}", width) for seg in Seg for name, width in parts]
+        return tuple((f"{seg.name.lower()}.{name}", width) for seg in Seg for name, width in parts)
     out: list[tuple[str, int]] = []
-    for row in FIELDS:
-        if row.group != group:
-            continue
+    for row in _ROWS_OF[group]:
         if row.blob:
             out.append((row.name, row.count * 8))
         elif row.count:
             out += [(f"{row.name}[{i}]", row.width) for i in range(row.count)]
         else:
             out.append((row.name, row.width))
-    return out
+    return tuple(out)
 
 
 def set_group(state: State, group: str, values: list[int | bytes]) -> None:
@@ -349,12 +353,11 @@ def set_group(state: State, group: str, values: list[int | bytes]) -> None:
         for seg in state.seg:
             seg.selector, seg.base, seg.limit, seg.attributes, seg.unusable = (next(it) for _ in range(5))
         return
-    for row in FIELDS:
-        if row.group == group:
-            if row.count and not row.blob:
-                setattr(state, row.name, [next(it) for _ in range(row.count)])
-            else:
-                setattr(state, row.name, next(it))
+    for row in _ROWS_OF[group]:
+        if row.count and not row.blob:
+            setattr(state, row.name, [next(it) for _ in range(row.count)])
+        else:
+            setattr(state, row.name, next(it))
 
 
 def difference(old: State, new: State) -> dict[str, list[int | bytes]]:

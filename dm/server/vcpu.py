@@ -547,7 +547,6 @@ class Vcpu:
             size=result.size,
             count=result.count,
             data=bytes(result.data),
-            down=getattr(result, "step", 0) < 0,
         )
         self._engine.answer(answer.data, fault=answer.fault)
 
@@ -646,6 +645,7 @@ def _failing(state: State, until: schema.UntilWord) -> list[schema.Failing]:
     policy = rules.Policy.__members__.get(until.name, rules.Policy.NEVER)
     return [
         schema.Failing(
+            failure.rule.name,
             codec.clip(failure.rule.field, 64),
             codec.clip(failure.actual, 128),
             codec.clip(failure.rule.required, 128),

@@ -58,8 +58,8 @@ _M = TypeVar("_M", bound=Message)
 _TIMEOUT: Final = 30.0
 
 
-#: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that, -1,
-#: throws away what has arrived but was not read yet when the daemon closes (libzmq terminates the endpoint's pipe).
+#: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that,
+#: -1, throws away what has arrived but was not read when the daemon closes (libzmq terminates the endpoint's pipe).
 _NO_RECONNECT: Final = 1 << 29
 
 #: Errors on the control socket that concern the session as a whole.

@@ -103,7 +103,8 @@ def _tables(number):
     r = random.Random(number)
     ram = bytearray(RAM)
     for vector in range(256):
-        ram[4 * vector : 4 * vector + 4] = r.choice((0x1000 + vector, 0x1000 + vector, _number(r))).to_bytes(4, "little")
+        target = r.choice((0x1000 + vector, 0x1000 + vector, _number(r)))
+        ram[4 * vector : 4 * vector + 4] = target.to_bytes(4, "little")
     ram[0x1000:0x1100] = b"\xf4" * 256
     for n in range(16):
         at = 0x2000 + 8 * n
@@ -143,8 +144,9 @@ def _run(machine, seed):
     code, state = _code(r), _state(r)
     memory = _memory(r, code, state)
     machine.ram[:] = memory
-    kind = r.choice((RegionKind.MMIO, RegionKind.COALESCED, RegionKind.HYPERVISOR, RegionKind.ROM, RegionKind.FIRMWARE))
-    backing = None if kind in (RegionKind.MMIO, RegionKind.COALESCED, RegionKind.HYPERVISOR) else bytearray(b"\x90" * 8192)
+    backed = {RegionKind.ROM, RegionKind.FIRMWARE}
+    kind = r.choice((RegionKind.MMIO, RegionKind.COALESCED, RegionKind.HYPERVISOR, *sorted(backed)))
+    backing = bytearray(b"\x90" * 8192) if kind in backed else None
     place = r.choice((0xA0000, 0xA0000, 0x9000, 0x8000))
     machine.remap(Region(place, 0x2000, kind, backing), a20=r.random() < 0.8)
     machine.engine.set_state(state)

@@ -348,7 +348,7 @@ def test_block_in_keeps_to_the_budget(vm):
     end = vm.run(budget=7)
     assert (end.reason, end.count) == (ExitReason.PORT_IN, 7)
     vm.engine.answer(bytes(7))
-    end = vm.run(budget=6)
+    end = vm.run(budget=0)
     assert (end.reason, end.steps, vm.state.cx) == (ExitReason.BUDGET, 7, 93)
 
 

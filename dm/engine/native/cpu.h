@@ -291,7 +291,7 @@ struct cpu {
     bool progressed;
     bool first;    /* the first instruction of this request is still to be made */
     bool expect_mmio; /* the access that the request names has not been seen yet */
-    bool prepaid;  /* the instruction at hand has been charged when it was begun */
+    bool prepaid;  /* the instruction at hand was begun, and is charged, in an earlier run */
     uint64_t steps, instructions;
 
     uint64_t rip, rflags, rflags_canonical; /* as given, for the parts that 32-bit code does not see */

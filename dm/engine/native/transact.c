@@ -58,7 +58,7 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
 
 void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions)
 {
-    const uint64_t due = steps - (steps && cpu->prepaid);
+    const uint64_t due = cpu->prepaid ? 0 : steps;
     cpu->prepaid = false;
     cpu->left -= due < cpu->left ? due : cpu->left;
     cpu->steps += steps;

@@ -1,0 +1,154 @@
+"""What only the Python engine has: generated source, caches, host memory it holds on to."""
+
+import mmap
+import time
+
+import pytest
+from guest import CODE, Machine, real_mode
+
+from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.python_engine import PythonEngine, translate
+from dm.engine.python_engine.breakpoints import data_hits, port_hits
+from dm.engine.python_engine.cells import Cells, lazy
+from dm.engine.python_engine.host_tsc import host_tsc
+from dm.engine.python_engine.machine import Machine as Cpu
+from dm.isa import primitives
+from dm.isa.decode import decode, variants
+from dm.isa.forms import ROWS
+from dm.machine.state import State
+from dm.microcode import Primitive
+
+
+@pytest.fixture
+def machine():
+    made = Machine(PythonEngine(CpuConfig()))
+    yield made
+    made.engine.close()
+
+
+def test_every_form_of_every_row_compiles():
+    forms = [translate.form(row, variant) for row in ROWS for variant in variants(row)]
+    assert len(forms) > 2500
+    assert all(callable(form.run) for form in forms)
+
+
+def test_forms_are_compiled_once_and_can_be_read():
+    d = decode(bytes.fromhex("01d8"), False)
+    form = translate.form(d.row, d.variant)
+    assert translate.form(d.row, d.variant) is form
+    assert form.source.startswith("def handler(cpu, i):")
+    assert "cpu.fc" in form.source
+    assert not form.exact
+
+
+@pytest.mark.parametrize(("code", "exact"), [("01d8", False), ("50", False), ("60", True), ("9a00000000", True)])
+def test_only_what_can_be_left_half_done_is_a_transaction(code, exact):
+    d = decode(bytes.fromhex(code), False)
+    assert translate.form(d.row, d.variant).exact == exact
+
+
+def test_the_machine_has_every_primitive():
+    values = vars(primitives).values()
+    wanted = [q for v in values for q in (v.values() if isinstance(v, dict) else [v]) if isinstance(q, Primitive)]
+    assert len(wanted) > 60
+    assert [q.name for q in wanted if not hasattr(Cpu, q.name)] == []
+
+
+@pytest.mark.parametrize("flags", range(64))
+def test_arithmetic_flags_survive_their_lazy_form(flags):
+    cells = Cells()
+    word = 2 | sum(1 << bit for n, bit in enumerate((0, 2, 4, 6, 7, 11)) if flags >> n & 1)
+    cells.flags = 0
+    cells.fr, cells.fc = lazy(word)
+    assert cells.eflags() == word
+
+
+def test_saving_and_restoring_covers_every_cell():
+    cells = Cells()
+    cells.load_state(State.reset())
+    saved = cells.save()
+    cells.gpr32[0] = cells.dr[1] = cells.seg_base[2] = cells.eip = cells.cr0 = cells.fxsave[7] = 77
+    cells.restore(saved)
+    assert cells.store_state() == State.reset()
+    cells.gpr32[0] = 5
+    cells.restore(saved)
+    assert cells.gpr32[0] == 0
+
+
+def test_a_map_that_was_replaced_is_let_go(machine):
+    memory = mmap.mmap(-1, 0x100000)
+    memory[CODE : CODE + 8] = bytes.fromhex("a20080 a10080 ebf8")
+    engine = machine.engine
+    engine.set_map(MemoryMap(5, (Region(0, 0x100000, RegionKind.RAM, memory),)))
+    engine.set_state(real_mode())
+    engine.run(budget=10)
+    with pytest.raises(BufferError):
+        memory.close()
+    engine.set_map(MemoryMap(6, ()))
+    memory.close()
+    assert engine.run(budget=1).reason is ExitReason.MMIO_READ
+
+
+def test_closing_lets_go_too():
+    memory = mmap.mmap(-1, 0x1000)
+    engine = PythonEngine(CpuConfig())
+    engine.set_map(MemoryMap(1, (Region(0, 0x1000, RegionKind.RAM, memory),)))
+    engine.set_state(real_mode(0))
+    engine.run(budget=1)
+    engine.close()
+    engine.close()
+    memory.close()
+
+
+def test_code_segments_do_not_pile_up(machine):
+    # Each round runs at another CS: far jumps through a pointer that is moved on.
+    machine.load("83060080 01 83c301 891e0280 891e0280 ff2e0080".replace("83060080 01", "90" * 5), ebx=0)
+    for n in range(300):
+        state = real_mode(CODE - 16 * n)
+        state.cs.selector, state.cs.base = n, 16 * n
+        machine.engine.set_state(state)
+        machine.engine.run(budget=2)
+    assert len(machine.engine._fetcher._contexts) <= 64
+
+
+@pytest.mark.parametrize(
+    ("control", "length", "at", "access", "size", "write", "hit"),
+    [
+        (1, 0, 0x100, 0x100, 1, True, True),
+        (1, 0, 0x100, 0x100, 1, False, False),
+        (3, 0, 0x100, 0x100, 1, False, True),
+        (3, 0, 0x100, 0xFD, 4, False, True),
+        (3, 0, 0x100, 0xFC, 4, False, False),
+        (3, 3, 0x103, 0x100, 1, False, True),  # the low bits do not count
+        (3, 1, 0x100, 0x102, 1, False, False),
+        (3, 2, 0x100, 0x107, 1, False, True),
+        (0, 0, 0x100, 0x100, 1, True, False),
+    ],
+)
+def test_data_breakpoints(control, length, at, access, size, write, hit):
+    dr7 = 1 << 4 | (control | length << 2) << 24
+    assert data_hits(dr7, [0, 0, at, 0], access, size, write) == (0x1004 if hit else 0)
+    assert data_hits(dr7 & ~0xFF, [0, 0, at, 0], access, size, write) == 0
+
+
+def test_port_breakpoints():
+    dr7 = 1 | 2 << 16 | 1 << 18
+    assert port_hits(dr7, [0x60, 0, 0, 0], 0x61, 1) == 0x1001
+    assert port_hits(dr7, [0x60, 0, 0, 0], 0x62, 1) == 0
+    assert data_hits(dr7, [0x60, 0, 0, 0], 0x60, 1, True) == 0
+
+
+def test_the_host_counter_goes_forward():
+    first = host_tsc()
+    time.sleep(0.001)
+    assert host_tsc() > first > 0
+
+
+@pytest.mark.long
+def test_half_a_million_instructions_a_second(machine):
+    # mov cx,0; l: add ax,bx; mov [8000h],ax; xor dx,ax; inc si; dec cx; jnz l; hlt
+    machine.load("b90000 01d8 a30080 31c2 46 49 75f5 f4")
+    machine.run(budget=1000)
+    start = time.process_time()
+    end = machine.run()
+    assert end.steps / (time.process_time() - start) > 500_000
