@@ -23,7 +23,7 @@ ALLOWED = {
     "server": {"engine", "machine", "protocol", "qmp"},
     "shim": {"engine", "machine", "protocol"},
     "vectors": {"engine", "machine"},
-    "bench": {"engine", "machine", "isa"},
+    "bench": {"engine", "isa", "machine", "protocol", "shim", "vectors"},
     "cli": {"engine"},
     "version": set(),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import fields
 from typing import Any, Final
 
 from dm.engine import _native
 from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
 from dm.isa import features
 from dm.machine.rules import Policy
-from dm.machine.state import GROUPS, EventType, State, get_group, group_layout, set_group
+from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -59,7 +60,28 @@ _WIRE: Final = struct.Struct("<" + "".join(_code(width) for _, width in _LAYOUT)
 #: Values narrower than the integer that carries them: (position, label, width).
 _NARROW: Final = [(i, label, width) for i, (label, width) in enumerate(_LAYOUT) if width < 8]
 _BLOBS: Final = [(i, width // 8) for i, (_, width) in enumerate(_LAYOUT) if width > 64]
-_SIZES: Final = {group: len(group_layout(group)) for group in GROUPS}
+
+
+def _positions() -> tuple[list[tuple[str, int]], list[tuple[str, int, int]], int]:
+    """Return where in the unpacked wire form scalars, arrays (with their length) and the segments are."""
+    scalars, arrays, segments, at = [], [], 0, 0
+    for group in GROUPS:
+        if group == FIELD["seg.base"].group:
+            segments = at
+            at += len(group_layout(group))
+            continue
+        for row in (row for row in FIELDS if row.group == group):
+            if row.count and not row.blob:
+                arrays.append((row.name, at, row.count))
+                at += row.count
+            else:
+                scalars.append((row.name, at))
+                at += 1
+    return scalars, arrays, segments
+
+
+_SCALARS, _ARRAYS, _SEGMENTS = _positions()
+_PARTS: Final = len(fields(Segment))
 _MAX_CODE: Final = 15
 
 
@@ -127,11 +149,11 @@ class NativeEngine:
         """Return the architectural state; after a question, as it was before the interrupted instruction."""
         _lib.dm_get_state(self._open, self._buffer)
         values = _WIRE.unpack(self._wire)
-        state, at = State(), 0
-        for group, size in _SIZES.items():
-            set_group(state, group, list(values[at : at + size]))
-            at += size
-        return state
+        found: dict[str, Any] = {name: values[at] for name, at in _SCALARS}
+        found |= {name: list(values[at : at + count]) for name, at, count in _ARRAYS}
+        at = _SEGMENTS
+        found["seg"] = [Segment(*values[n : n + _PARTS]) for n in range(at, at + _PARTS * len(Seg), _PARTS)]
+        return State(**found)
 
     def set_state(self, state: State) -> None:
         """Replace the architectural state; abandons an interrupted instruction.

@@ -105,7 +105,8 @@ def write_cr3(m: Microcode, value: Value) -> None:
 @procedure(value=32)
 def write_cr4(m: Microcode, value: Value) -> None:
     """Load CR4; a bit whose feature CPUID lacks is #GP(0)."""
-    allowed = m.const(32, 1 << mode.PCE)
+    # What the hypervisor has set already may stay.
+    allowed = m.get(CR4).trunc(32) | 1 << mode.PCE
     for bit, feature in CR4_FEATURES.items():
         allowed = allowed | (has(m, feature).zext(32) << bit)
     fault_if(m, (value & ~allowed).nz(), p.GP, 0, "CR4_RESERVED", value, allowed)
@@ -151,13 +152,21 @@ def write_cr(m: Microcode, number: Value, value: Value) -> None:
 
 def move_from_cr(x: Insn, dst: Operand, src: Special) -> None:
     """Describe MOV Rd,Cd."""
-    dst.write(x.m.call(read_cr, src.number))
+    dst.write(x.m.call(read_cr, _control_number(x, src)))
 
 
 def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
     """Describe MOV Cd,Rd."""
-    x.m.call(write_cr, dst.number, src.read())
+    x.m.call(write_cr, _control_number(x, dst), src.read())
     p.checkpoint(x.m)
+
+
+def _control_number(x: Insn, operand: Special) -> Value:
+    """Return the register's number; LOCK MOV CR0 is CR8 where CPUID says so, else #UD (APM vol. 3, MOV CRn)."""
+    if not x.variant.lock:
+        return operand.number
+    x.fault_if((operand.number != 0) | ~has(x.m, "cr8_legacy"), p.UD, 0, "LOCK")
+    return x.m.const(8, 8)
 
 
 def _check_debug(m: Microcode, number: Value) -> None:

@@ -101,7 +101,7 @@ def variants(row: Row) -> list[Variant]:
         for asize, memory in forms:
             for rep in repeats:
                 out.append(Variant(osize, asize, memory, False, rep))
-            if "lock" in row.attributes and memory:
+            if "lock" in row.attributes and (memory or row.mod == "R"):
                 out.append(Variant(osize, asize, memory, True))
     return out
 
@@ -243,7 +243,7 @@ def decode(code: bytes, code32: bool) -> Decoded:
         rep = "rep"
     elif repeat and "repz" in row.attributes:
         rep = "repe" if repeat == 0xF3 else "repne"
-    if lock and not ("lock" in row.attributes and memory):
+    if lock and not ("lock" in row.attributes and (memory or row.mod == "R")):
         found.row = None
         return found
     v = found.variant

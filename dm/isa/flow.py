@@ -8,6 +8,7 @@ from __future__ import annotations
 from dm.isa import flags
 from dm.isa import primitives as p
 from dm.isa.cells import LIMIT
+from dm.isa.features import is_amd
 from dm.isa.flags import CONDITIONS
 from dm.isa.insn import Constant, Insn, Operand, instruction
 from dm.isa.stack import moved, push, set_esp, stack_offset, top
@@ -96,8 +97,9 @@ def LOOP(x: Insn, where: Operand) -> None:
 
 @instruction()
 def LOOPE(x: Insn, where: Operand) -> None:
-    """The same while ZF is set."""
-    _loop(x, where, flags.zero(x.m))
+    """The same while ZF is set.  AMD's parts take F2 before it for the opposite condition (measured)."""
+    zero = flags.zero(x.m)
+    _loop(x, where, zero ^ is_amd(x.m) if x.variant.rep == "repne" else zero)
 
 
 @instruction()

@@ -130,7 +130,7 @@ def parse(line: str) -> Row:
 
 _LISTED: Final = [
     parse(line)
-    for table in (opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE)
+    for table in (opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.UNDEFINED)
     for line in table.splitlines()
     if line.strip()
 ]
@@ -163,6 +163,13 @@ def matches(row: Row, prefix: str, modrm: int) -> bool:
 
 
 def select(candidates: list[Row], prefix: str, modrm: int) -> Row | None:
-    """Return the row that applies: a whole-byte row first, then one with a mandatory prefix, then any; None: #UD."""
+    """Return the row that applies; None: #UD at once.
+
+    A whole-byte row goes first, then one with a mandatory prefix, then any, last the undefined rest of a group.
+    """
     found = [row for row in candidates if matches(row, prefix, modrm)]
-    return max(found, key=lambda row: (row.third >= 0, row.prefix != ""), default=None)
+    return max(found, key=_rank, default=None)
+
+
+def _rank(row: Row) -> tuple[bool, bool, bool]:
+    return "undefined" not in row.attributes, row.third >= 0, row.prefix != ""

@@ -14,7 +14,7 @@ def NOP(x: Insn, _: Operand | None = None) -> None:
     """Nothing; the operand of the long forms is not accessed."""
 
 
-@instruction("UD0", "UD1", "UD2")
+@instruction("UD0", "UD1", "UD2", "UD")
 def UD(x: Insn, *_: Operand) -> None:
     """Always #UD."""
     x.fault(p.UD, 0, "UNDEFINED")

@@ -13,9 +13,10 @@ Z          register in the opcode: Zb, Zv             X Y   string operands at D
 AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 =========  ===========================================================================================
 
-Attributes: ``lock`` LOCK is allowed with a memory destination; ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal,
-F2 while not; ``cpuid:X`` needs that feature, else #UD; ``fallback`` without the
-feature it is another instruction, which its description says.
+Attributes: ``lock`` LOCK is allowed with a memory destination (on MOV to and from CR0 AMD's parts take it for CR8);
+``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2 while not; ``cpuid:X`` needs that feature, else #UD;
+``fallback`` without the feature it is another instruction, which its description says; ``undefined`` what no other row
+of the opcode takes.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ D5         AAD Ib
 D6         SALC
 D7         XLAT
 E0         LOOPNE Jb
-E1         LOOPE Jb
+E1         LOOPE Jb ; repz
 E2         LOOP Jb
 E3         JCXZ Jb
 E4         IN AL,Ib
@@ -247,9 +248,9 @@ TWO_BYTE: Final = (
 0F 1D /r   NOP Ev
 0F 1E /r   NOP Ev
 0F 1F /r   NOP Ev
-0F 20 /r   MOV Rd,Cd
+0F 20 /r   MOV Rd,Cd ; lock
 0F 21 /r   MOV Rd,Dd
-0F 22 /r   MOV Cd,Rd
+0F 22 /r   MOV Cd,Rd ; lock
 0F 23 /r   MOV Dd,Rd
 0F 30      WRMSR
 0F 31      RDTSC ; cpuid:tsc
@@ -312,7 +313,7 @@ NP 0F C3 /r MOVNTI Md,Gd ; cpuid:sse2
 0F C7 /6   RDRAND Rv ; cpuid:rdrand
 0F C7 /7   RDSEED Rv ; cpuid:rdseed
 0F C8+r    BSWAP Zv
-0F FF /r   UD0 Gv,Ev
+0F FF      UD0
 """
 )
 
@@ -326,6 +327,20 @@ F2 0F 38 F1 /r CRC32 Gd,Ev ; cpuid:sse4.2
 66 0F 38 F6 /r ADCX Gd,Ed ; cpuid:adx
 F3 0F 38 F6 /r ADOX Gd,Ed ; cpuid:adx
 """
+
+#: What is left of groups and of opcodes that take only memory or only registers: #UD, but all bytes are fetched first,
+#: so that running into CS.limit or an absent page goes before it (measured).
+UNDEFINED: Final = "".join(
+    f"{opcode} /r UD {operands} ; undefined\n"
+    for opcode, operands in (
+        *((opcode, "E") for opcode in ("62", "8D", "8F", "C4", "C5", "FE", "FF")),
+        ("C6", "Eb,Ib"),
+        ("C7", "Ev,Iz"),
+        ("0F BA", "Ev,Ib"),
+        *((f"0F {opcode}", "E") for opcode in ("00", "01", "AE", "B2", "B4", "B5", "B8", "C3", "C7")),
+        *((f"0F 38 {opcode}", "E") for opcode in ("F0", "F1", "F6")),
+    )
+)
 
 #: Opcodes that belong to x87, MMX and SSE, which are not described one by one here: (first, last) after 0F.
 SIMD: Final = ((0x10, 0x17), (0x28, 0x2F), (0x50, 0x76), (0x78, 0x7F), (0xC2, 0xC2), (0xC4, 0xC6), (0xD0, 0xFE))

@@ -232,6 +232,8 @@ def page_walk(m: Microcode, linear: Value, access: Value) -> None:
     Returns the physical address, 64 bits.  Raises #PF; operand 1 of the cause is the linear address.
     """
     with m.If(mode.long_mode(m)):
+        with m.If(mode.cr4_bit(m, mode.LA57)):
+            p.unsupported(m, "FIVE_LEVEL_PAGING")
         m.return_(m.call(walk_4_level, linear, access))
     with m.If(mode.cr4_bit(m, mode.PAE)):
         m.return_(m.call(walk_pae, linear, access))

@@ -90,13 +90,35 @@ def POP(x: Insn, dst: Operand) -> None:
         dst.write(value)
 
 
+def _keep(m: Microcode) -> None:
+    """On AMD's parts what PUSHA, POPA and ENTER have moved stays so when a later access of theirs faults."""
+    with m.If(is_amd(m)):
+        m.call(p.COMMIT)
+
+
+class _Frame:
+    """Pushes of one instruction that change ESP only at its end.  ``pointer`` is where the stack pointer would be."""
+
+    def __init__(self, x: Insn) -> None:
+        self.x = x
+        self.pointer = x.m.var(32, x.m.get(GPR32, Gpr.SP))
+
+    def push(self, value: Value) -> None:
+        """Push one element of the operand size."""
+        m = self.x.m
+        self.pointer.v = with_stack_pointer(m, self.pointer.v, self.pointer.v - value.width // 8)
+        m.call(p.STORE[value.width], Seg.SS, stack_offset(m, self.pointer.v), value)
+        _keep(m)
+
+
 @instruction()
 def PUSHA(x: Insn) -> None:
     """PUSHA, PUSHAD: push all eight registers, SP as it was at the start."""
     m = x.m
-    values = [x.register(number).read() for number in range(8)]
-    for value in values:
-        push(m, value)
+    stack = _Frame(x)
+    for number in range(8):
+        stack.push(x.register(number).read())
+    set_esp(m, stack.pointer.v)
 
 
 @instruction()
@@ -105,11 +127,10 @@ def POPA(x: Insn) -> None:
     m = x.m
     size = x.osize // 8
     numbers = [number for number in reversed(Gpr) if number != Gpr.SP]
-    values = [top(m, x.osize, (7 - number) * size) for number in numbers]
-    esp = moved(m, 8 * size)
-    for number, value in zip(numbers, values, strict=True):
-        x.register(number).write(value)
-    set_esp(m, esp)
+    for number in numbers:
+        x.register(number).write(top(m, x.osize, (7 - number) * size))
+        _keep(m)
+    set_esp(m, moved(m, 8 * size))
 
 
 @instruction()
@@ -120,17 +141,18 @@ def ENTER(x: Insn, size: Operand, level: Operand) -> None:
     frame_pointer = x.register(Gpr.BP)
     depth = level.read() & 31
     outer = m.var(32, m.get(GPR32, Gpr.BP))
-    push(m, frame_pointer.read())
-    frame = x.register(Gpr.SP).read()
+    stack = _Frame(x)
+    stack.push(frame_pointer.read())
+    frame = stack.pointer.v.fit(x.osize)
     with m.If(depth != 0):
         left = m.var(8, depth - 1)
         with m.Loop():
             m.break_if(left.v == 0)
             left.v = left.v - 1
             outer.v = outer.v - step
-            push(m, m.call(p.LOAD[x.osize], Seg.SS, stack_offset(m, outer.v)))
-        push(m, frame)
-    esp = moved(m, -size.read().zext(32))
+            stack.push(m.call(p.LOAD[x.osize], Seg.SS, stack_offset(m, outer.v)))
+        stack.push(frame)
+    esp = with_stack_pointer(m, stack.pointer.v, stack.pointer.v - size.read().zext(32))
     # The new top of the stack must be writable although nothing is written there yet.
     m.call(p.PROBE_WRITE, Seg.SS, stack_offset(m, esp), step)
     frame_pointer.write(frame)

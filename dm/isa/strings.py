@@ -82,10 +82,15 @@ def _compare(x: Insn, a: Value, b: Value, *indexes: int) -> None:
 
 @instruction("CMPSB", "CMPSW")
 def CMPS(x: Insn, first: Operand, second: Operand) -> None:
-    """Compare the element at DS:SI with that at ES:DI, which hardware reads first."""
+    """Compare the element at DS:SI with that at ES:DI, which hardware reads first but for REPE CMPSB (measured)."""
     _begin(x)
-    b = second.read()
-    _compare(x, first.read(), b, Gpr.SI, Gpr.DI)
+    if x.variant.rep == "repe" and first.width == 8:
+        a = first.read()
+        b = second.read()
+    else:
+        b = second.read()
+        a = first.read()
+    _compare(x, a, b, Gpr.SI, Gpr.DI)
 
 
 @instruction("SCASB", "SCASW")

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from dm.protocol.schema import DoneReason, Io
-from dm.shim.client import ShimError
+from dm.shim.client import SessionLost, ShimError
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
 from dm.shim.pc import Pc
@@ -29,13 +29,14 @@ _SERIAL: Final = 1 << 19
 
 
 class Reason(StrEnum):
-    """Why a boot ended."""
+    """Why a boot ended; ``lost``: the daemon refused, closed or is gone."""
 
     EXPECTED = "expected"
     TIMEOUT = "timeout"
     HALTED = "halted"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
+    LOST = "lost"
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Outcome:
         """0 when every expectation was met and nothing failed, 130 after Ctrl-C, else 1."""
         if self.reason is Reason.INTERRUPTED:
             return 130 if not self.satisfied else 0
-        return 0 if self.satisfied and self.reason is not Reason.FAILED else 1
+        return 0 if self.satisfied and self.reason not in (Reason.FAILED, Reason.LOST) else 1
 
 
 class Boot:
@@ -151,7 +152,7 @@ class Boot:
         except KeyboardInterrupt:
             reason, detail = Reason.INTERRUPTED, "interrupted by the user"
         except ShimError as error:
-            reason, detail = Reason.FAILED, str(error)
+            reason, detail = Reason.LOST, str(error)
         self._stats.wall = time.monotonic() - start
         screen = self._look()
         satisfied = not any(isinstance(step, Expect) for step in self._steps)
@@ -192,7 +193,11 @@ class Boot:
                 return Reason.FAILED, failure
 
     def _run_once(self) -> str:
-        """Make one run and deal with its end; return what failed, if something did."""
+        """Make one run and deal with its end; return what failed, if something did.
+
+        Raises:
+            ShimError: the daemon refused the run, is lost or shuts down.
+        """
         pc, stats = self.pc, self._stats
         event = pc.next_event()
         microseconds = SLICE_US if event is None else max(_SHORTEST_US, min(SLICE_US, event // 1000))
@@ -204,6 +209,8 @@ class Boot:
         stats.runs += 1
         stats.instructions += done.instructions
         stats.ends[done.reason] += 1
+        if done.closing:
+            raise SessionLost("the daemon is shutting down")
         match done.reason:
             case DoneReason.FIRMWARE:
                 pc.firmware_call(done.address)
@@ -211,11 +218,10 @@ class Boot:
                 pc.reset(full=False)  # as the chipset answers the shutdown cycle
             case DoneReason.HALT | DoneReason.BUDGET | DoneReason.STOPPED | DoneReason.INTERRUPT_WINDOW:
                 pass
-            case DoneReason.KICKED if not done.closing:
+            case DoneReason.KICKED:
                 pass
             case _:
-                detail = "the daemon is shutting down" if done.closing else done.detail or "no detail"
-                return f"the run ended with {done.reason} at {self._where()}: {detail}"
+                return f"the run ended with {done.reason} at {self._where()}: {done.detail or 'no detail'}"
         return ""
 
     def _ask(self, question: Io) -> Answer:

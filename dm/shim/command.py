@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dm.shim import disk
-from dm.shim.boot import Boot, Outcome
+from dm.shim.boot import Boot, Outcome, Reason
 from dm.shim.client import Shim, ShimError
 from dm.shim.client import Stats as ClientStats
 from dm.shim.daemon import DaemonError, OwnDaemon
@@ -138,7 +138,11 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
         outcome = boot.run(vcpu, console)
     finally:
         console.close()
-    counters = _compare(shim) if shim.lost is None else {}
+    counters: dict[str, tuple[int, int]] = {}
+    if outcome.reason is Reason.LOST:
+        shim.close(bye=False)  # nobody is there to say goodbye to
+    else:
+        counters = _compare(shim)
     if args.json:
         print(json.dumps(_report(outcome, shim, counters), indent=2))
     else:

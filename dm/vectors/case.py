@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dm.engine.api import CpuConfig, Engine
+from dm.engine.api import CpuConfig, Engine, Exit, ExitReason
 from dm.machine.state import State
 from dm.vectors.memory import Memory, Patch, Piece
 
@@ -17,6 +17,20 @@ class FormatError(Exception):
 
 class Stuck(Exception):
     """The engine did not come to the case's end; the message says how the run ended instead."""
+
+
+class Unimplemented(Exception):
+    """The engine ended before an instruction that it does not implement; the message is its name for what is missing.
+
+    That is no wrong answer, and no right one.
+    """
+
+
+def ended(end: Exit) -> Exception:
+    """Return what to raise for a run that ended in a way no hardware could have."""
+    if end.reason is ExitReason.UNSUPPORTED:
+        return Unimplemented(end.detail)
+    return Stuck(f"ended with {end.reason} at {end.address:#x} {end.detail}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +96,6 @@ class World(Protocol):
 
         Raises:
             Stuck: the run ended in a way that no hardware could have.
+            Unimplemented: the engine cannot run this instruction.
         """
         ...

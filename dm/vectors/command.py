@@ -54,7 +54,9 @@ def _fraction(text: str) -> float:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the tests; 0 when all passed, 1 when some failed, 2 when a file cannot be read."""
+    """Run the tests; 0 when all passed, 1 when some failed or could not be run, 2 when a file or the engine cannot be
+    used.
+    """
     engine = args.engine or dm.engine.engine_in_use()[0]
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     work = functools.partial(_work, engine=engine, sample=args.sample, seed=seed)
@@ -64,19 +66,19 @@ def main(args: argparse.Namespace) -> int:
         for done, result in enumerate(run_all(files, work, args.jobs), 1):
             results.append(result)
             _progress(sys.stderr, done, len(files), sum(r.failed for r in results))
-    except FormatError as e:
-        print(f"x86-dm vectors: {e}", file=sys.stderr)
-        return 2
     except BrokenProcessPool:
         print(f"x86-dm vectors: a process of the {engine} engine died; --jobs 1 shows where", file=sys.stderr)
         return 1
+    except (FormatError, RuntimeError) as e:  # the latter: the engine asked for cannot be used
+        print(f"x86-dm vectors: {e}", file=sys.stderr)
+        return 2
     results.sort(key=lambda r: (r.form, r.opcode))
     if args.json:
         json.dump(summary(engine, seed, results), sys.stdout, indent=1)
         print()
     else:
         print(report(engine, None if args.sample == 1 else seed, results))
-    return 1 if any(r.failed for r in results) else 0
+    return 1 if any(r.failed or r.unimplemented for r in results) else 0
 
 
 def _work(path: Path, engine: str, sample: float, seed: int) -> FileResult:
@@ -121,6 +123,7 @@ def summary(engine: str, seed: int, results: list[FileResult]) -> dict[str, Any]
         "failed": sum(r.failed for r in results),
         "excused": _total(results, "excused"),
         "skipped": _total(results, "skipped"),
+        "unimplemented": _total(results, "unimplemented"),
         "opcodes": {f"{r.form}/{r.opcode}": {"passed": r.passed, "failed": r.failed} for r in results},
         "failures": [
             {"case": f"{r.form}/{f.opcode}#{f.index}", "code": f.code, "name": f.name, "differences": list(f.lines)}
@@ -137,7 +140,11 @@ def report(engine: str, seed: int | None, results: list[FileResult]) -> str:
     """
     passed, failed = sum(r.passed for r in results), sum(r.failed for r in results)
     lines = [f"{engine} engine: {passed} passed, {failed} failed" + ("" if seed is None else f" (--seed {seed})")]
-    for word, what in (("of the passed differ rightly", "excused"), ("not applicable", "skipped")):
+    for word, what in (
+        ("of the passed differ rightly", "excused"),
+        ("not applicable", "skipped"),
+        ("not implemented", "unimplemented"),
+    ):
         lines += [f"  {count} {word}: {reason}" for reason, count in _total(results, what).most_common()]
     worst = sorted((r for r in results if r.failed), key=lambda r: -r.failed)
     for result in worst[:_OPCODES]:

@@ -16,7 +16,7 @@ from dm.engine.api import CpuConfig, Engine, ExitReason
 from dm.machine.state import Segment, State
 from dm.vectors import packed
 from dm.vectors.amd import AMD
-from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck
+from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck, ended
 from dm.vectors.code import REP, prefix_count
 from dm.vectors.memory import Memory, Patch, Piece
 
@@ -64,7 +64,7 @@ def read(path: Path, table: dict[str, Any]) -> tuple[RingThree, Iterator[Case]]:
         raise FormatError(f"{path}: registers must be {' '.join(GPR)} and {' '.join(SEG)}")
     ldts = _ldts(path.with_name(LDT_FILE))
     opcode = path.name.removesuffix(".mp.gz")
-    return RingThree(AMD), (_case(opcode, i, row, ldts) for i, row in enumerate(tests))
+    return RingThree(AMD), (case(opcode, i, row, ldts) for i, row in enumerate(tests))
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,13 +72,13 @@ def _ldts(path: Path) -> list[dict[int, Segment]]:
     rows = packed.load(path)
     if not isinstance(rows, list) or any(len(entry) != 8 for ldt in rows for entry in ldt):
         raise FormatError(f"{path}: a list of LDTs with entries of 8 values is needed")
-    return [{entry[0]: _segment(*entry) for entry in ldt} for ldt in rows]
+    return [{entry[0]: segment(*entry) for entry in ldt} for ldt in rows]
 
 
-def _segment(
+def segment(
     index: int, base: int, limit: int, big: int, contents: int, read_exec_only: int, pages: int, absent: int
 ) -> Segment:
-    """Return the segment register that loading an entry of ``struct user_desc`` gives .
+    """Return the segment register that loading an entry of ``struct user_desc`` gives.
 
     The recorder asked for ``useable``: AVL is 1.  DPL is 3 and the segment is marked accessed, as Linux does it.
     """
@@ -142,7 +142,8 @@ def _load(selector: int, ldt: dict[int, Segment]) -> Segment:
     return Segment(found.selector, found.base, found.limit, found.attributes)
 
 
-def _case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]) -> Case:
+def case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]) -> Case:
+    """Return the case of one row (:data:`FIELDS`), number ``index`` of ``opcode``, whose LDT is one of ``ldts``."""
     (_, code, gpr, seg, eip, eflags, patches, ldt_index, final_gpr, final_seg, final_eip, final_eflags, writes,
      exception, undefined) = row  # fmt: skip
     ldt = ldts[ldt_index]
@@ -207,7 +208,7 @@ class RingThree:
             end = engine.run(budget=2)
             state = engine.get_state()
         if end.reason is not (ExitReason.BUDGET if state.cpl else ExitReason.HALT):
-            raise Stuck(f"ended with {end.reason} at {end.address:#x} in ring {state.cpl} {end.detail}".rstrip())
+            raise ended(end)
         return state
 
     @staticmethod

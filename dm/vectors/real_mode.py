@@ -9,7 +9,7 @@ from typing import Final
 
 from dm.engine.api import CpuConfig, Engine, ExitReason
 from dm.machine.state import Segment, State
-from dm.vectors.case import Case, Fault, Outcome, Stuck
+from dm.vectors.case import Case, Fault, Outcome, ended
 from dm.vectors.memory import Memory, Patch, Piece
 
 #: First byte after what real mode can address: FFFF:FFFF is 10FFEFh.
@@ -97,7 +97,7 @@ class RealMode:
             else:
                 break
         if end.reason is not ExitReason.HALT:
-            raise Stuck(f"ended with {end.reason} at {end.address:#x} {end.detail}".rstrip())
+            raise ended(end)
         state = engine.get_state()
         fault = None
         if state.idtr_base == _PROBE_IVT and state.eip - 1 < _PROBE_VECTORS:

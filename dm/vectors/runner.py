@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dm.engine.api import CpuConfig, Engine
 from dm.vectors import differences
-from dm.vectors.case import Case, Outcome, Stuck, World
+from dm.vectors.case import Case, Outcome, Stuck, Unimplemented, World
 from dm.vectors.differences import Difference
 from dm.vectors.formats import open_file
 from dm.vectors.memory import Memory
@@ -40,7 +40,8 @@ class FileResult:
     """What became of a file's cases.
 
     ``excused`` counts passed cases by the reason of the row of :data:`~dm.vectors.differences.DIFFERENCES` that let
-    them pass, ``skipped`` cases that were not run by their reason.  ``failures`` describes the first few of ``failed``.
+    them pass, ``skipped`` cases that were not run by their reason, ``unimplemented`` those that the engine cannot run
+    by what it lacks.  ``failures`` describes the first few of ``failed``.
     """
 
     form: str
@@ -49,6 +50,7 @@ class FileResult:
     failed: int = 0
     excused: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    unimplemented: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -78,7 +80,11 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0) -
             if case.skip:
                 result.skipped[case.skip] += 1
                 continue
-            lines = run_case(engine, world, memory, case)
+            try:
+                lines = run_case(engine, world, memory, case)
+            except Unimplemented as e:
+                result.unimplemented[str(e)] += 1
+                continue
             known = differences.find(form, case) if lines else None
             if known and not run_case(engine, world, memory, case, known):
                 result.excused[known.reason] += 1
@@ -103,6 +109,9 @@ def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Di
         memory: shows the world's background, before and after.
         case: what to run.
         known: a reviewed difference whose mask is to be left out of the comparison.
+
+    Raises:
+        Unimplemented: the engine cannot run it.
     """
     try:
         memory.load(case.patches)
@@ -111,6 +120,8 @@ def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Di
         return compare(case, outcome, memory, known)
     except Stuck as e:
         return [str(e)]
+    except Unimplemented:
+        raise
     except Exception as e:  # an engine's error is this case's failure, not the end of the run
         return [f"raised {type(e).__name__}: {e}"]
     finally:

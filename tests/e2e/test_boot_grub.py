@@ -21,6 +21,7 @@ import pytest
 
 TOOLS = ("grub-mkrescue", "xorriso", "mformat")
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot"]
+NATIVE = [*BOOT, "--engine", "native"]
 #: The shell puts the word together, so its echo of the command line cannot be taken for the output.
 SAY_HELLO = r"set end=lo\necho hel${end}\n"
 
@@ -41,8 +42,9 @@ def rescue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image
 
 
-def boot(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BOOT, *map(str, words)], capture_output=True, text=True, timeout=timeout)
+def boot(*words: object, timeout: float = 290) -> subprocess.CompletedProcess[str]:
+    start = BOOT if "--connect" in words or "--engine" in words else NATIVE
+    return subprocess.run([*start, *map(str, words)], capture_output=True, text=True, timeout=timeout)
 
 
 def report(*words: object) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def children(pid: int) -> list[int]:
 @pytest.fixture
 def running(rescue: Path) -> Iterator[subprocess.Popen[str]]:
     """A boot that has reached the prompt and waits there, with its daemon."""
-    process = subprocess.Popen([*BOOT, str(rescue)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*NATIVE, str(rescue)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if "Minimal BASH" in line:
@@ -101,6 +103,15 @@ def test_memory_the_guest_sees_is_what_was_asked_for(rescue: Path) -> None:
     steps = ("--expect", "grub>", "--keys", r"lsmmap\n", "--expect", "grub>")
     screen = report(rescue, "--memory", 16, *steps, "--timeout", 100)["screen"]
     assert "base_addr = 0x100000, length = 0xf00000, available RAM" in screen
+
+
+@pytest.mark.long
+@pytest.mark.timeout(330)
+def test_the_python_engine_boots_it_too(rescue: Path) -> None:
+    steps = ("--expect", "grub>", "--keys", SAY_HELLO, "--expect", "hello")
+    result = report(rescue, "--engine", "python", *steps, "--timeout", 280)
+    assert "hello" in result["screen"]
+    assert result["stats"]["shim"] == result["stats"]["daemon"]
 
 
 def test_reboot_goes_through_post(rescue: Path) -> None:
@@ -175,7 +186,7 @@ def terminal(rescue: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A boot on a pseudo-terminal of its own, and the terminal's other end."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [*BOOT, str(rescue), "--timeout", "100"],
+        [*NATIVE, str(rescue), "--timeout", "100"],
         stdin=slave,
         stdout=slave,
         stderr=slave,

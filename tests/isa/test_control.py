@@ -138,6 +138,13 @@ class TestCr4:
             assert write_cr(machine, 4, 1 << bit) is None
             assert machine.cr4 == 1 << bit
 
+    def test_a_bit_that_is_set_may_stay(self):
+        machine = System()
+        machine.cr4 = 1 << 23
+        assert write_cr(machine, 4, 1 << 23 | 1 << 8) is None
+        assert write_cr(machine, 4, 0) is None
+        assert write_cr(machine, 4, 1 << 23).cause == "CR4_RESERVED"
+
     def test_pcide_needs_long_mode(self):
         machine = with_features(System(), "pcid")
         assert write_cr(machine, 4, 1 << 17).cause == "CR4_PCIDE"
@@ -170,6 +177,13 @@ class TestDebugRegisters:
         assert machine.attempt(bytes((0x0F, 0x23, 0xC0 | number << 3))) is None
         assert machine.attempt(bytes((0x0F, 0x21, 0xC0 | (number | 2 if number > 3 else number) << 3))) is None
         assert machine.gpr32[0] == result
+
+    @pytest.mark.parametrize(("number", "value"), [(4, 0xFFFF0FF0), (5, 0x400), (3, 7)])
+    def test_reads_of_aliases(self, number, value):
+        machine = System()
+        machine.dr[3] = 7
+        assert machine.attempt(bytes((0x0F, 0x21, 0xC0 | number << 3))) is None
+        assert machine.gpr32[0] == value
 
     @pytest.mark.parametrize("opcode", [0x21, 0x23])
     def test_refused_in_this_order(self, opcode):

@@ -126,6 +126,13 @@ class TestGates:
         assert machine.stack(3) == [0x8002, 8, 2 | IF | TF | NT | IOPL3 | AC]
         assert machine.eflags == 2 | IOPL3 | AC | (IF if kind == TRAP32 else 0)
 
+    def test_frame_goes_through_the_base_of_ss(self):
+        machine = System()
+        machine.load(SS, 0x40, 0x10000, 0xFFFF, 0x93)
+        machine.set_idt(0x21, gate(0x08, 0x777, INT32))
+        assert machine.attempt(INT_21) is None
+        assert [machine.at(0x17000 - 12 + 4 * i) for i in range(3)] == [0x8002, 8, 2]
+
     def test_286_gate_has_no_upper_offset(self):
         machine = System()
         machine.set_idt(0x21, gate(0x08, 0xFFFF1234, INT16))
@@ -267,6 +274,13 @@ class TestDoubleFault:
         machine.inject_type, machine.inject_vector, machine.delivering = int(EventType.SOFT_INT), GP, 1
         function("raise_exception", events.raise_exception)(machine, GP, 0x6A, 0)
         assert (machine.inject_vector, machine.inject_error) == (GP, 0x6A)
+
+    @pytest.mark.parametrize(("kind", "blocked"), [(EventType.NMI, 1), (EventType.EXTERNAL, 0)])
+    def test_an_nmi_that_could_not_be_delivered_blocks_nmis(self, kind, blocked):
+        machine = System()
+        machine.set_idt(GP, gate(0x08, 0x777, INT32))
+        inject(machine, kind, NMI)
+        assert (machine.eip, machine.stack(1), machine.nmi_blocked) == (0x777, [0x13], blocked)
 
     def test_missing_gates_go_to_the_double_fault_handler(self):
         machine = System()
@@ -466,6 +480,11 @@ class TestIret:
         assert machine.attempt(IRET) is None
         assert machine.eflags == 2
 
+    def test_virtual_8086_takes_every_flag(self):
+        machine = framed(0xFFFF, 0, 0xFFFFFFFF, 0x7000, 0, 0, 0, 0, 0)
+        assert machine.attempt(IRET) is None
+        assert (machine.eflags, machine.eip) == (0x3F7FD7, 0xFFFF)
+
     def test_virtual_8086_eip_beyond_64_kib(self):
         machine = framed(0x10000, 0, 2 | VM, 0, 0, 0, 0, 0, 0)
         fault = machine.attempt(IRET)
@@ -505,10 +524,10 @@ class TestDelivery:
         assert (machine.cr2, machine.stack(2)) == (0xABC123, [6, 0x8000])
         machine.set_idt(DB, gate(0x08, 0x777, INT32))
         machine.dr7 |= 0x2000
-        machine.dr6 = 0xFFFF0FF1
+        machine.dr6 = 0xFFFFAFFD
         machine.inject_has_payload, machine.inject_payload = 1, 0x4002
         inject(machine, EventType.EXCEPTION, DB)
-        assert (machine.dr6, machine.dr7) == (0xFFFF4FF2, 0x400)
+        assert (machine.dr6, machine.dr7) == (0xFFFFEFF2, 0x400)
         assert machine.inject_has_payload == 0
 
     def test_fault_image_has_rf(self):
@@ -594,6 +613,19 @@ class TestBoundary:
             machine.set_idt(DB, gate(0x08, 0x777, INT32))
             machine.deliver()
             assert machine.stack(3) == [0x8000, 8, 2]
+
+    def test_single_step_across_mov_ss_traps_one_instruction_later(self):
+        """SDM vol. 3A, 6.8.3."""
+        machine = System()
+        machine.set_idt(DB, gate(0x08, 0x777, INT32))
+        machine.flags |= TF
+        machine.gpr32[0] = 0x10
+        machine.go(b"\x8e\xd0")
+        assert (machine.shadow, machine.boundary()) == (2, events.RUN_ON)
+        machine.go(b"\x90")
+        assert machine.boundary() == events.EVENT
+        machine.deliver()
+        assert (machine.eip, machine.stack(1), machine.dr6) == (0x777, [0x8003], 0xFFFF4FF0)
 
     def test_int_takes_no_single_step_trap(self):
         machine = System()

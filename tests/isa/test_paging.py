@@ -288,6 +288,13 @@ class Test4Level:
         assert refused(self.map(P | PS, P, P, P)) == 9
 
 
+def test_five_levels_are_left_to_the_hypervisor():
+    m = machine()
+    m.cr4, m.efer = PAE | 1 << 12, LMA
+    with pytest.raises(Unsupported, match="FIVE_LEVEL_PAGING"):
+        translate(m)
+
+
 def test_entry_changed_by_another_cpu_is_read_again():
     m = machine()
     m.put(DIRECTORY + 4, TABLE | P, 4)

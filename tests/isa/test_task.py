@@ -67,6 +67,7 @@ class TestSwitch:
         # busy bits and back link, table 7-2
         assert (busy(machine, 0x38), busy(machine, 0x30)) == (True, nested)
         assert machine.at(TSS2, 2) == (0x30 if nested else 0)
+        assert machine.at(GDT + 0x35, 1) == (0x8B if nested else 0x89)
         # paging is off: CR3 is read, not loaded
         assert machine.cr3 == 0
 
@@ -238,6 +239,14 @@ def test_faults_behind_the_commit_point_belong_to_the_new_task(changes, vector, 
     assert machine.at(TSS + 0x20) == 0x8007
     usable = {seg for seg in (ES, CS, SS, DS, GS, LDTR) if not machine.seg.unusable[seg]}
     assert usable == set(loaded)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_last_byte_of_the_code_segment(beyond):
+    machine = machine_with_task(cs=0x58, eip=0xFFF + beyond)
+    machine.set_gdt(0x58, descriptor(0, 0xFFF, 0x9A, 0x4))
+    fault = machine.attempt(JMP_TSS)
+    assert (fault.cause if fault else None) == ("CS_LIMIT" if beyond else None)
 
 
 class TestNested:

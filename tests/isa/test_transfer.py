@@ -279,6 +279,35 @@ class TestCallGate:
         assert (machine.cpl, machine.esp, machine.seg.selector[SS]) == (3, 0x7000, 0x23)
         assert bytes(machine.memory) == memory
 
+    @pytest.mark.parametrize(
+        ("limit", "esp", "flags", "access", "fits"),
+        [
+            (0x5FFF, 0x6000, 0x4, 0x92, True),
+            (0x5FFE, 0x6000, 0x4, 0x92, False),
+            # expand-down: 24 bytes below 6000h begin at 5FE8h
+            (0x5FE7, 0x6000, 0x4, 0x96, True),
+            (0x5FE8, 0x6000, 0x4, 0x96, False),
+            # from 0 down wraps to the top
+            (0xFFFFF, 0, 0xC, 0x92, True),
+            (0xFFFF, 0, 0x0, 0x92, True),
+            (0xFFFE, 0, 0x0, 0x92, False),
+            (0xFFFF, 2, 0x0, 0x92, False),
+        ],
+    )
+    def test_room(self, limit, esp, flags, access, fits):
+        """Two parameters and four words; the stack itself is not touched when they do not fit."""
+        machine = gated(count=2)
+        machine.memory.extend(bytes(0x10000))
+        machine.set_gdt(0x58, descriptor(0x10000 if esp < 4 else 0, limit, access, flags))
+        machine.put(TSS + 8, 0x58, 2)
+        machine.put(TSS + 4, esp, 4)
+        if limit == 0xFFFFF:
+            # Only the check is of interest: there is no memory there.
+            machine.any_store_system = lambda *_: None
+            machine.any_store = lambda *_: None
+        fault = machine.attempt(CALL_GATE)
+        assert (None if fault is None else (fault.vector, fault.error)) == (None if fits else (SSF, 0x58))
+
     def test_room_exactly(self):
         machine = gated(count=2)
         machine.set_gdt(0x58, descriptor(0, 0x5FFF, 0x92, 0x4))
@@ -293,6 +322,15 @@ class TestCallGate:
         machine.put(TSS + 4, 0x10, 2)
         assert machine.attempt(CALL_GATE) is None
         assert (machine.esp, machine.seg.selector[SS]) == (0x5000 - 16, 0x10)
+
+    @pytest.mark.parametrize(("limit", "fits"), [(5, True), (4, False)])
+    def test_16_bit_tss_limit(self, limit, fits):
+        machine = gated()
+        machine.load(7, 0x30, TSS, limit, 0x83)
+        machine.put(TSS + 2, 0x5000, 2)
+        machine.put(TSS + 4, 0x10, 2)
+        fault = machine.attempt(CALL_GATE)
+        assert (None if fault is None else (fault.vector, fault.error)) == (None if fits else (TSF, 0x30))
 
     def test_16_bit_stack_keeps_the_upper_half_of_esp(self):
         machine = gated()

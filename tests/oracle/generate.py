@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+ARENA = 0x40000
 CODE = 0x30000
 CODE_LENGTH = 16
 CODE16, CODE32 = 1, 2  # entries of every LDT: code from CODE on, 64 KiB, 16- and 32-bit
@@ -58,7 +59,7 @@ def comparable(code: bytes) -> bool:
     """Return whether hardware's answer to this instruction says anything about the CPU modelled."""
     n = prefix_length(code)
     if n > 11:
-        return True  # too long whatever it is
+        return n < len(code) - 1  # too long whatever it is
     op, after = code[n], code[n + 1]
     if op in _FLOATING or op in (0xCD, 0xF1):
         return False
@@ -145,7 +146,7 @@ def make_case(rng: random.Random, ldts: list[list[list[int]]]) -> Request:
 
     def pick() -> int:
         if rng.random() < 0.03:
-            return rng.randrange(4)  # null
+            return 0  # null; with another RPL the kernel's own IRET would clear it
         entry = rng.choice(usable if rng.random() < 0.7 else data)
         if entry[7]:  # not present: cannot be loaded
             return 0

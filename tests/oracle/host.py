@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import undefined
-from generate import Request, prefix_length
+from generate import ARENA, CODE, Request, prefix_length
 
 _ANSWER = struct.Struct("<8I2I6HHHII")
 _NONE = 0xFFFF
@@ -88,6 +88,8 @@ def _row(
     steps: int,
     ldt: list[list[int]],
 ) -> list[Any] | None:
+    if prefix_length(r.code) >= ARENA - CODE - r.eip - 1:
+        return None  # nothing but prefixes up to the end of the segment
     # The kernel's own segments, memory outside the arena and endless loops say nothing.
     if exception and exception[0] == _PAGE_FAULT:
         return None
@@ -102,10 +104,9 @@ def _row(
     writes = [(offset, bytes([value])) for offset, value in changes]
     if op == 0x9C and not exception:
         writes = _without_trap_flag(r, gpr, ldt, writes)
-    final_flags = r.eflags if exception else eflags
     return [
-        r.code32, r.code, r.gpr, r.seg, r.eip, r.eflags, [list(p) for p in r.patches], r.ldt,
-        dict(enumerate(gpr)), dict(enumerate(seg)), eip, final_flags & 0x244CD5 | 2, writes,
+        r.code32, r.code[: ARENA - CODE - r.eip], r.gpr, r.seg, r.eip, r.eflags, [list(p) for p in r.patches], r.ldt,
+        dict(enumerate(gpr)), dict(enumerate(seg)), eip, eflags & 0x244CD5 | 2, writes,
         list(exception) if exception else None, 0 if exception else undefined.flags(r),
     ]  # fmt: skip
 

@@ -21,11 +21,11 @@ from dm.vectors.runner import run_file
 Tiny = Callable[..., Callable[[CpuConfig], Engine]]
 
 
-def write(path: Path, wrong: int = 0, cases: int = 20) -> Path:
+def write(path: Path, wrong: int = 0, cases: int = 20, code: bytes = b"\x40\xf4") -> Path:
     """Write a file of INC AX cases, the first ``wrong`` of which say something false."""
     initial = [1, 2, 3, 4, 0x1000, 0x2000, 0x3000, 0x4000, 0x100, 5, 6, 7, 0x20, 2]
     rows = [
-        [i, b"\x40\xf4", initial, [[0x10020, b"\x40\xf4"]], {0: 3 if i < wrong else 2, 12: 0x22}, [], None, "inc ax",
+        [i, code, initial, [[0x10020, code]], {0: 3 if i < wrong else 2, 12: 0x22}, [], None, "inc ax",
          None, None]
         for i in range(cases)
     ]  # fmt: skip
@@ -67,6 +67,15 @@ def test_failures_are_reported_by_opcode(
     assert "hw286/41: 7 of 20 failed\n  #0 [40 f4] inc ax\n    ax: 2, hardware: 3\n  #1 " in out
     assert out.count("hardware: 3") == 3
     assert "hw286/40" not in out
+
+
+def test_unimplemented_instructions_are_counted_apart(
+    vectors: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vectors(write(tmp_path / "d8.mp.gz", code=b"\xd8\xf4"), "--engine", "python") == 1
+    assert capsys.readouterr().out.splitlines()[0::2] == [
+        "python engine: 0 passed, 0 failed", "  20 not implemented: opcode d8"
+    ]  # fmt: skip
 
 
 def test_json(vectors: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +127,17 @@ def test_unusable_files_end_with_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_an_engine_that_cannot_be_used_ends_with_2(
+    vectors: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(name: str, config: CpuConfig) -> Engine:
+        raise RuntimeError("the native engine is not built")
+
+    monkeypatch.setattr(dm.engine, "create", create)
+    assert vectors(write(tmp_path / "40.mp.gz"), "--engine", "native") == 2
+    assert capsys.readouterr().err == "x86-dm vectors: the native engine is not built\n"
 
 
 def test_files_are_found_once_and_in_order(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from dm.engine.api import CpuConfig, Engine
 from dm.machine.state import Segment, State
-from dm.vectors.case import Case, Fault, World
+from dm.vectors.case import Case, Fault, Unimplemented, World
 from dm.vectors.differences import DIFFERENCES, Difference
 from dm.vectors.hwamd import ARENA, RingThree
 from dm.vectors.memory import Memory, Patch
@@ -85,7 +87,13 @@ def test_ports_read_as_all_ones(tiny: Tiny) -> None:
 
 
 def test_an_end_without_halt_fails(tiny: Tiny) -> None:
-    assert lines(REAL, tiny(), real(b"\x0f\x0b", {})) == ["ended with unsupported at 0x0 opcode 0f"]
+    assert lines(REAL, tiny("budget"), INC) == ["ended with budget at 0x0"]
+
+
+@pytest.mark.parametrize(("world", "case"), [(REAL, real(b"\x0f\x0b", {})), (RING3, ring3(b"\x0f\x0b", {}))])
+def test_what_an_engine_cannot_run_is_neither_right_nor_wrong(tiny: Tiny, world: World, case: Case) -> None:
+    with pytest.raises(Unimplemented, match="opcode 0f"):
+        lines(world, tiny(), case)
 
 
 def test_an_engine_that_raises_fails_the_case_only(tiny: Tiny) -> None:

@@ -43,6 +43,12 @@ struct dm_fault {
     uint32_t vector, error, label, operand[3];
 };
 
+/* A decoded instruction as records hold it; for tests.  Registers are byte offsets. */
+struct dm_decoded {
+    uint32_t form, disp, imm, imm2;
+    uint8_t seg, reg, rm, base, index, scale;
+};
+
 struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count);
 void dm_free(struct cpu *cpu);
 void dm_set_state(struct cpu *cpu, const uint8_t *wire);
@@ -53,6 +59,7 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
 void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault);
 void dm_kick(struct cpu *cpu);
 void dm_last_fault(struct cpu *cpu, struct dm_fault *out);
+int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded *out);
 const char *dm_label(uint32_t number);
 const char *dm_digest(void);
 uint64_t dm_host_tsc(void);

@@ -64,6 +64,8 @@ void forget_blocks(struct cpu *cpu)
         }
         cpu->hash[n] = NULL;
     }
+    for (unsigned n = 0; n < JUMPS_SIZE; n++)
+        cpu->jumps[n] = &dead_block;
     cpu->arena_used = 0;
     cpu->block = NULL;
     cpu->resume = NULL;
@@ -146,7 +148,22 @@ struct block *find_block(struct cpu *cpu, uint32_t eip)
     if (!block || (uint64_t)eip + block->length > cpu->a.cs_end)
         return NULL;
     block->tag = cpu->generation + linear;
+    block->source = code;
     return block;
+}
+
+/* Whether memory still holds what the block was decoded from. */
+static inline bool unchanged(const struct block *block)
+{
+    const uint8_t *a = block->bytes, *b = block->source;
+    unsigned n = block->length;
+    for (; n >= 8; n -= 8, a += 8, b += 8)
+        if (*(const any64 *)a != *(const volatile any64 *)b)
+            return false;
+    for (; n; n--, a++, b++)
+        if (*a != *(const volatile any8 *)b)
+            return false;
+    return true;
 }
 
 /* Go to cpu->a.eip, remembering the way there in the record `i` when it stays in the page. */
@@ -166,15 +183,32 @@ HANDLER(enter)
     GO(block->insn);
 }
 
-HANDLER(enter_indirect)
+/* The same without a record. */
+static HANDLER(enter_new)
 {
     struct block *block = find_block(cpu, cpu->a.eip);
     if (!block)
         LEAVE(LEAVE_ENTRY);
+    cpu->jumps[cs_linear(cpu, cpu->a.eip) % JUMPS_SIZE] = block;
     if (budget < block->count)
         LEAVE(LEAVE_BUDGET);
     cpu->block = block;
     cpu->block_eip = cpu->a.eip;
+    budget -= block->count;
+    GO(block->insn);
+}
+
+HANDLER(enter_indirect)
+{
+    const uint32_t eip = cpu->a.eip, linear = cs_linear(cpu, eip);
+    struct block **known = &cpu->jumps[linear % JUMPS_SIZE], *block = *known;
+    if (UNLIKELY(block->tag != cpu->generation + linear || (uint64_t)eip + block->length > cpu->a.cs_end ||
+                 !unchanged(block)))
+        return enter_new(STATE);
+    if (UNLIKELY(budget < block->count))
+        LEAVE(LEAVE_BUDGET);
+    cpu->block = block;
+    cpu->block_eip = eip;
     budget -= block->count;
     GO(block->insn);
 }

@@ -38,6 +38,7 @@ enum {
     BLOCK_INSNS = 32,    /* instructions of a block */
     BLOCK_BYTES = 240,   /* a block takes no instruction beyond; offsets fit one byte */
     HASH_SIZE = 16384,
+    JUMPS_SIZE = 1024,
     ARENA_SIZE = 16 << 20,
     TLB_SIZE = 256,
     CHUNK = 16384,       /* steps between two looks at the kick word */
@@ -69,7 +70,8 @@ struct block {
     uint64_t physical;
     struct block *hash_next, *page_next;
     struct page *page;
-    uint8_t *bytes; /* what it was decoded from */
+    uint8_t *bytes;        /* what it was decoded from */
+    const uint8_t *source; /* where that lay when the tag was set */
     uint16_t *variants;
     uint16_t length, count;
     bool code32;
@@ -253,12 +255,14 @@ struct cpu {
 
     /* blocks */
     struct block **hash;
+    struct block *jumps[JUMPS_SIZE]; /* by linear address, for indirect jumps */
     uint8_t *arena;
     size_t arena_used;
 
     /* the instruction at hand */
-    struct arch saved;  /* what a fault restores */
-    struct arch before; /* what an open question restores */
+    struct arch before;           /* what an open question restores */
+    struct arch committed;        /* the state at the last commit */
+    const struct arch *on_fault;  /* which of the two a fault restores */
     struct journal_entry *journal;
     unsigned journal_count, cursor;
     struct store *stores;
@@ -308,7 +312,8 @@ typedef unsigned exact(struct cpu *cpu, const struct insn *i);
 struct variant {
     handler *fast; /* leave_exact when it must run exactly */
     exact *exact;
-    bool ends;     /* the block ends behind it */
+    bool ends; /* the block ends behind it */
+    bool cold; /* it writes fields beyond ARCH_HOT */
 };
 
 struct row {

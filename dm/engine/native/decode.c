@@ -146,7 +146,7 @@ int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, ui
     out->base = out->index = NONE;
     out->seg = DS;
     *variant = 0;
-    for (;; ) {
+    for (;;) {
         byte = take(&in, 1);
         if (in.failed)
             return in.failed == 1 ? 0 : -1;
@@ -204,10 +204,21 @@ int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, ui
     else if (repeat && row->repz)
         prefix = repeat == 0xf3 ? 2 : 3;
     if (lock) {
-        if (!row->lock || !memory)
+        if (!row->lock || !(memory || row->mod == 4))
             return (int)in.position;
         prefix = 1;
     }
     *variant = row->variants[osize32][shape][prefix];
     return (int)in.position;
+}
+
+int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded *out)
+{
+    struct insn i;
+    uint16_t form;
+    const int length = decode(code, size, code32, &i, &form);
+    *out = (struct dm_decoded){form,  i.disp, i.imm,  i.chain == &dead_block ? 0 : (uint32_t)i.imm2,
+                               i.seg, i.reg,  i.rm,   i.base,
+                               i.index, i.scale};
+    return length;
 }

@@ -149,6 +149,22 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
 #define TSC_WRITE(value, bail) tsc_write(cpu, value)
 
+/* What only exact handlers can do. */
+#define LOAD_SYSTEM8(t, l, bail) bail
+#define LOAD_SYSTEM16(t, l, bail) bail
+#define LOAD_SYSTEM32(t, l, bail) bail
+#define LOAD_SYSTEM64(t, l, bail) bail
+#define STORE_SYSTEM8(l, v, bail) bail
+#define STORE_SYSTEM16(l, v, bail) bail
+#define STORE_SYSTEM32(l, v, bail) bail
+#define STORE_SYSTEM64(l, v, bail) bail
+#define OR_SYSTEM8(l, v, bail) bail
+#define AND_SYSTEM8(l, v, bail) bail
+#define PROBE_SYSTEM_WRITE(l, v, bail) bail
+#define PROBE_READ(s, o, size, bail) bail
+#define PROBE_WRITE(s, o, size, bail) bail
+#define COMMIT(bail) bail
+
 #define END_NEXT(bail) GO(i + 1)
 
 /* The instruction loaded a segment register: `until` may have to be tested. */

@@ -38,7 +38,7 @@ ENTRIES: Final[dict[str, tuple[tuple[int, ...], int]]] = {
     "enterable": ((8,), 1),
 }
 
-#: Answered by the outside, or recorded: a handler that needs one always runs exactly.
+#: Answered by the outside, or recorded: where one of these stands, the handler had better run exactly at once.
 _OUTSIDE: Final = frozenset(
     primitive.name
     for primitive in (
@@ -50,14 +50,6 @@ _OUTSIDE: Final = frozenset(
         p.MSR_WRITE,
         p.TSC_READ,
         p.RANDOM,
-        p.COMMIT,
-        p.PROBE_READ,
-        p.PROBE_WRITE,
-        p.PROBE_SYSTEM_WRITE,
-        *p.LOAD_SYSTEM.values(),
-        *p.STORE_SYSTEM.values(),
-        p.OR_SYSTEM8,
-        p.AND_SYSTEM8,
     )
 )
 
@@ -110,6 +102,7 @@ class Uses:
     terminators: set[str] = field(default_factory=set)
     procedures: set[Procedure] = field(default_factory=set)
     reads: set[str] = field(default_factory=set)
+    writes: set[str] = field(default_factory=set)
 
 
 _uses: dict[Procedure, Uses] = {}
@@ -130,10 +123,13 @@ def uses(code: Microcode) -> Uses:
                 total.procedures |= inner.procedures | {target}
                 total.primitives |= inner.primitives
                 total.reads |= inner.reads
+                total.writes |= inner.writes
             case End(terminator, _, _):
                 total.terminators.add(terminator.name)
             case Get(_, cell, _):
                 total.reads.add(cell.name)
+            case Set(cell, _, _):
+                total.writes.add(cell.name)
             case _:
                 pass
     return total
@@ -218,13 +214,14 @@ class Target(CTarget):
 
 @dataclass
 class Form:
-    """One form of a row: its functions, and whether a block ends behind it."""
+    """One form of a row: its functions, whether a block ends behind it, whether it writes cold fields."""
 
     row: int
     variant: Variant
     fast: str
     exact: str
     ends: bool
+    cold: bool
 
 
 _PLACE: Final = "HANDLER_NAME"
@@ -270,7 +267,8 @@ class Output:
         if can_be_fast(code, used):
             fast = self._share("fast", group, row, self.fast.function(code), segment)
         exact = self._share("exact", group, row, self.exact.function(code), segment)
-        self.forms.append(Form(number, variant, fast, exact, bool(used.terminators & _BLOCK_ENDS)))
+        ends, cold = bool(used.terminators & _BLOCK_ENDS), bool(used.writes & _COLD)
+        self.forms.append(Form(number, variant, fast, exact, ends, cold))
 
     def _share(self, kind: str, group: str, row: Row, text: str, segment: bool) -> str:
         """Return the name of the function with this text."""
@@ -320,8 +318,8 @@ class Output:
         lines += [f"handler {name};" for name in names]
         lines += [f"exact {name};" for name in sorted({f.exact for f in self.forms})]
         lines += ["exact exact_undefined;", "", "const struct variant variants[] = {"]
-        lines.append("    {leave_exact, exact_undefined, true},")
-        lines += [f"    {{{f.fast}, {f.exact}, {'true' if f.ends else 'false'}}}," for f in self.forms]
+        lines.append("    {leave_exact, exact_undefined, true, false},")
+        lines += [f"    {{{f.fast}, {f.exact}, {'true' if f.ends else 'false'}, {'true' if f.cold else 'false'}}}," for f in self.forms]
         lines += ["};", "", "const struct row decode_rows[] = {"]
         for number, row in enumerate(forms.ROWS):
             lines.append(self._row(number, row))
@@ -399,6 +397,10 @@ def _split(texts: list[str], size: int) -> Iterator[list[str]]:
 # ------------------------------------------------------------------------------------------------ state
 
 
+#: Fields that few instructions write: they come last, and are saved only for those instructions.
+_COLD: Final = frozenset(row.name for row in FIELDS if row.group in ("msrs", "fpu"))
+
+
 def _ctype(width: int) -> str:
     return f"uint{next(w for w in (8, 16, 32, 64) if w >= width)}_t"
 
@@ -423,8 +425,11 @@ def fields_header() -> str:
         "    uint64_t cs_end; /* CS.limit + 1 */",
         "    uint8_t shadow_next;",
     ]
-    lines += [f"    {_ctype(r.width)} {r.name}{f'[{r.count}]' if r.count else ''}; /* {r.doc} */" for r in rest]
-    lines += ["};", "", "/* dm.machine.state.GROUPS in order, without padding */"]
+    for row in sorted(rest, key=lambda row: row.name in _COLD):
+        lines.append(f"    {_ctype(row.width)} {row.name}{f'[{row.count}]' if row.count else ''}; /* {row.doc} */")
+    first_cold = next(row.name for row in rest if row.name in _COLD)
+    lines += ["};", "", f"#define ARCH_HOT offsetof(struct arch, {first_cold})", ""]
+    lines += ["/* dm.machine.state.GROUPS in order, without padding */"]
     lines += ["struct __attribute__((packed)) wire_segment {"]
     lines += [f"    {_ctype(row.width)} {row.name[4:]};" for row in parts]
     lines += ["};", "", "struct __attribute__((packed)) wire {"]

@@ -263,5 +263,6 @@ void commit(struct cpu *cpu)
             return;
         record(cpu, INPUT_COMMIT, 0, 0, 0);
     }
-    memcpy(&cpu->saved, &cpu->a, sizeof cpu->saved);
+    cpu->committed = cpu->a;
+    cpu->on_fault = &cpu->committed;
 }

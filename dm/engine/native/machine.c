@@ -57,6 +57,7 @@ struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const str
     cpu->generation = UINT64_C(1) << 32;
     cpu->tlb = &cpu->tlbs[0];
     cpu->tlbs[0].used = cpu->tlbs[1].used = true;
+    forget_blocks(cpu);
     tlb_drop(cpu);
     return cpu;
 }

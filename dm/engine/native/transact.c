@@ -24,14 +24,15 @@ static unsigned deliver_now(struct cpu *cpu, const struct insn *i)
 
 /* Run from the start, with what the journal already holds.  When it is abandoned, cpu->bail says why, and the state is
    as before (after a fault: as at the last commit). */
-static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
+static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool cold)
 {
+    const size_t size = cold ? sizeof cpu->a : ARCH_HOT;
     unsigned end = END_OF_ABORT;
-    memcpy(&cpu->before, &cpu->a, sizeof cpu->a);
+    memcpy(&cpu->before, &cpu->a, size);
     cpu->recording = true;
     cpu->expect_mmio = i && cpu->first && cpu->request.has_mmio;
     for (unsigned n = 0; n < AGAIN_LIMIT; n++) {
-        memcpy(&cpu->saved, &cpu->before, sizeof cpu->a);
+        cpu->on_fault = &cpu->before;
         cpu->cursor = cpu->store_count = 0;
         cpu->moved = 1;
         cpu->bail = BAIL_NONE;
@@ -46,7 +47,7 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run)
                 break;
             end = END_OF_ABORT;
         }
-        memcpy(&cpu->a, cpu->bail == BAIL_FAULT ? &cpu->saved : &cpu->before, sizeof cpu->a);
+        memcpy(&cpu->a, cpu->bail == BAIL_FAULT ? cpu->on_fault : &cpu->before, size);
         if (cpu->bail != BAIL_AGAIN)
             break;
     }
@@ -103,7 +104,7 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
             cpu->journal_count = 0;
         journal_kept = false;
         cpu->delivering = 1;
-        const unsigned end = transact(cpu, NULL, deliver_now);
+        const unsigned end = transact(cpu, NULL, deliver_now, false);
         const bool fault = end == END_OF_ABORT && cpu->bail == BAIL_FAULT;
         if (fault)
             raise(cpu);
@@ -177,7 +178,7 @@ int exact_step(struct cpu *cpu, const struct insn *i, uint16_t variant)
     cpu->a.eip = cpu->block_eip + i->offset;
     cpu->journal_count = 0;
     cpu->block_killed = false;
-    return settle(cpu, i, variant, transact(cpu, i, variants[variant].exact));
+    return settle(cpu, i, variant, transact(cpu, i, variants[variant].exact, variants[variant].cold));
 }
 
 /* The answer is in the journal: run again what asked. */
@@ -190,6 +191,7 @@ int exact_resume(struct cpu *cpu)
     cpu->prepaid = true;
     cpu->block = NULL;
     cpu->block_eip = cpu->a.eip - cpu->open_insn.offset;
+    const struct variant *variant = &variants[cpu->open_variant];
     return settle(cpu, &cpu->open_insn, cpu->open_variant,
-                  transact(cpu, &cpu->open_insn, variants[cpu->open_variant].exact));
+                  transact(cpu, &cpu->open_insn, variant->exact, variant->cold));
 }

@@ -281,9 +281,7 @@ class PythonEngine:
     def _single(self) -> bool:
         """Whether every boundary must be looked at."""
         cpu = self._cpu
-        return bool(
-            cpu.flags & (_TF | _RF) or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check
-        )
+        return bool(cpu.flags & (_TF | _RF) or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check)
 
     def _charge(self, steps: int, instructions: int) -> None:
         self._cpu.left -= steps - self._prepaid

@@ -46,9 +46,7 @@ class Ports(Access):
             self.segment_check(self, seg, offset, size, write)
         return self.data_span(self.seg_base[seg] + offset & M32, size, WRITE if write else READ)
 
-    def _room(
-        self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int
-    ) -> int:
+    def _room(self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
         """How many elements from ``offset`` on are in one page of RAM, inside the segment, before the address wraps."""
         if len(span) > 1 or self.memory.kind(span[0][0]) is not RegionKind.RAM:
             return 1
@@ -78,9 +76,7 @@ class Ports(Access):
         self.moved = n
         return n
 
-    def _port_out_block(
-        self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int
-    ) -> int:
+    def _port_out_block(self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
         span = self._checked(seg, offset, size, 0)
         asked = self.journal.ahead
         if asked is not None and asked.kind is Input.PORT_OUT:

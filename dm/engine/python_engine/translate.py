@@ -1,7 +1,8 @@
 """Descriptions to Python functions: one per row and form, made on first use and kept for the process's life.
 
 A handler is called with the machine and the instruction record and returns how the instruction ended: None (go on with
-the next in line), a target EIP, CHECKPOINT, REPEAT or NEXT_SEGMENT.  Faults and the like are exceptions.
+the next in line), a target EIP, CHECKPOINT, REPEAT or NEXT_SEGMENT (next in line, a segment register having been
+loaded).  Faults and the like are exceptions.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dm.isa.events import boundary, deliver, raise_exception
 from dm.isa.forms import Row
 from dm.isa.insn import Variant, expand
 from dm.isa.paging import page_walk
+from dm.isa.primitives import SEGMENT_CHANGED
 from dm.isa.segmentation import segment_check
 from dm.machine.rules import enterable
-from dm.microcode import Field, Microcode, Procedure
+from dm.microcode import Field, Microcode, Primitive, Procedure
 from dm.microcode.ir import Block, Call, If, Loop
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 from dm.microcode.verify import effects
@@ -33,7 +35,13 @@ _GPR_KEEP: Final = {8: 0xFF, 16: 0xFFFF}
 
 
 class _Target(PythonTarget):
-    """Spells cells, operands and endings as the machine of this engine has them; ``g`` is its general registers."""
+    """Spells cells, operands and endings as the machine of this engine has them; ``g`` is its general registers.
+
+    ``next_in_line``: what a handler returns that ends with NEXT.
+    """
+
+    def __init__(self, next_in_line: int | None) -> None:
+        self.next_in_line = next_in_line
 
     def read(self, cell: Field, index: str) -> str:
         if cell.name == "gpr32":
@@ -62,9 +70,7 @@ class _Target(PythonTarget):
     def end(self, name: str, args: list[str], labels: tuple[str, ...]) -> list[str]:
         match name:
             case "next":
-                return ["return None"]
-            case "next_segment":
-                return [f"return {NEXT_SEGMENT}"]
+                return [f"return {self.next_in_line}"]
             case "jump" | "jump_indirect":
                 return [f"return {args[0]}"]
             case "checkpoint":
@@ -98,15 +104,16 @@ class Form:
     source: str
 
 
-_printer: Final = PythonPrinter(_Target())
+_printer: Final = PythonPrinter(_Target(None))
+_segment_printer: Final = PythonPrinter(_Target(NEXT_SEGMENT))
 #: What printed code sees: the runtime, and every procedure that has been needed so far.
 _names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported}
 
 
-def _called(block: Block) -> Iterator[Procedure]:
+def _called(block: Block) -> Iterator[Procedure | Primitive]:
     for statement in block.body:
         match statement:
-            case Call(Procedure() as target):
+            case Call(target):
                 yield target
             case If(_, then, other):
                 yield from _called(then)
@@ -115,10 +122,20 @@ def _called(block: Block) -> Iterator[Procedure]:
                 yield from _called(body)
 
 
+@cache
+def _loads_segments(target: Procedure | Primitive) -> bool:
+    """Whether it may load a segment register: whether the state can be given back may then change."""
+    if isinstance(target, Primitive):
+        return target is SEGMENT_CHANGED
+    return any(map(_loads_segments, _called(target.code.root)))
+
+
 def _compile(code: Microcode) -> tuple[Any, str]:
-    source = _printer.function(code)
-    for target in _called(code.root):
-        procedure(target)
+    called = list(_called(code.root))
+    source = (_segment_printer if any(map(_loads_segments, called)) else _printer).function(code)
+    for target in called:
+        if isinstance(target, Procedure):
+            procedure(target)
     exec(compile(source, f"<microcode {code.name}>", "exec"), _names)
     return _names[code.name], source
 

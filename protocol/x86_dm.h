@@ -1,0 +1,3770 @@
+/*
+ * C client of the x86-dm wire protocol, version 1, on libzmq and msgpack-c.
+ *
+ * Made by generate_c.py from schema.py and x86_dm.in.h: edit those, not x86_dm.h.
+ *
+ * One file includes it with X86_DM_IMPLEMENTATION defined; link with -lzmq -lmsgpackc -pthread.  C11 with GNU
+ * extensions, Linux.
+ *
+ *     struct x86_dm_failure why;
+ *     struct x86_dm *dm = x86_dm_connect("ipc:///run/x86-dm.sock", "vm1", 10000, &why);
+ *     x86_dm_add_ram(dm, memfd, size, &block, &why);
+ *     x86_dm_set_map(dm, regions, n, true, &why);
+ *     struct x86_dm_vcpu *vcpu = x86_dm_create_vcpu(dm, 0, "p6", NULL, 0, &why);
+ *     x86_dm_run(vcpu, &state, &how, &devices, &done, &why);         // the state is brought up to date
+ *
+ * Threads: a struct x86_dm may be used from any thread; a thread of its own keeps the session alive.  A vCPU belongs
+ * to the thread that runs it; only x86_dm_kick() and x86_dm_wake() may be called from elsewhere, also from a signal
+ * handler.  No thread of the library takes signals.  There are no globals, and nothing a daemon sends ends the process.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef X86_DM_H
+#define X86_DM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ------------------------------------------------------------------------------------------- the schema */
+
+struct x86_dm_blob {
+    const uint8_t *data;
+    uint32_t size; /* bytes */
+};
+
+#define X86_DM_VERSION 1u
+#define X86_DM_OLDEST 1u
+#define X86_DM_MAX_MESSAGE 1048576u
+#define X86_DM_MAX_CONTROL 65536u
+#define X86_DM_MAX_DATA 262144u
+#define X86_DM_MAX_REGIONS 1024u
+#define X86_DM_MAX_VCPUS 256u
+#define X86_DM_MAX_RAM_BLOCKS 256u
+#define X86_DM_MAX_PAGES 32768u
+#define X86_DM_MAX_POSTED 8192u
+
+/* How a region of guest-physical memory answers; what no region covers is a hole and answers like mmio. */
+enum x86_dm_kind {
+    X86_DM_KIND_RAM,
+    X86_DM_KIND_ROM,
+    X86_DM_KIND_MMIO,
+    X86_DM_KIND_COALESCED,
+    X86_DM_KIND_HYPERVISOR,
+    X86_DM_KIND_FIRMWARE,
+};
+
+/* Why the shim asks for emulation. After failure, invalid-state and mmio the daemon retires at least one instruction or REP iteration, or delivers one event, before it tests until. */
+enum x86_dm_reason {
+    X86_DM_REASON_REQUEST,
+    X86_DM_REASON_REAL_MODE,
+    X86_DM_REASON_INVALID_STATE,
+    X86_DM_REASON_FAILURE,
+    X86_DM_REASON_MMIO,
+};
+
+/* Who will run the state next; the run ends with enterable as soon as that one can take it. */
+enum x86_dm_until {
+    X86_DM_UNTIL_VMX,
+    X86_DM_UNTIL_VMX_UG,
+    X86_DM_UNTIL_VMX_RAW,
+    X86_DM_UNTIL_SVM,
+    X86_DM_UNTIL_SVM_RAW,
+    X86_DM_UNTIL_PROTECTED,
+    X86_DM_UNTIL_INSTRUCTIONS,
+    X86_DM_UNTIL_NEVER,
+};
+
+/* What an io asks. report asks nothing: it only delivers posted writes and written pages. */
+enum x86_dm_io_kind {
+    X86_DM_IO_KIND_PORT_IN,
+    X86_DM_IO_KIND_PORT_OUT,
+    X86_DM_IO_KIND_MMIO_READ,
+    X86_DM_IO_KIND_MMIO_WRITE,
+    X86_DM_IO_KIND_MSR_READ,
+    X86_DM_IO_KIND_MSR_WRITE,
+    X86_DM_IO_KIND_INTERRUPT_ACK,
+    X86_DM_IO_KIND_REPORT,
+};
+
+/* What ends a run at the end of the current instruction. */
+enum x86_dm_stop {
+    X86_DM_STOP_NONE,
+    X86_DM_STOP_KICK,
+    X86_DM_STOP_RESET,
+    X86_DM_STOP_INIT,
+    X86_DM_STOP_NMI,
+    X86_DM_STOP_SMI,
+};
+
+/* Why a run ended; always at an instruction (or REP iteration) boundary. */
+enum x86_dm_done_reason {
+    X86_DM_DONE_REASON_BUDGET,
+    X86_DM_DONE_REASON_KICKED,
+    X86_DM_DONE_REASON_STOPPED,
+    X86_DM_DONE_REASON_ENTERABLE,
+    X86_DM_DONE_REASON_HALT,
+    X86_DM_DONE_REASON_SHUTDOWN,
+    X86_DM_DONE_REASON_DEBUG,
+    X86_DM_DONE_REASON_INTERRUPT_WINDOW,
+    X86_DM_DONE_REASON_FIRMWARE,
+    X86_DM_DONE_REASON_HYPERVISOR,
+    X86_DM_DONE_REASON_UNSUPPORTED,
+    X86_DM_DONE_REASON_MMIO_MISMATCH,
+    X86_DM_DONE_REASON_MEMORY_LOST,
+};
+
+/* What was wrong with a request. */
+enum x86_dm_error_class {
+    X86_DM_ERROR_CLASS_BAD_MESSAGE,
+    X86_DM_ERROR_CLASS_UNKNOWN_MESSAGE,
+    X86_DM_ERROR_CLASS_TOO_LARGE,
+    X86_DM_ERROR_CLASS_VERSION,
+    X86_DM_ERROR_CLASS_UNKNOWN_SESSION,
+    X86_DM_ERROR_CLASS_UNKNOWN_VCPU,
+    X86_DM_ERROR_CLASS_STALE_EPOCH,
+    X86_DM_ERROR_CLASS_STALE_SEQUENCE,
+    X86_DM_ERROR_CLASS_UNKNOWN_BASE,
+    X86_DM_ERROR_CLASS_BAD_GENERATION,
+    X86_DM_ERROR_CLASS_BAD_MEMORY,
+    X86_DM_ERROR_CLASS_BAD_STATE,
+    X86_DM_ERROR_CLASS_BAD_ANSWER,
+    X86_DM_ERROR_CLASS_LIMIT,
+    X86_DM_ERROR_CLASS_BUSY,
+    X86_DM_ERROR_CLASS_ABORTED,
+    X86_DM_ERROR_CLASS_SESSION_LOST,
+    X86_DM_ERROR_CLASS_SHUTTING_DOWN,
+    X86_DM_ERROR_CLASS_INTERNAL,
+};
+
+/* One segment register with its hidden part; limit counts bytes, attributes are descriptor bits 40-55. */
+struct x86_dm_segment {
+    uint16_t selector; /* visible selector */
+    uint64_t base; /* linear base address */
+    uint32_t limit; /* limit in bytes (already scaled by G) */
+    uint16_t attributes; /* type, S, DPL, P, AVL, L, D/B, G in descriptor order */
+    uint8_t unusable; /* 1: loaded with a null selector, every access faults */
+};
+
+enum {
+    X86_DM_SEG_ES = 0,
+    X86_DM_SEG_CS = 1,
+    X86_DM_SEG_SS = 2,
+    X86_DM_SEG_DS = 3,
+    X86_DM_SEG_FS = 4,
+    X86_DM_SEG_GS = 5,
+    X86_DM_SEG_LDTR = 6,
+    X86_DM_SEG_TR = 7,
+};
+
+/* Everything architectural about one vCPU. */
+struct x86_dm_state {
+    uint64_t gpr[8]; /* RAX RCX RDX RBX RSP RBP RSI RDI */
+    uint64_t rip; /* instruction pointer */
+    uint64_t rflags; /* flags, bit 1 always set */
+    struct x86_dm_segment seg[8]; /* ES CS SS DS FS GS LDTR TR */
+    uint64_t gdtr_base; /* GDT linear base */
+    uint16_t gdtr_limit; /* GDT limit in bytes */
+    uint64_t idtr_base; /* IDT or IVT linear base */
+    uint16_t idtr_limit; /* IDT or IVT limit in bytes */
+    uint64_t cr0; /* CR0 */
+    uint64_t cr2; /* page-fault linear address */
+    uint64_t cr3; /* paging root */
+    uint64_t cr4; /* CR4 */
+    uint64_t cr8; /* task-priority register */
+    uint64_t efer; /* EFER (MSR C0000080h) */
+    uint64_t pdpte[4]; /* PAE page-directory-pointer entries as loaded by MOV CR3 */
+    uint8_t cpl; /* current privilege level; never derived from a selector */
+    uint64_t dr[4]; /* DR0-DR3 */
+    uint64_t dr6; /* debug status */
+    uint64_t dr7; /* debug control */
+    uint64_t sysenter_cs; /* IA32_SYSENTER_CS (174h) */
+    uint64_t sysenter_esp; /* IA32_SYSENTER_ESP (175h) */
+    uint64_t sysenter_eip; /* IA32_SYSENTER_EIP (176h) */
+    uint64_t star; /* STAR (C0000081h) */
+    uint64_t lstar; /* LSTAR (C0000082h) */
+    uint64_t cstar; /* CSTAR (C0000083h) */
+    uint64_t fmask; /* SFMASK (C0000084h) */
+    uint64_t kernel_gs_base; /* KERNEL_GS_BASE (C0000102h) */
+    uint64_t tsc_aux; /* TSC_AUX (C0000103h) */
+    uint64_t apic_base; /* IA32_APIC_BASE (1Bh) */
+    uint64_t misc_enable; /* IA32_MISC_ENABLE (1A0h) */
+    uint64_t debugctl; /* IA32_DEBUGCTL (1D9h) */
+    uint64_t pat; /* IA32_PAT (277h) */
+    uint64_t mtrr_def_type; /* IA32_MTRR_DEF_TYPE (2FFh) */
+    uint64_t mtrr_fixed[11]; /* fixed-range MTRRs 250h, 258h-259h, 268h-26Fh */
+    uint64_t mtrr_base[8]; /* variable-range MTRR bases 200h, 202h ... */
+    uint64_t mtrr_mask[8]; /* variable-range MTRR masks 201h, 203h ... */
+    uint64_t tsc; /* guest time-stamp counter at tsc_host */
+    uint64_t tsc_host; /* host TSC at which tsc was valid; 0: virtual time */
+    uint64_t tsc_scale; /* guest ticks per host tick, 32.32 fixed point */
+    uint64_t tsc_offset; /* IA32_TSC_ADJUST-like offset of the hypervisor, carried only */
+    uint8_t activity; /* Activity */
+    uint8_t shadow; /* interrupt shadow: bit 0 STI, bit 1 MOV SS */
+    uint8_t nmi_blocked; /* NMIs blocked until IRET */
+    uint8_t nmi_pending; /* an NMI waits for delivery */
+    uint8_t smm; /* in system-management mode: such a CPU is never taken */
+    uint64_t pending_debug; /* VMX pending debug exceptions: B0-B3, bit 12, BS bit 14 */
+    uint8_t inject_type; /* EventType of an event to deliver first; 255: none */
+    uint8_t inject_vector; /* its vector */
+    uint8_t inject_has_error; /* 1: it pushes inject_error */
+    uint32_t inject_error; /* its error code */
+    uint8_t inject_length; /* instruction length of a soft event */
+    uint64_t inject_payload; /* CR2 or DR6 bits that its delivery sets */
+    uint8_t inject_has_payload; /* 1: inject_payload is valid */
+    uint8_t fxsave[512]; /* FXSAVE image (SDM vol. 2A, FXSAVE, table 3-43) */
+};
+
+/* State groups: bits of x86_dm_groups.present. */
+enum {
+    X86_DM_GROUP_GENERAL = 1 << 0,
+    X86_DM_GROUP_SEGMENTS = 1 << 1,
+    X86_DM_GROUP_TABLES = 1 << 2,
+    X86_DM_GROUP_CONTROL = 1 << 3,
+    X86_DM_GROUP_DEBUG = 1 << 4,
+    X86_DM_GROUP_MSRS = 1 << 5,
+    X86_DM_GROUP_TIME = 1 << 6,
+    X86_DM_GROUP_EVENTS = 1 << 7,
+    X86_DM_GROUP_FPU = 1 << 8,
+    X86_DM_GROUPS = 9,
+    X86_DM_ALL_GROUPS = (1 << 9) - 1
+};
+
+/* Some or all groups of a state. */
+struct x86_dm_groups {
+    uint32_t present; /* X86_DM_GROUP_... */
+    struct x86_dm_state state; /* only the groups in present count */
+};
+
+/* One range of guest-physical memory. */
+struct x86_dm_region {
+    uint64_t gpa; /* first guest-physical address, a multiple of 4096 */
+    uint64_t size; /* bytes, a positive multiple of 4096 */
+    enum x86_dm_kind kind; /* how it answers */
+    uint32_t ram; /* RAM block behind it (ram, rom, firmware); else 0 */
+    uint64_t offset; /* first byte inside that block */
+};
+
+/* A whole memory map. */
+struct x86_dm_map {
+    uint64_t generation; /* greater than that of the map before */
+    uint32_t n_regions;
+    const struct x86_dm_region *regions; /* sorted by address, not overlapping */
+    bool a20; /* false: bit 20 of every physical address is cleared */
+};
+
+/* One row of the guest's CPUID table. */
+struct x86_dm_cpuid {
+    uint32_t leaf; /* EAX in */
+    uint32_t subleaf; /* ECX in */
+    uint32_t eax; /* EAX out */
+    uint32_t ebx; /* EBX out */
+    uint32_t ecx; /* ECX out */
+    uint32_t edx; /* EDX out */
+};
+
+/* An event to deliver before the first instruction. */
+struct x86_dm_event {
+    uint8_t type; /* VMX interruption type: 0 external, 2 NMI, 3 exception, 4 INT n, 5 ICEBP, 6 INT3/INTO */
+    uint8_t vector; /* vector */
+    bool has_error; /* an error code is pushed */
+    uint32_t error; /* the error code */
+    uint8_t length; /* instruction length of a soft event */
+};
+
+/* Writes to a coalesced region, made without waiting: one, or several of one size to ascending addresses. */
+struct x86_dm_posted {
+    uint64_t gpa; /* guest-physical address of the first */
+    struct x86_dm_blob data; /* bytes written, lowest address first */
+    uint8_t size; /* bytes of each write; data is a multiple of it */
+};
+
+/* One entry rule that does not hold. */
+struct x86_dm_failing {
+    const char *rule; /* its stable name */
+    const char *field; /* field judged, as the state table names it */
+    const char *actual; /* its value */
+    const char *expected; /* what the rule asks */
+    const char *section; /* where the manual says so */
+};
+
+/* What one vCPU has done since it was created. */
+struct x86_dm_vcpu_counters {
+    uint16_t vcpu; /* vCPU number */
+    uint64_t requests; /* runs accepted; a repeated request counts once */
+    uint64_t io; /* io exchanges */
+    uint64_t instructions; /* instructions completed */
+    uint64_t steps; /* instructions and REP iterations */
+    uint64_t bytes_in; /* bytes of messages received on its endpoint */
+    uint64_t bytes_out; /* bytes of messages sent from its endpoint */
+    uint64_t errors; /* error messages sent from its endpoint */
+};
+
+/* Open a session, or take one up again with a new socket. First message on a control socket. */
+struct x86_dm_hello {
+    uint64_t seq; /* request number, echoed by the answer */
+    uint16_t min_version; /* oldest protocol version the shim speaks */
+    uint16_t max_version; /* newest protocol version the shim speaks */
+    uint32_t n_features;
+    const char *const *features; /* features the shim can use */
+    const char *name; /* name of the VM, for logs and QMP */
+    uint32_t resume; /* session to take up again; 0: a new one */
+    uint32_t epoch; /* counts the shim's connections; must grow with each resume */
+};
+
+/* Answer to hello: what both will use. */
+struct x86_dm_welcome {
+    uint64_t seq; /* of the request */
+    uint16_t version; /* protocol version to use */
+    uint32_t session; /* session number, never 0 */
+    uint32_t n_features;
+    const char *const *features; /* those of the shim's features the daemon has too */
+    uint32_t max_message; /* largest message on a vCPU's endpoint, bytes */
+    uint32_t max_control; /* largest message on the control endpoint and the RAM socket, bytes */
+    uint32_t max_data; /* most device data in one exchange, bytes */
+    uint32_t max_regions; /* most regions in a map */
+    uint32_t max_vcpus; /* most vCPUs in a session */
+    uint32_t timeout_ms; /* a session without any control message for so long is freed */
+    const char *ram_socket; /* path of the AF_UNIX socket for RAM descriptors; empty: none */
+    const char *daemon; /* name and version of the daemon */
+    const char *engine; /* engine in use */
+    const char *engine_note; /* why this engine, when it is not the usual one */
+};
+
+/* Make a block of RAM known: with its descriptor on the RAM socket, or by path on the control endpoint. */
+struct x86_dm_ram {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    uint32_t ram; /* number the shim gives the block; not in use, not 0 */
+    uint64_t size; /* bytes, a positive multiple of 4096 */
+    const char *path; /* absolute, below the daemon's memory path; empty: a descriptor comes along */
+};
+
+/* Forget a block of RAM that the map no longer uses. */
+struct x86_dm_ram_remove {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    uint32_t ram; /* number of the block */
+};
+
+/* Replace the memory map of the session; running vCPUs take it up within a slice. */
+struct x86_dm_memory_map {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    struct x86_dm_map map; /* the new map */
+};
+
+/* Create a vCPU; it gets an endpoint of its own. */
+struct x86_dm_vcpu_create {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    uint16_t vcpu; /* number the shim gives it, below max_vcpus */
+    const char *model; /* CPU model: p6, 80386 or 80286 */
+    uint32_t n_cpuid;
+    const struct x86_dm_cpuid *cpuid; /* CPUID table; empty: that of the model */
+};
+
+/* Answer to vcpu-create. */
+struct x86_dm_vcpu_ready {
+    uint64_t seq; /* of the request */
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    const char *endpoint; /* ZeroMQ endpoint of this vCPU; connect a DEALER */
+};
+
+/* Destroy a vCPU; a run that is under way is given up. */
+struct x86_dm_vcpu_destroy {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+};
+
+/* Ask for the session's counters. */
+struct x86_dm_query {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+};
+
+/* Answer to query. */
+struct x86_dm_counters {
+    uint64_t seq; /* of the request */
+    uint32_t session; /* session */
+    uint64_t generation; /* generation of the memory map */
+    uint32_t n_vcpus;
+    const struct x86_dm_vcpu_counters *vcpus; /* one record per vCPU */
+};
+
+/* Heartbeat: keeps the session alive; send one every third of timeout_ms or so. */
+struct x86_dm_ping {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+};
+
+/* End the session and free all it had. */
+struct x86_dm_bye {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+};
+
+/* A request without other answer has been carried out. */
+struct x86_dm_ok {
+    uint64_t seq; /* of the request */
+    uint32_t session; /* session */
+};
+
+/* Run guest code. The answer is any number of io and then done or error. */
+struct x86_dm_emulate {
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    uint32_t epoch; /* counts the sockets this vCPU has used, from 1 */
+    uint64_t seq; /* counts this vCPU's runs, from 1; the same again repeats the answer */
+    uint64_t generation; /* newest memory map the shim has sent */
+    uint64_t base; /* seq of the run whose final state state differs from; 0: state is whole */
+    struct x86_dm_groups state; /* whole state, or the groups that differ from base */
+    enum x86_dm_reason reason; /* why */
+    enum x86_dm_until until; /* who runs the state next */
+    bool has_steps;
+    uint64_t steps; /* end after so many instructions or REP iterations */
+    bool has_microseconds;
+    uint64_t microseconds; /* end after running so long, waits for answers not counted */
+    bool window; /* an external interrupt waits: mind the interrupt window */
+    bool acknowledge; /* in the window ask for the vector and deliver it; else end there */
+    bool has_inject;
+    struct x86_dm_event inject; /* event to deliver first */
+    struct x86_dm_blob code; /* instruction bytes that win over memory for the first fetch */
+    bool has_mmio;
+    uint64_t mmio; /* address the one instruction of reason mmio must touch */
+    bool explain; /* done lists the entry rules that fail */
+    bool checkpoint; /* every io carries the state at the start of its instruction */
+};
+
+/* A question in the middle of an instruction. The daemon waits for io-answer. */
+struct x86_dm_io {
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    uint32_t epoch; /* newest epoch of the vCPU */
+    uint64_t seq; /* of the run */
+    uint32_t io; /* counts the questions of this run, from 1 */
+    enum x86_dm_io_kind kind; /* what is asked */
+    uint64_t address; /* port, guest-physical address or MSR number */
+    uint8_t size; /* bytes of one element */
+    uint32_t count; /* elements; above 1 for string I/O */
+    bool down; /* MMIO strings: each element is size below the one before, not above */
+    struct x86_dm_blob data; /* size * count bytes written, little-endian, in order of access */
+    uint32_t n_posted;
+    const struct x86_dm_posted *posted; /* coalesced writes before this, in order */
+    uint32_t n_pages;
+    const uint64_t *pages; /* pages (gpa >> 12) written since the last exchange */
+    bool tlb_flush; /* the guest flushed or changed paging since the last exchange */
+    uint64_t instructions; /* instructions completed in this run so far */
+    uint64_t steps; /* instructions and REP iterations in this run so far */
+    bool has_checkpoint;
+    struct x86_dm_groups checkpoint; /* state at the start of this instruction: groups that differ from the state submitted */
+};
+
+/* Answer to io. */
+struct x86_dm_io_answer {
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    uint32_t epoch; /* epoch */
+    uint64_t seq; /* of the run */
+    uint32_t io; /* number of the question */
+    struct x86_dm_blob data; /* size * count bytes read; interrupt-ack: the vector, or none */
+    bool fault; /* MSR accesses: raise #GP(0) in the guest */
+    bool has_map;
+    struct x86_dm_map map; /* the access changed the memory map; takes effect at once */
+    bool has_window;
+    bool window; /* an external interrupt waits (true) or no longer does (false) */
+    enum x86_dm_stop stop; /* end the run after this instruction */
+};
+
+/* Act on a run that is under way. Not answered itself; one for a run that is over is ignored. */
+struct x86_dm_kick {
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    uint32_t epoch; /* epoch */
+    uint64_t seq; /* of the run */
+    enum x86_dm_stop stop; /* end the run at the next boundary */
+    bool has_window;
+    bool window; /* as in io-answer; with stop none the run goes on */
+};
+
+/* The run has ended; the vCPU belongs to the shim again. */
+struct x86_dm_done {
+    uint32_t session; /* session */
+    uint16_t vcpu; /* vCPU */
+    uint32_t epoch; /* newest epoch of the vCPU */
+    uint64_t seq; /* of the run */
+    enum x86_dm_done_reason reason; /* why it ended */
+    enum x86_dm_stop stop; /* what an answer or kick asked for, whatever has ended the run */
+    uint64_t address; /* reasons firmware, hypervisor: guest-physical address */
+    const char *detail; /* reasons unsupported, memory-lost: which, in words */
+    struct x86_dm_groups state; /* groups that differ from the state submitted */
+    uint64_t instructions; /* instructions completed in this run */
+    uint64_t steps; /* instructions and REP iterations in this run */
+    uint32_t n_posted;
+    const struct x86_dm_posted *posted; /* coalesced writes since the last exchange */
+    uint32_t n_pages;
+    const uint64_t *pages; /* pages (gpa >> 12) written since the last exchange */
+    bool tlb_flush; /* the guest flushed or changed paging since the last exchange */
+    uint32_t n_failing;
+    const struct x86_dm_failing *failing; /* entry rules that fail, when asked for */
+    bool closing; /* the daemon is shutting down: take the vCPU elsewhere */
+};
+
+/* A request was refused and has changed nothing; or, unasked, the session or the run is gone. */
+struct x86_dm_error {
+    enum x86_dm_error_class error; /* what kind of mistake */
+    const char *text; /* what was wrong */
+    const char *expected; /* what would be right */
+    const char *field; /* field at fault */
+    uint64_t seq; /* of the request, when it could be read */
+    uint32_t session; /* session, when known */
+    bool has_vcpu;
+    uint16_t vcpu; /* vCPU, when known */
+    uint32_t epoch; /* newest epoch, when known */
+};
+
+enum x86_dm_type {
+    X86_DM_HELLO,
+    X86_DM_WELCOME,
+    X86_DM_RAM,
+    X86_DM_RAM_REMOVE,
+    X86_DM_MEMORY_MAP,
+    X86_DM_VCPU_CREATE,
+    X86_DM_VCPU_READY,
+    X86_DM_VCPU_DESTROY,
+    X86_DM_QUERY,
+    X86_DM_COUNTERS,
+    X86_DM_PING,
+    X86_DM_BYE,
+    X86_DM_OK,
+    X86_DM_EMULATE,
+    X86_DM_IO,
+    X86_DM_IO_ANSWER,
+    X86_DM_KICK,
+    X86_DM_DONE,
+    X86_DM_ERROR,
+    X86_DM_TYPES
+};
+
+/* Any message.  What x86_dm_unpack() made is given back with x86_dm_message_free(). */
+struct x86_dm_message {
+    enum x86_dm_type type;
+    union {
+        struct x86_dm_hello hello;
+        struct x86_dm_welcome welcome;
+        struct x86_dm_ram ram;
+        struct x86_dm_ram_remove ram_remove;
+        struct x86_dm_memory_map memory_map;
+        struct x86_dm_vcpu_create vcpu_create;
+        struct x86_dm_vcpu_ready vcpu_ready;
+        struct x86_dm_vcpu_destroy vcpu_destroy;
+        struct x86_dm_query query;
+        struct x86_dm_counters counters;
+        struct x86_dm_ping ping;
+        struct x86_dm_bye bye;
+        struct x86_dm_ok ok;
+        struct x86_dm_emulate emulate;
+        struct x86_dm_io io;
+        struct x86_dm_io_answer io_answer;
+        struct x86_dm_kick kick;
+        struct x86_dm_done done;
+        struct x86_dm_error error;
+    };
+    void *zone, *bytes; /* private: what the pointers above point into */
+};
+
+/* ------------------------------------------------------------------------------------------- failures */
+
+enum x86_dm_status {
+    X86_DM_FINE,
+    X86_DM_REFUSED,      /* the daemon refused the request and has changed nothing: see error */
+    X86_DM_SESSION_LOST, /* the daemon or the session is gone; x86_dm_reconnect() may help */
+    X86_DM_RUN_LOST,     /* a run was lost in the middle: memory may have changed, the registers are unknown */
+    X86_DM_UNUSABLE,     /* bytes or arguments are not what the protocol allows: see error */
+    X86_DM_NO_RESOURCES, /* the system is out of memory, descriptors or threads */
+};
+
+/* Why something failed, in the terms of the message `error`. */
+struct x86_dm_failure {
+    enum x86_dm_status status;
+    enum x86_dm_error_class error; /* with X86_DM_REFUSED and X86_DM_UNUSABLE */
+    char text[513];                /* what was wrong */
+    char expected[513];            /* what would be right, or "" */
+    char field[129];               /* field at fault, or "" */
+};
+
+/* ------------------------------------------------------------------------------------------- messages */
+
+/* Bytes that grow as needed.  Start with zeros, end with x86_dm_buffer_free(). */
+struct x86_dm_buffer {
+    uint8_t *data;
+    size_t size, room;
+};
+
+/* Make `message` one of `type` with all defaults. */
+void x86_dm_init(struct x86_dm_message *message, enum x86_dm_type type);
+
+/* Replace what is in `out` by the bytes of a message.  NULL stands for empty text. */
+enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_message *message,
+                               struct x86_dm_failure *why);
+
+/*
+ * Make a message of bytes from a peer; `limit` is the size that is allowed.  The message does not refer to `data`.
+ * After success give it back with x86_dm_message_free().  Text that contains a NUL is refused.
+ */
+enum x86_dm_status x86_dm_unpack(struct x86_dm_message *message, const void *data, size_t size, size_t limit,
+                                 struct x86_dm_failure *why);
+
+void x86_dm_message_free(struct x86_dm_message *message);
+void x86_dm_buffer_free(struct x86_dm_buffer *buffer);
+
+/* The wire's word for a value of an enumeration, as in x86_dm_done_reason_name(done->reason); "?" for a wrong one. */
+const char *x86_dm_io_kind_name(enum x86_dm_io_kind kind);
+const char *x86_dm_done_reason_name(enum x86_dm_done_reason reason);
+const char *x86_dm_error_class_name(enum x86_dm_error_class error);
+
+/* Set a state to that after RESET. */
+void x86_dm_state_reset(struct x86_dm_state *state);
+/* Return the groups (X86_DM_GROUP_...) in which two states differ. */
+uint32_t x86_dm_state_difference(const struct x86_dm_state *one, const struct x86_dm_state *other);
+/* Copy the groups that are present into `state`. */
+void x86_dm_state_update(struct x86_dm_state *state, const struct x86_dm_groups *groups);
+
+/* ------------------------------------------------------------------------------------------- session */
+
+struct x86_dm;
+struct x86_dm_vcpu;
+
+/*
+ * Open a session at a daemon's control endpoint.  `name` is the VM's, for logs.  Every control request, this one
+ * included, may take `timeout_ms` (0: 30 seconds).  Returns NULL and says why when there is none.
+ */
+struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why);
+
+/* What the daemon said: version, features, limits, engine.  Valid until the next reconnect. */
+const struct x86_dm_welcome *x86_dm_daemon(const struct x86_dm *dm);
+bool x86_dm_has_feature(const struct x86_dm *dm, const char *feature);
+
+/* Tell whether the session cannot be used any more, and why (`why` may be NULL). */
+bool x86_dm_is_lost(struct x86_dm *dm, struct x86_dm_failure *why);
+/* Tell whether the daemon is shutting down: runs end, new ones are refused. */
+bool x86_dm_is_closing(struct x86_dm *dm);
+
+/* Share RAM by its descriptor, a memfd sealed with F_SEAL_SHRINK; `number` is what regions name it by. */
+enum x86_dm_status x86_dm_add_ram(struct x86_dm *dm, int fd, uint64_t size, uint32_t *number,
+                                  struct x86_dm_failure *why);
+/* Share RAM that is a file below the daemon's memory path. */
+enum x86_dm_status x86_dm_add_ram_file(struct x86_dm *dm, const char *path, uint64_t size, uint32_t *number,
+                                       struct x86_dm_failure *why);
+/* Take back a block that the map no longer uses. */
+enum x86_dm_status x86_dm_remove_ram(struct x86_dm *dm, uint32_t number, struct x86_dm_failure *why);
+
+/* Replace the memory map; the regions are copied. */
+enum x86_dm_status x86_dm_set_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
+                                  struct x86_dm_failure *why);
+/* Number a map that goes with an answer; it counts as sent.  `map` refers to `regions`. */
+enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
+                                   struct x86_dm_map *map, struct x86_dm_failure *why);
+
+/* Create a vCPU; n = 0 rows of CPUID: the model's own table.  Returns NULL and says why when there is none. */
+struct x86_dm_vcpu *x86_dm_create_vcpu(struct x86_dm *dm, uint16_t number, const char *model,
+                                       const struct x86_dm_cpuid *cpuid, uint32_t n, struct x86_dm_failure *why);
+/* Destroy a vCPU that is not running; it is freed whatever the daemon says. */
+enum x86_dm_status x86_dm_destroy_vcpu(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why);
+
+/* Ask for the daemon's counters.  After success free `answer` with x86_dm_message_free(). */
+enum x86_dm_status x86_dm_query(struct x86_dm *dm, struct x86_dm_message *answer, struct x86_dm_failure *why);
+
+/*
+ * Take the session up again with new sockets and a new epoch.  A run under way goes on: its request is sent again and
+ * answered from the daemon's record.  When the daemon does not know the session (it is another one), a new session
+ * gets the same RAM, map and vCPUs, and a run that was under way is lost; `same` tells which.
+ */
+enum x86_dm_status x86_dm_reconnect(struct x86_dm *dm, bool *same, struct x86_dm_failure *why);
+
+/* End the session and free everything, vCPUs included; none may be running.  `bye` false: just vanish. */
+void x86_dm_close(struct x86_dm *dm, bool bye);
+
+/* ------------------------------------------------------------------------------------------- runs */
+
+/* Answer to a question.  It arrives with the defaults: empty bus, nothing changes. */
+struct x86_dm_answer {
+    uint8_t *data;                /* where to put bytes read: room for size * count and at least 8; all ones */
+    uint32_t size;                /* bytes that count: already right, save for interrupt-ack (1: data[0] is the vector) */
+    bool fault;                   /* MSRs: raise #GP(0); already set for them */
+    const struct x86_dm_map *map; /* the access changed the memory map (x86_dm_next_map()), or NULL */
+    int window;                   /* an external interrupt waits: 1 yes, 0 no longer, -1 as before */
+    enum x86_dm_stop stop;        /* end the run after this instruction */
+};
+
+/* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
+struct x86_dm_devices {
+    void *opaque;
+    /* A question other than `report`.  For a write `io->data` holds the bytes. */
+    void (*on_io)(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer *answer);
+    /* One coalesced write, in order. */
+    void (*on_posted)(void *opaque, uint64_t gpa, const uint8_t *data, uint32_t size);
+    /* Numbers (gpa >> 12) of pages the guest has written. */
+    void (*on_pages)(void *opaque, const uint64_t *pages, uint32_t n);
+    /* The wait was cut short, by x86_dm_wake() or a signal; true kicks the run. */
+    bool (*on_wake)(void *opaque);
+};
+
+/* What a vCPU has done, counted on this side. */
+struct x86_dm_stats {
+    uint64_t requests, io, instructions, steps, bytes_sent, bytes_received, kicks, resent;
+};
+
+/*
+ * Run guest code from `state`, which is brought up to date.  `how` is made with x86_dm_init(); session, vcpu, epoch,
+ * seq, generation, base and state in it are filled in.  `done` tells how the run ended; it is valid until the vCPU's
+ * next run or its end.  After failure the state is as it was.
+ */
+enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *state, const struct x86_dm_emulate *how,
+                              const struct x86_dm_devices *devices, const struct x86_dm_done **done,
+                              struct x86_dm_failure *why);
+
+/*
+ * End the run under way soon, or with X86_DM_STOP_NONE only tell whether an interrupt waits (1, 0; -1: not said).
+ * Without a run under way the next one is kicked.  Any thread, also a signal handler.
+ */
+void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window);
+/* Make a waiting run call on_wake.  Any thread, also a signal handler. */
+void x86_dm_wake(struct x86_dm_vcpu *vcpu);
+
+void x86_dm_get_stats(const struct x86_dm_vcpu *vcpu, struct x86_dm_stats *stats);
+
+#endif /* X86_DM_H */
+
+#if defined(X86_DM_IMPLEMENTATION) && !defined(X86_DM_IMPLEMENTED)
+#define X86_DM_IMPLEMENTED
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <msgpack.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#include <zmq.h>
+
+/* ------------------------------------------------------------------------------------------- tables */
+
+enum { X86_DM__U, X86_DM__FLAG, X86_DM__TEXT, X86_DM__BLOB, X86_DM__WORD, X86_DM__RECORD, X86_DM__STATE };
+enum { X86_DM__REQUIRED, X86_DM__OPTIONAL, X86_DM__NOT_SAID };
+
+/* One field.  `width` is bits (U), most bytes (TEXT, BLOB) or the number of words; `limit` above 0 makes it a list. */
+struct x86_dm__row {
+    const char *name;
+    uint8_t kind, use;
+    uint32_t width, limit;
+    size_t offset, beside; /* of the value, and of n_... or has_... beside it */
+    size_t size;           /* of one value */
+    uint64_t preset;
+    const char *preset_text;
+    const void *table; /* words, or the record's table */
+};
+
+struct x86_dm__table {
+    const char *name;
+    const struct x86_dm__row *rows;
+    uint32_t n;
+    uint32_t limit; /* most bytes of a message */
+};
+
+/* One value of a state group: bits, and where it is in struct x86_dm_state. */
+struct x86_dm__slot {
+    const char *name;
+    uint32_t width;
+    size_t offset;
+};
+
+struct x86_dm__group {
+    const char *name;
+    const struct x86_dm__slot *slots;
+    uint32_t n;
+};
+
+#define X86_DM__MAX_GROUPS 32u
+#define X86_DM__MAX_GROUP_VALUES 256u
+#define X86_DM__MAX_GROUP_BLOB 8192u
+
+static const char *const x86_dm__kind_words[] = {"ram", "rom", "mmio", "coalesced", "hypervisor", "firmware"};
+static const char *const x86_dm__reason_words[] = {"request", "real-mode", "invalid-state", "failure", "mmio"};
+static const char *const x86_dm__until_words[] = {"vmx", "vmx-ug", "vmx-raw", "svm", "svm-raw", "protected", "instructions", "never"};
+static const char *const x86_dm__io_kind_words[] = {"port-in", "port-out", "mmio-read", "mmio-write", "msr-read", "msr-write", "interrupt-ack", "report"};
+static const char *const x86_dm__stop_words[] = {"none", "kick", "reset", "init", "nmi", "smi"};
+static const char *const x86_dm__done_reason_words[] = {"budget", "kicked", "stopped", "enterable", "halt", "shutdown", "debug", "interrupt-window", "firmware", "hypervisor", "unsupported", "mmio-mismatch", "memory-lost"};
+static const char *const x86_dm__error_class_words[] = {"bad-message", "unknown-message", "too-large", "version", "unknown-session", "unknown-vcpu", "stale-epoch", "stale-sequence", "unknown-base", "bad-generation", "bad-memory", "bad-state", "bad-answer", "limit", "busy", "aborted", "session-lost", "shutting-down", "internal"};
+
+static const struct x86_dm__row x86_dm__region_rows[] = {
+    {"gpa", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_region, gpa),
+     offsetof(struct x86_dm_region, gpa), sizeof(uint64_t), 0, NULL, NULL},
+    {"size", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_region, size),
+     offsetof(struct x86_dm_region, size), sizeof(uint64_t), 0, NULL, NULL},
+    {"kind", X86_DM__WORD, X86_DM__REQUIRED, 6, 0, offsetof(struct x86_dm_region, kind),
+     offsetof(struct x86_dm_region, kind), sizeof(enum x86_dm_kind), 0, NULL, x86_dm__kind_words},
+    {"ram", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_region, ram),
+     offsetof(struct x86_dm_region, ram), sizeof(uint32_t), 0, NULL, NULL},
+    {"offset", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_region, offset),
+     offsetof(struct x86_dm_region, offset), sizeof(uint64_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__region_table = {"Region", x86_dm__region_rows, 5, 0};
+
+static const struct x86_dm__row x86_dm__cpuid_rows[] = {
+    {"leaf", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, leaf),
+     offsetof(struct x86_dm_cpuid, leaf), sizeof(uint32_t), 0, NULL, NULL},
+    {"subleaf", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, subleaf),
+     offsetof(struct x86_dm_cpuid, subleaf), sizeof(uint32_t), 0, NULL, NULL},
+    {"eax", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, eax),
+     offsetof(struct x86_dm_cpuid, eax), sizeof(uint32_t), 0, NULL, NULL},
+    {"ebx", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, ebx),
+     offsetof(struct x86_dm_cpuid, ebx), sizeof(uint32_t), 0, NULL, NULL},
+    {"ecx", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, ecx),
+     offsetof(struct x86_dm_cpuid, ecx), sizeof(uint32_t), 0, NULL, NULL},
+    {"edx", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_cpuid, edx),
+     offsetof(struct x86_dm_cpuid, edx), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__cpuid_table = {"Cpuid", x86_dm__cpuid_rows, 6, 0};
+
+static const struct x86_dm__row x86_dm__event_rows[] = {
+    {"type", X86_DM__U, X86_DM__REQUIRED, 8, 0, offsetof(struct x86_dm_event, type),
+     offsetof(struct x86_dm_event, type), sizeof(uint8_t), 0, NULL, NULL},
+    {"vector", X86_DM__U, X86_DM__REQUIRED, 8, 0, offsetof(struct x86_dm_event, vector),
+     offsetof(struct x86_dm_event, vector), sizeof(uint8_t), 0, NULL, NULL},
+    {"has_error", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_event, has_error),
+     offsetof(struct x86_dm_event, has_error), sizeof(bool), 0, NULL, NULL},
+    {"error", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_event, error),
+     offsetof(struct x86_dm_event, error), sizeof(uint32_t), 0, NULL, NULL},
+    {"length", X86_DM__U, X86_DM__OPTIONAL, 8, 0, offsetof(struct x86_dm_event, length),
+     offsetof(struct x86_dm_event, length), sizeof(uint8_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__event_table = {"Event", x86_dm__event_rows, 5, 0};
+
+static const struct x86_dm__row x86_dm__posted_rows[] = {
+    {"gpa", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_posted, gpa),
+     offsetof(struct x86_dm_posted, gpa), sizeof(uint64_t), 0, NULL, NULL},
+    {"data", X86_DM__BLOB, X86_DM__REQUIRED, 4096, 0, offsetof(struct x86_dm_posted, data),
+     offsetof(struct x86_dm_posted, data), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+    {"size", X86_DM__U, X86_DM__REQUIRED, 8, 0, offsetof(struct x86_dm_posted, size),
+     offsetof(struct x86_dm_posted, size), sizeof(uint8_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__posted_table = {"Posted", x86_dm__posted_rows, 3, 0};
+
+static const struct x86_dm__row x86_dm__failing_rows[] = {
+    {"rule", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_failing, rule),
+     offsetof(struct x86_dm_failing, rule), sizeof(const char *), 0, NULL, NULL},
+    {"field", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_failing, field),
+     offsetof(struct x86_dm_failing, field), sizeof(const char *), 0, NULL, NULL},
+    {"actual", X86_DM__TEXT, X86_DM__REQUIRED, 128, 0, offsetof(struct x86_dm_failing, actual),
+     offsetof(struct x86_dm_failing, actual), sizeof(const char *), 0, NULL, NULL},
+    {"expected", X86_DM__TEXT, X86_DM__REQUIRED, 128, 0, offsetof(struct x86_dm_failing, expected),
+     offsetof(struct x86_dm_failing, expected), sizeof(const char *), 0, NULL, NULL},
+    {"section", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_failing, section),
+     offsetof(struct x86_dm_failing, section), sizeof(const char *), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__failing_table = {"Failing", x86_dm__failing_rows, 5, 0};
+
+static const struct x86_dm__row x86_dm__vcpu_counters_rows[] = {
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_vcpu_counters, vcpu),
+     offsetof(struct x86_dm_vcpu_counters, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"requests", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, requests),
+     offsetof(struct x86_dm_vcpu_counters, requests), sizeof(uint64_t), 0, NULL, NULL},
+    {"io", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, io),
+     offsetof(struct x86_dm_vcpu_counters, io), sizeof(uint64_t), 0, NULL, NULL},
+    {"instructions", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, instructions),
+     offsetof(struct x86_dm_vcpu_counters, instructions), sizeof(uint64_t), 0, NULL, NULL},
+    {"steps", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, steps),
+     offsetof(struct x86_dm_vcpu_counters, steps), sizeof(uint64_t), 0, NULL, NULL},
+    {"bytes_in", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, bytes_in),
+     offsetof(struct x86_dm_vcpu_counters, bytes_in), sizeof(uint64_t), 0, NULL, NULL},
+    {"bytes_out", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, bytes_out),
+     offsetof(struct x86_dm_vcpu_counters, bytes_out), sizeof(uint64_t), 0, NULL, NULL},
+    {"errors", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_counters, errors),
+     offsetof(struct x86_dm_vcpu_counters, errors), sizeof(uint64_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__vcpu_counters_table = {"VcpuCounters", x86_dm__vcpu_counters_rows, 8, 0};
+
+static const struct x86_dm__row x86_dm__map_rows[] = {
+    {"generation", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_map, generation),
+     offsetof(struct x86_dm_map, generation), sizeof(uint64_t), 0, NULL, NULL},
+    {"regions", X86_DM__RECORD, X86_DM__REQUIRED, 0, 1024, offsetof(struct x86_dm_map, regions),
+     offsetof(struct x86_dm_map, n_regions), sizeof(struct x86_dm_region), 0, NULL, &x86_dm__region_table},
+    {"a20", X86_DM__FLAG, X86_DM__REQUIRED, 0, 0, offsetof(struct x86_dm_map, a20),
+     offsetof(struct x86_dm_map, a20), sizeof(bool), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__map_table = {"Map", x86_dm__map_rows, 3, 0};
+
+static const struct x86_dm__row x86_dm__hello_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_hello, seq),
+     offsetof(struct x86_dm_hello, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"min_version", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_hello, min_version),
+     offsetof(struct x86_dm_hello, min_version), sizeof(uint16_t), 0, NULL, NULL},
+    {"max_version", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_hello, max_version),
+     offsetof(struct x86_dm_hello, max_version), sizeof(uint16_t), 0, NULL, NULL},
+    {"features", X86_DM__TEXT, X86_DM__OPTIONAL, 32, 64, offsetof(struct x86_dm_hello, features),
+     offsetof(struct x86_dm_hello, n_features), sizeof(const char *), 0, NULL, NULL},
+    {"name", X86_DM__TEXT, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_hello, name),
+     offsetof(struct x86_dm_hello, name), sizeof(const char *), 0, NULL, NULL},
+    {"resume", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_hello, resume),
+     offsetof(struct x86_dm_hello, resume), sizeof(uint32_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_hello, epoch),
+     offsetof(struct x86_dm_hello, epoch), sizeof(uint32_t), 1, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__hello_table = {"hello", x86_dm__hello_rows, 7, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__welcome_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_welcome, seq),
+     offsetof(struct x86_dm_welcome, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"version", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_welcome, version),
+     offsetof(struct x86_dm_welcome, version), sizeof(uint16_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, session),
+     offsetof(struct x86_dm_welcome, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"features", X86_DM__TEXT, X86_DM__OPTIONAL, 32, 64, offsetof(struct x86_dm_welcome, features),
+     offsetof(struct x86_dm_welcome, n_features), sizeof(const char *), 0, NULL, NULL},
+    {"max_message", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, max_message),
+     offsetof(struct x86_dm_welcome, max_message), sizeof(uint32_t), 0, NULL, NULL},
+    {"max_control", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, max_control),
+     offsetof(struct x86_dm_welcome, max_control), sizeof(uint32_t), 0, NULL, NULL},
+    {"max_data", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, max_data),
+     offsetof(struct x86_dm_welcome, max_data), sizeof(uint32_t), 0, NULL, NULL},
+    {"max_regions", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, max_regions),
+     offsetof(struct x86_dm_welcome, max_regions), sizeof(uint32_t), 0, NULL, NULL},
+    {"max_vcpus", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, max_vcpus),
+     offsetof(struct x86_dm_welcome, max_vcpus), sizeof(uint32_t), 0, NULL, NULL},
+    {"timeout_ms", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_welcome, timeout_ms),
+     offsetof(struct x86_dm_welcome, timeout_ms), sizeof(uint32_t), 0, NULL, NULL},
+    {"ram_socket", X86_DM__TEXT, X86_DM__OPTIONAL, 108, 0, offsetof(struct x86_dm_welcome, ram_socket),
+     offsetof(struct x86_dm_welcome, ram_socket), sizeof(const char *), 0, NULL, NULL},
+    {"daemon", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_welcome, daemon),
+     offsetof(struct x86_dm_welcome, daemon), sizeof(const char *), 0, NULL, NULL},
+    {"engine", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_welcome, engine),
+     offsetof(struct x86_dm_welcome, engine), sizeof(const char *), 0, NULL, NULL},
+    {"engine_note", X86_DM__TEXT, X86_DM__OPTIONAL, 512, 0, offsetof(struct x86_dm_welcome, engine_note),
+     offsetof(struct x86_dm_welcome, engine_note), sizeof(const char *), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__welcome_table = {"welcome", x86_dm__welcome_rows, 14, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__ram_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram, seq),
+     offsetof(struct x86_dm_ram, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ram, session),
+     offsetof(struct x86_dm_ram, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"ram", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ram, ram),
+     offsetof(struct x86_dm_ram, ram), sizeof(uint32_t), 0, NULL, NULL},
+    {"size", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram, size),
+     offsetof(struct x86_dm_ram, size), sizeof(uint64_t), 0, NULL, NULL},
+    {"path", X86_DM__TEXT, X86_DM__OPTIONAL, 4096, 0, offsetof(struct x86_dm_ram, path),
+     offsetof(struct x86_dm_ram, path), sizeof(const char *), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__ram_table = {"ram", x86_dm__ram_rows, 5, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__ram_remove_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram_remove, seq),
+     offsetof(struct x86_dm_ram_remove, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ram_remove, session),
+     offsetof(struct x86_dm_ram_remove, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"ram", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ram_remove, ram),
+     offsetof(struct x86_dm_ram_remove, ram), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__ram_remove_table = {"ram-remove", x86_dm__ram_remove_rows, 3, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__memory_map_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_memory_map, seq),
+     offsetof(struct x86_dm_memory_map, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_memory_map, session),
+     offsetof(struct x86_dm_memory_map, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"map", X86_DM__RECORD, X86_DM__REQUIRED, 0, 0, offsetof(struct x86_dm_memory_map, map),
+     offsetof(struct x86_dm_memory_map, map), sizeof(struct x86_dm_map), 0, NULL, &x86_dm__map_table},
+};
+static const struct x86_dm__table x86_dm__memory_map_table = {"memory-map", x86_dm__memory_map_rows, 3, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__vcpu_create_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_create, seq),
+     offsetof(struct x86_dm_vcpu_create, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_vcpu_create, session),
+     offsetof(struct x86_dm_vcpu_create, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_vcpu_create, vcpu),
+     offsetof(struct x86_dm_vcpu_create, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"model", X86_DM__TEXT, X86_DM__OPTIONAL, 16, 0, offsetof(struct x86_dm_vcpu_create, model),
+     offsetof(struct x86_dm_vcpu_create, model), sizeof(const char *), 0, "p6", NULL},
+    {"cpuid", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 256, offsetof(struct x86_dm_vcpu_create, cpuid),
+     offsetof(struct x86_dm_vcpu_create, n_cpuid), sizeof(struct x86_dm_cpuid), 0, NULL, &x86_dm__cpuid_table},
+};
+static const struct x86_dm__table x86_dm__vcpu_create_table = {"vcpu-create", x86_dm__vcpu_create_rows, 5, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__vcpu_ready_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_ready, seq),
+     offsetof(struct x86_dm_vcpu_ready, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_vcpu_ready, session),
+     offsetof(struct x86_dm_vcpu_ready, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_vcpu_ready, vcpu),
+     offsetof(struct x86_dm_vcpu_ready, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"endpoint", X86_DM__TEXT, X86_DM__REQUIRED, 256, 0, offsetof(struct x86_dm_vcpu_ready, endpoint),
+     offsetof(struct x86_dm_vcpu_ready, endpoint), sizeof(const char *), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__vcpu_ready_table = {"vcpu-ready", x86_dm__vcpu_ready_rows, 4, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__vcpu_destroy_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_destroy, seq),
+     offsetof(struct x86_dm_vcpu_destroy, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_vcpu_destroy, session),
+     offsetof(struct x86_dm_vcpu_destroy, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_vcpu_destroy, vcpu),
+     offsetof(struct x86_dm_vcpu_destroy, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__vcpu_destroy_table = {"vcpu-destroy", x86_dm__vcpu_destroy_rows, 3, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__query_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_query, seq),
+     offsetof(struct x86_dm_query, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_query, session),
+     offsetof(struct x86_dm_query, session), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__query_table = {"query", x86_dm__query_rows, 2, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__counters_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_counters, seq),
+     offsetof(struct x86_dm_counters, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_counters, session),
+     offsetof(struct x86_dm_counters, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"generation", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_counters, generation),
+     offsetof(struct x86_dm_counters, generation), sizeof(uint64_t), 0, NULL, NULL},
+    {"vcpus", X86_DM__RECORD, X86_DM__REQUIRED, 0, 256, offsetof(struct x86_dm_counters, vcpus),
+     offsetof(struct x86_dm_counters, n_vcpus), sizeof(struct x86_dm_vcpu_counters), 0, NULL, &x86_dm__vcpu_counters_table},
+};
+static const struct x86_dm__table x86_dm__counters_table = {"counters", x86_dm__counters_rows, 4, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__ping_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ping, seq),
+     offsetof(struct x86_dm_ping, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ping, session),
+     offsetof(struct x86_dm_ping, session), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__ping_table = {"ping", x86_dm__ping_rows, 2, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__bye_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_bye, seq),
+     offsetof(struct x86_dm_bye, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_bye, session),
+     offsetof(struct x86_dm_bye, session), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__bye_table = {"bye", x86_dm__bye_rows, 2, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__ok_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ok, seq),
+     offsetof(struct x86_dm_ok, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_ok, session),
+     offsetof(struct x86_dm_ok, session), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__ok_table = {"ok", x86_dm__ok_rows, 2, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__emulate_rows[] = {
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_emulate, session),
+     offsetof(struct x86_dm_emulate, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_emulate, vcpu),
+     offsetof(struct x86_dm_emulate, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_emulate, epoch),
+     offsetof(struct x86_dm_emulate, epoch), sizeof(uint32_t), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_emulate, seq),
+     offsetof(struct x86_dm_emulate, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"generation", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_emulate, generation),
+     offsetof(struct x86_dm_emulate, generation), sizeof(uint64_t), 0, NULL, NULL},
+    {"base", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_emulate, base),
+     offsetof(struct x86_dm_emulate, base), sizeof(uint64_t), 0, NULL, NULL},
+    {"state", X86_DM__STATE, X86_DM__REQUIRED, 0, 0, offsetof(struct x86_dm_emulate, state),
+     offsetof(struct x86_dm_emulate, state), sizeof(struct x86_dm_groups), 0, NULL, NULL},
+    {"reason", X86_DM__WORD, X86_DM__OPTIONAL, 5, 0, offsetof(struct x86_dm_emulate, reason),
+     offsetof(struct x86_dm_emulate, reason), sizeof(enum x86_dm_reason), 0, NULL, x86_dm__reason_words},
+    {"until", X86_DM__WORD, X86_DM__OPTIONAL, 8, 0, offsetof(struct x86_dm_emulate, until),
+     offsetof(struct x86_dm_emulate, until), sizeof(enum x86_dm_until), 7, NULL, x86_dm__until_words},
+    {"steps", X86_DM__U, X86_DM__NOT_SAID, 64, 0, offsetof(struct x86_dm_emulate, steps),
+     offsetof(struct x86_dm_emulate, has_steps), sizeof(uint64_t), 0, NULL, NULL},
+    {"microseconds", X86_DM__U, X86_DM__NOT_SAID, 64, 0, offsetof(struct x86_dm_emulate, microseconds),
+     offsetof(struct x86_dm_emulate, has_microseconds), sizeof(uint64_t), 0, NULL, NULL},
+    {"window", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_emulate, window),
+     offsetof(struct x86_dm_emulate, window), sizeof(bool), 0, NULL, NULL},
+    {"acknowledge", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_emulate, acknowledge),
+     offsetof(struct x86_dm_emulate, acknowledge), sizeof(bool), 0, NULL, NULL},
+    {"inject", X86_DM__RECORD, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_emulate, inject),
+     offsetof(struct x86_dm_emulate, has_inject), sizeof(struct x86_dm_event), 0, NULL, &x86_dm__event_table},
+    {"code", X86_DM__BLOB, X86_DM__OPTIONAL, 15, 0, offsetof(struct x86_dm_emulate, code),
+     offsetof(struct x86_dm_emulate, code), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+    {"mmio", X86_DM__U, X86_DM__NOT_SAID, 64, 0, offsetof(struct x86_dm_emulate, mmio),
+     offsetof(struct x86_dm_emulate, has_mmio), sizeof(uint64_t), 0, NULL, NULL},
+    {"explain", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_emulate, explain),
+     offsetof(struct x86_dm_emulate, explain), sizeof(bool), 0, NULL, NULL},
+    {"checkpoint", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_emulate, checkpoint),
+     offsetof(struct x86_dm_emulate, checkpoint), sizeof(bool), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 18, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__row x86_dm__io_rows[] = {
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, session),
+     offsetof(struct x86_dm_io, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_io, vcpu),
+     offsetof(struct x86_dm_io, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, epoch),
+     offsetof(struct x86_dm_io, epoch), sizeof(uint32_t), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_io, seq),
+     offsetof(struct x86_dm_io, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"io", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, io),
+     offsetof(struct x86_dm_io, io), sizeof(uint32_t), 0, NULL, NULL},
+    {"kind", X86_DM__WORD, X86_DM__REQUIRED, 8, 0, offsetof(struct x86_dm_io, kind),
+     offsetof(struct x86_dm_io, kind), sizeof(enum x86_dm_io_kind), 0, NULL, x86_dm__io_kind_words},
+    {"address", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io, address),
+     offsetof(struct x86_dm_io, address), sizeof(uint64_t), 0, NULL, NULL},
+    {"size", X86_DM__U, X86_DM__OPTIONAL, 8, 0, offsetof(struct x86_dm_io, size),
+     offsetof(struct x86_dm_io, size), sizeof(uint8_t), 0, NULL, NULL},
+    {"count", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_io, count),
+     offsetof(struct x86_dm_io, count), sizeof(uint32_t), 1, NULL, NULL},
+    {"down", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_io, down),
+     offsetof(struct x86_dm_io, down), sizeof(bool), 0, NULL, NULL},
+    {"data", X86_DM__BLOB, X86_DM__OPTIONAL, 262144, 0, offsetof(struct x86_dm_io, data),
+     offsetof(struct x86_dm_io, data), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+    {"posted", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 8192, offsetof(struct x86_dm_io, posted),
+     offsetof(struct x86_dm_io, n_posted), sizeof(struct x86_dm_posted), 0, NULL, &x86_dm__posted_table},
+    {"pages", X86_DM__U, X86_DM__OPTIONAL, 64, 32768, offsetof(struct x86_dm_io, pages),
+     offsetof(struct x86_dm_io, n_pages), sizeof(uint64_t), 0, NULL, NULL},
+    {"tlb_flush", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_io, tlb_flush),
+     offsetof(struct x86_dm_io, tlb_flush), sizeof(bool), 0, NULL, NULL},
+    {"instructions", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io, instructions),
+     offsetof(struct x86_dm_io, instructions), sizeof(uint64_t), 0, NULL, NULL},
+    {"steps", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io, steps),
+     offsetof(struct x86_dm_io, steps), sizeof(uint64_t), 0, NULL, NULL},
+    {"checkpoint", X86_DM__STATE, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_io, checkpoint),
+     offsetof(struct x86_dm_io, has_checkpoint), sizeof(struct x86_dm_groups), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__io_table = {"io", x86_dm__io_rows, 17, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__row x86_dm__io_answer_rows[] = {
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io_answer, session),
+     offsetof(struct x86_dm_io_answer, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_io_answer, vcpu),
+     offsetof(struct x86_dm_io_answer, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io_answer, epoch),
+     offsetof(struct x86_dm_io_answer, epoch), sizeof(uint32_t), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_io_answer, seq),
+     offsetof(struct x86_dm_io_answer, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"io", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io_answer, io),
+     offsetof(struct x86_dm_io_answer, io), sizeof(uint32_t), 0, NULL, NULL},
+    {"data", X86_DM__BLOB, X86_DM__OPTIONAL, 262144, 0, offsetof(struct x86_dm_io_answer, data),
+     offsetof(struct x86_dm_io_answer, data), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+    {"fault", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_io_answer, fault),
+     offsetof(struct x86_dm_io_answer, fault), sizeof(bool), 0, NULL, NULL},
+    {"map", X86_DM__RECORD, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_io_answer, map),
+     offsetof(struct x86_dm_io_answer, has_map), sizeof(struct x86_dm_map), 0, NULL, &x86_dm__map_table},
+    {"window", X86_DM__FLAG, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_io_answer, window),
+     offsetof(struct x86_dm_io_answer, has_window), sizeof(bool), 0, NULL, NULL},
+    {"stop", X86_DM__WORD, X86_DM__OPTIONAL, 6, 0, offsetof(struct x86_dm_io_answer, stop),
+     offsetof(struct x86_dm_io_answer, stop), sizeof(enum x86_dm_stop), 0, NULL, x86_dm__stop_words},
+};
+static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 10, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__row x86_dm__kick_rows[] = {
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_kick, session),
+     offsetof(struct x86_dm_kick, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_kick, vcpu),
+     offsetof(struct x86_dm_kick, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_kick, epoch),
+     offsetof(struct x86_dm_kick, epoch), sizeof(uint32_t), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_kick, seq),
+     offsetof(struct x86_dm_kick, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"stop", X86_DM__WORD, X86_DM__OPTIONAL, 6, 0, offsetof(struct x86_dm_kick, stop),
+     offsetof(struct x86_dm_kick, stop), sizeof(enum x86_dm_stop), 1, NULL, x86_dm__stop_words},
+    {"window", X86_DM__FLAG, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_kick, window),
+     offsetof(struct x86_dm_kick, has_window), sizeof(bool), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__kick_table = {"kick", x86_dm__kick_rows, 6, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__row x86_dm__done_rows[] = {
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_done, session),
+     offsetof(struct x86_dm_done, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_done, vcpu),
+     offsetof(struct x86_dm_done, vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_done, epoch),
+     offsetof(struct x86_dm_done, epoch), sizeof(uint32_t), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_done, seq),
+     offsetof(struct x86_dm_done, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"reason", X86_DM__WORD, X86_DM__REQUIRED, 13, 0, offsetof(struct x86_dm_done, reason),
+     offsetof(struct x86_dm_done, reason), sizeof(enum x86_dm_done_reason), 0, NULL, x86_dm__done_reason_words},
+    {"stop", X86_DM__WORD, X86_DM__OPTIONAL, 6, 0, offsetof(struct x86_dm_done, stop),
+     offsetof(struct x86_dm_done, stop), sizeof(enum x86_dm_stop), 0, NULL, x86_dm__stop_words},
+    {"address", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_done, address),
+     offsetof(struct x86_dm_done, address), sizeof(uint64_t), 0, NULL, NULL},
+    {"detail", X86_DM__TEXT, X86_DM__OPTIONAL, 512, 0, offsetof(struct x86_dm_done, detail),
+     offsetof(struct x86_dm_done, detail), sizeof(const char *), 0, NULL, NULL},
+    {"state", X86_DM__STATE, X86_DM__REQUIRED, 0, 0, offsetof(struct x86_dm_done, state),
+     offsetof(struct x86_dm_done, state), sizeof(struct x86_dm_groups), 0, NULL, NULL},
+    {"instructions", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_done, instructions),
+     offsetof(struct x86_dm_done, instructions), sizeof(uint64_t), 0, NULL, NULL},
+    {"steps", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_done, steps),
+     offsetof(struct x86_dm_done, steps), sizeof(uint64_t), 0, NULL, NULL},
+    {"posted", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 8192, offsetof(struct x86_dm_done, posted),
+     offsetof(struct x86_dm_done, n_posted), sizeof(struct x86_dm_posted), 0, NULL, &x86_dm__posted_table},
+    {"pages", X86_DM__U, X86_DM__OPTIONAL, 64, 32768, offsetof(struct x86_dm_done, pages),
+     offsetof(struct x86_dm_done, n_pages), sizeof(uint64_t), 0, NULL, NULL},
+    {"tlb_flush", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_done, tlb_flush),
+     offsetof(struct x86_dm_done, tlb_flush), sizeof(bool), 0, NULL, NULL},
+    {"failing", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 128, offsetof(struct x86_dm_done, failing),
+     offsetof(struct x86_dm_done, n_failing), sizeof(struct x86_dm_failing), 0, NULL, &x86_dm__failing_table},
+    {"closing", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_done, closing),
+     offsetof(struct x86_dm_done, closing), sizeof(bool), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 16, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__row x86_dm__error_rows[] = {
+    {"error", X86_DM__WORD, X86_DM__REQUIRED, 19, 0, offsetof(struct x86_dm_error, error),
+     offsetof(struct x86_dm_error, error), sizeof(enum x86_dm_error_class), 0, NULL, x86_dm__error_class_words},
+    {"text", X86_DM__TEXT, X86_DM__REQUIRED, 512, 0, offsetof(struct x86_dm_error, text),
+     offsetof(struct x86_dm_error, text), sizeof(const char *), 0, NULL, NULL},
+    {"expected", X86_DM__TEXT, X86_DM__OPTIONAL, 512, 0, offsetof(struct x86_dm_error, expected),
+     offsetof(struct x86_dm_error, expected), sizeof(const char *), 0, NULL, NULL},
+    {"field", X86_DM__TEXT, X86_DM__OPTIONAL, 128, 0, offsetof(struct x86_dm_error, field),
+     offsetof(struct x86_dm_error, field), sizeof(const char *), 0, NULL, NULL},
+    {"seq", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_error, seq),
+     offsetof(struct x86_dm_error, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_error, session),
+     offsetof(struct x86_dm_error, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"vcpu", X86_DM__U, X86_DM__NOT_SAID, 16, 0, offsetof(struct x86_dm_error, vcpu),
+     offsetof(struct x86_dm_error, has_vcpu), sizeof(uint16_t), 0, NULL, NULL},
+    {"epoch", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_error, epoch),
+     offsetof(struct x86_dm_error, epoch), sizeof(uint32_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__error_table = {"error", x86_dm__error_rows, 8, X86_DM_MAX_MESSAGE};
+
+static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {
+    &x86_dm__hello_table,
+    &x86_dm__welcome_table,
+    &x86_dm__ram_table,
+    &x86_dm__ram_remove_table,
+    &x86_dm__memory_map_table,
+    &x86_dm__vcpu_create_table,
+    &x86_dm__vcpu_ready_table,
+    &x86_dm__vcpu_destroy_table,
+    &x86_dm__query_table,
+    &x86_dm__counters_table,
+    &x86_dm__ping_table,
+    &x86_dm__bye_table,
+    &x86_dm__ok_table,
+    &x86_dm__emulate_table,
+    &x86_dm__io_table,
+    &x86_dm__io_answer_table,
+    &x86_dm__kick_table,
+    &x86_dm__done_table,
+    &x86_dm__error_table,
+};
+static const char *const x86_dm__features[] = {
+    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain"
+};
+static const struct x86_dm__slot x86_dm__general_slots[] = {
+    {"gpr[0]", 64, offsetof(struct x86_dm_state, gpr[0])},
+    {"gpr[1]", 64, offsetof(struct x86_dm_state, gpr[1])},
+    {"gpr[2]", 64, offsetof(struct x86_dm_state, gpr[2])},
+    {"gpr[3]", 64, offsetof(struct x86_dm_state, gpr[3])},
+    {"gpr[4]", 64, offsetof(struct x86_dm_state, gpr[4])},
+    {"gpr[5]", 64, offsetof(struct x86_dm_state, gpr[5])},
+    {"gpr[6]", 64, offsetof(struct x86_dm_state, gpr[6])},
+    {"gpr[7]", 64, offsetof(struct x86_dm_state, gpr[7])},
+    {"rip", 64, offsetof(struct x86_dm_state, rip)},
+    {"rflags", 64, offsetof(struct x86_dm_state, rflags)},
+};
+static const struct x86_dm__slot x86_dm__segments_slots[] = {
+    {"es.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_ES].selector)},
+    {"es.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_ES].base)},
+    {"es.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_ES].limit)},
+    {"es.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_ES].attributes)},
+    {"es.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_ES].unusable)},
+    {"cs.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_CS].selector)},
+    {"cs.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_CS].base)},
+    {"cs.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_CS].limit)},
+    {"cs.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_CS].attributes)},
+    {"cs.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_CS].unusable)},
+    {"ss.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_SS].selector)},
+    {"ss.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_SS].base)},
+    {"ss.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_SS].limit)},
+    {"ss.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_SS].attributes)},
+    {"ss.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_SS].unusable)},
+    {"ds.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_DS].selector)},
+    {"ds.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_DS].base)},
+    {"ds.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_DS].limit)},
+    {"ds.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_DS].attributes)},
+    {"ds.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_DS].unusable)},
+    {"fs.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_FS].selector)},
+    {"fs.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_FS].base)},
+    {"fs.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_FS].limit)},
+    {"fs.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_FS].attributes)},
+    {"fs.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_FS].unusable)},
+    {"gs.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_GS].selector)},
+    {"gs.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_GS].base)},
+    {"gs.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_GS].limit)},
+    {"gs.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_GS].attributes)},
+    {"gs.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_GS].unusable)},
+    {"ldtr.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_LDTR].selector)},
+    {"ldtr.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_LDTR].base)},
+    {"ldtr.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_LDTR].limit)},
+    {"ldtr.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_LDTR].attributes)},
+    {"ldtr.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_LDTR].unusable)},
+    {"tr.selector", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_TR].selector)},
+    {"tr.base", 64, offsetof(struct x86_dm_state, seg[X86_DM_SEG_TR].base)},
+    {"tr.limit", 32, offsetof(struct x86_dm_state, seg[X86_DM_SEG_TR].limit)},
+    {"tr.attributes", 16, offsetof(struct x86_dm_state, seg[X86_DM_SEG_TR].attributes)},
+    {"tr.unusable", 1, offsetof(struct x86_dm_state, seg[X86_DM_SEG_TR].unusable)},
+};
+static const struct x86_dm__slot x86_dm__tables_slots[] = {
+    {"gdtr_base", 64, offsetof(struct x86_dm_state, gdtr_base)},
+    {"gdtr_limit", 16, offsetof(struct x86_dm_state, gdtr_limit)},
+    {"idtr_base", 64, offsetof(struct x86_dm_state, idtr_base)},
+    {"idtr_limit", 16, offsetof(struct x86_dm_state, idtr_limit)},
+};
+static const struct x86_dm__slot x86_dm__control_slots[] = {
+    {"cr0", 64, offsetof(struct x86_dm_state, cr0)},
+    {"cr2", 64, offsetof(struct x86_dm_state, cr2)},
+    {"cr3", 64, offsetof(struct x86_dm_state, cr3)},
+    {"cr4", 64, offsetof(struct x86_dm_state, cr4)},
+    {"cr8", 64, offsetof(struct x86_dm_state, cr8)},
+    {"efer", 64, offsetof(struct x86_dm_state, efer)},
+    {"pdpte[0]", 64, offsetof(struct x86_dm_state, pdpte[0])},
+    {"pdpte[1]", 64, offsetof(struct x86_dm_state, pdpte[1])},
+    {"pdpte[2]", 64, offsetof(struct x86_dm_state, pdpte[2])},
+    {"pdpte[3]", 64, offsetof(struct x86_dm_state, pdpte[3])},
+    {"cpl", 2, offsetof(struct x86_dm_state, cpl)},
+};
+static const struct x86_dm__slot x86_dm__debug_slots[] = {
+    {"dr[0]", 64, offsetof(struct x86_dm_state, dr[0])},
+    {"dr[1]", 64, offsetof(struct x86_dm_state, dr[1])},
+    {"dr[2]", 64, offsetof(struct x86_dm_state, dr[2])},
+    {"dr[3]", 64, offsetof(struct x86_dm_state, dr[3])},
+    {"dr6", 64, offsetof(struct x86_dm_state, dr6)},
+    {"dr7", 64, offsetof(struct x86_dm_state, dr7)},
+};
+static const struct x86_dm__slot x86_dm__msrs_slots[] = {
+    {"sysenter_cs", 64, offsetof(struct x86_dm_state, sysenter_cs)},
+    {"sysenter_esp", 64, offsetof(struct x86_dm_state, sysenter_esp)},
+    {"sysenter_eip", 64, offsetof(struct x86_dm_state, sysenter_eip)},
+    {"star", 64, offsetof(struct x86_dm_state, star)},
+    {"lstar", 64, offsetof(struct x86_dm_state, lstar)},
+    {"cstar", 64, offsetof(struct x86_dm_state, cstar)},
+    {"fmask", 64, offsetof(struct x86_dm_state, fmask)},
+    {"kernel_gs_base", 64, offsetof(struct x86_dm_state, kernel_gs_base)},
+    {"tsc_aux", 64, offsetof(struct x86_dm_state, tsc_aux)},
+    {"apic_base", 64, offsetof(struct x86_dm_state, apic_base)},
+    {"misc_enable", 64, offsetof(struct x86_dm_state, misc_enable)},
+    {"debugctl", 64, offsetof(struct x86_dm_state, debugctl)},
+    {"pat", 64, offsetof(struct x86_dm_state, pat)},
+    {"mtrr_def_type", 64, offsetof(struct x86_dm_state, mtrr_def_type)},
+    {"mtrr_fixed[0]", 64, offsetof(struct x86_dm_state, mtrr_fixed[0])},
+    {"mtrr_fixed[1]", 64, offsetof(struct x86_dm_state, mtrr_fixed[1])},
+    {"mtrr_fixed[2]", 64, offsetof(struct x86_dm_state, mtrr_fixed[2])},
+    {"mtrr_fixed[3]", 64, offsetof(struct x86_dm_state, mtrr_fixed[3])},
+    {"mtrr_fixed[4]", 64, offsetof(struct x86_dm_state, mtrr_fixed[4])},
+    {"mtrr_fixed[5]", 64, offsetof(struct x86_dm_state, mtrr_fixed[5])},
+    {"mtrr_fixed[6]", 64, offsetof(struct x86_dm_state, mtrr_fixed[6])},
+    {"mtrr_fixed[7]", 64, offsetof(struct x86_dm_state, mtrr_fixed[7])},
+    {"mtrr_fixed[8]", 64, offsetof(struct x86_dm_state, mtrr_fixed[8])},
+    {"mtrr_fixed[9]", 64, offsetof(struct x86_dm_state, mtrr_fixed[9])},
+    {"mtrr_fixed[10]", 64, offsetof(struct x86_dm_state, mtrr_fixed[10])},
+    {"mtrr_base[0]", 64, offsetof(struct x86_dm_state, mtrr_base[0])},
+    {"mtrr_base[1]", 64, offsetof(struct x86_dm_state, mtrr_base[1])},
+    {"mtrr_base[2]", 64, offsetof(struct x86_dm_state, mtrr_base[2])},
+    {"mtrr_base[3]", 64, offsetof(struct x86_dm_state, mtrr_base[3])},
+    {"mtrr_base[4]", 64, offsetof(struct x86_dm_state, mtrr_base[4])},
+    {"mtrr_base[5]", 64, offsetof(struct x86_dm_state, mtrr_base[5])},
+    {"mtrr_base[6]", 64, offsetof(struct x86_dm_state, mtrr_base[6])},
+    {"mtrr_base[7]", 64, offsetof(struct x86_dm_state, mtrr_base[7])},
+    {"mtrr_mask[0]", 64, offsetof(struct x86_dm_state, mtrr_mask[0])},
+    {"mtrr_mask[1]", 64, offsetof(struct x86_dm_state, mtrr_mask[1])},
+    {"mtrr_mask[2]", 64, offsetof(struct x86_dm_state, mtrr_mask[2])},
+    {"mtrr_mask[3]", 64, offsetof(struct x86_dm_state, mtrr_mask[3])},
+    {"mtrr_mask[4]", 64, offsetof(struct x86_dm_state, mtrr_mask[4])},
+    {"mtrr_mask[5]", 64, offsetof(struct x86_dm_state, mtrr_mask[5])},
+    {"mtrr_mask[6]", 64, offsetof(struct x86_dm_state, mtrr_mask[6])},
+    {"mtrr_mask[7]", 64, offsetof(struct x86_dm_state, mtrr_mask[7])},
+};
+static const struct x86_dm__slot x86_dm__time_slots[] = {
+    {"tsc", 64, offsetof(struct x86_dm_state, tsc)},
+    {"tsc_host", 64, offsetof(struct x86_dm_state, tsc_host)},
+    {"tsc_scale", 64, offsetof(struct x86_dm_state, tsc_scale)},
+    {"tsc_offset", 64, offsetof(struct x86_dm_state, tsc_offset)},
+};
+static const struct x86_dm__slot x86_dm__events_slots[] = {
+    {"activity", 8, offsetof(struct x86_dm_state, activity)},
+    {"shadow", 2, offsetof(struct x86_dm_state, shadow)},
+    {"nmi_blocked", 1, offsetof(struct x86_dm_state, nmi_blocked)},
+    {"nmi_pending", 1, offsetof(struct x86_dm_state, nmi_pending)},
+    {"smm", 1, offsetof(struct x86_dm_state, smm)},
+    {"pending_debug", 64, offsetof(struct x86_dm_state, pending_debug)},
+    {"inject_type", 8, offsetof(struct x86_dm_state, inject_type)},
+    {"inject_vector", 8, offsetof(struct x86_dm_state, inject_vector)},
+    {"inject_has_error", 1, offsetof(struct x86_dm_state, inject_has_error)},
+    {"inject_error", 32, offsetof(struct x86_dm_state, inject_error)},
+    {"inject_length", 8, offsetof(struct x86_dm_state, inject_length)},
+    {"inject_payload", 64, offsetof(struct x86_dm_state, inject_payload)},
+    {"inject_has_payload", 1, offsetof(struct x86_dm_state, inject_has_payload)},
+};
+static const struct x86_dm__slot x86_dm__fpu_slots[] = {
+    {"fxsave", 4096, offsetof(struct x86_dm_state, fxsave)},
+};
+static const struct x86_dm__group x86_dm__groups[X86_DM_GROUPS] = {
+    {"general", x86_dm__general_slots, 10},
+    {"segments", x86_dm__segments_slots, 40},
+    {"tables", x86_dm__tables_slots, 4},
+    {"control", x86_dm__control_slots, 11},
+    {"debug", x86_dm__debug_slots, 6},
+    {"msrs", x86_dm__msrs_slots, 41},
+    {"time", x86_dm__time_slots, 4},
+    {"events", x86_dm__events_slots, 13},
+    {"fpu", x86_dm__fpu_slots, 1},
+};
+
+/* State after RESET (SDM vol. 3A, table 10-1); what is 0 is left out. */
+static const struct x86_dm__reset { uint32_t group, slot; uint64_t value; } x86_dm__reset[] = {
+    {0, 2, UINT64_C(0x600)},
+    {0, 8, UINT64_C(0xfff0)},
+    {0, 9, UINT64_C(0x2)},
+    {1, 2, UINT64_C(0xffff)},
+    {1, 3, UINT64_C(0x93)},
+    {1, 5, UINT64_C(0xf000)},
+    {1, 6, UINT64_C(0xffff0000)},
+    {1, 7, UINT64_C(0xffff)},
+    {1, 8, UINT64_C(0x9b)},
+    {1, 12, UINT64_C(0xffff)},
+    {1, 13, UINT64_C(0x93)},
+    {1, 17, UINT64_C(0xffff)},
+    {1, 18, UINT64_C(0x93)},
+    {1, 22, UINT64_C(0xffff)},
+    {1, 23, UINT64_C(0x93)},
+    {1, 27, UINT64_C(0xffff)},
+    {1, 28, UINT64_C(0x93)},
+    {1, 32, UINT64_C(0xffff)},
+    {1, 33, UINT64_C(0x82)},
+    {1, 37, UINT64_C(0xffff)},
+    {1, 38, UINT64_C(0x8b)},
+    {2, 1, UINT64_C(0xffff)},
+    {2, 3, UINT64_C(0xffff)},
+    {3, 0, UINT64_C(0x60000010)},
+    {4, 4, UINT64_C(0xffff0ff0)},
+    {4, 5, UINT64_C(0x400)},
+    {5, 9, UINT64_C(0xfee00900)},
+    {5, 12, UINT64_C(0x7040600070406)},
+    {6, 2, UINT64_C(0x100000000)},
+    {7, 6, UINT64_C(0xff)},
+};
+static const struct x86_dm__reset_byte { uint32_t at; uint8_t value; } x86_dm__reset_fxsave[] = {
+    {0, 0x40},
+    {24, 0x80},
+    {25, 0x1f},
+};
+
+/* ------------------------------------------------------------------------------------------- failures */
+
+static void x86_dm__say(char *out, size_t room, const char *text)
+{
+    size_t size = text ? strlen(text) : 0;
+
+    if (size >= room) {
+        for (size = room - 1; size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80; size--) {
+            /* do not cut a character in two */
+        }
+    }
+    if (size) {
+        memcpy(out, text, size);
+    }
+    out[size] = 0;
+}
+
+__attribute__((format(printf, 3, 4))) static enum x86_dm_status
+x86_dm__fail(struct x86_dm_failure *why, enum x86_dm_status status, const char *format, ...)
+{
+    va_list list;
+
+    if (why) {
+        memset(why, 0, sizeof(*why));
+        why->status = status;
+        why->error = X86_DM_ERROR_CLASS_BAD_MESSAGE;
+        va_start(list, format);
+        vsnprintf(why->text, sizeof(why->text), format, list);
+        va_end(list);
+    }
+    return status;
+}
+
+static enum x86_dm_status x86_dm__no_memory(struct x86_dm_failure *why)
+{
+    return x86_dm__fail(why, X86_DM_NO_RESOURCES, "out of memory");
+}
+
+static enum x86_dm_status x86_dm__refused(struct x86_dm_failure *why, enum x86_dm_status status,
+                                          const struct x86_dm_error *error)
+{
+    x86_dm__fail(why, status, "%s", "");
+    if (why) {
+        why->error = error->error;
+        x86_dm__say(why->text, sizeof(why->text), error->text);
+        x86_dm__say(why->expected, sizeof(why->expected), error->expected);
+        x86_dm__say(why->field, sizeof(why->field), error->field);
+    }
+    return status;
+}
+
+/* Where in a message the codec is, for failures. */
+struct x86_dm__place {
+    struct x86_dm_failure *why;
+    char path[129];
+    size_t size;
+};
+
+__attribute__((format(printf, 2, 3))) static size_t x86_dm__enter(struct x86_dm__place *at, const char *format, ...)
+{
+    size_t before = at->size, room = sizeof(at->path) - before;
+    va_list list;
+    int n;
+
+    va_start(list, format);
+    n = vsnprintf(at->path + before, room, format, list);
+    va_end(list);
+    at->size = n < 0 ? before : (size_t)n < room ? before + (size_t)n : sizeof(at->path) - 1;
+    return before;
+}
+
+static void x86_dm__leave(struct x86_dm__place *at, size_t before)
+{
+    at->size = before;
+    at->path[before] = 0;
+}
+
+__attribute__((format(printf, 3, 4))) static bool x86_dm__bad(struct x86_dm__place *at, const char *is,
+                                                              const char *expected, ...)
+{
+    va_list list;
+
+    x86_dm__fail(at->why, X86_DM_UNUSABLE, "%s is %s", at->path, is);
+    if (at->why) {
+        va_start(list, expected);
+        vsnprintf(at->why->expected, sizeof(at->why->expected), expected, list);
+        va_end(list);
+        memcpy(at->why->field, at->path, at->size + 1);
+    }
+    return false;
+}
+
+/* ------------------------------------------------------------------------------------------- values */
+
+static void *x86_dm__at(void *base, size_t offset)
+{
+    return (char *)base + offset;
+}
+
+static const void *x86_dm__in(const void *base, size_t offset)
+{
+    return (const char *)base + offset;
+}
+
+static uint64_t x86_dm__load(const void *from, uint32_t bits)
+{
+    return bits <= 8    ? *(const uint8_t *)from
+           : bits <= 16 ? *(const uint16_t *)from
+           : bits <= 32 ? *(const uint32_t *)from
+                        : *(const uint64_t *)from;
+}
+
+static void x86_dm__store(void *to, uint32_t bits, uint64_t value)
+{
+    if (bits <= 8) {
+        *(uint8_t *)to = (uint8_t)value;
+    } else if (bits <= 16) {
+        *(uint16_t *)to = (uint16_t)value;
+    } else if (bits <= 32) {
+        *(uint32_t *)to = (uint32_t)value;
+    } else {
+        *(uint64_t *)to = value;
+    }
+}
+
+static bool x86_dm__fits(uint64_t value, uint32_t bits)
+{
+    return bits >= 64 || value >> bits == 0;
+}
+
+/* Enumerations are as wide as unsigned (GCC and Clang without -fshort-enums). */
+_Static_assert(sizeof(enum x86_dm_stop) == sizeof(unsigned), "enumerations must be as wide as int");
+
+static unsigned x86_dm__load_word(const void *from)
+{
+    unsigned value;
+
+    memcpy(&value, from, sizeof(value));
+    return value;
+}
+
+static void x86_dm__store_word(void *to, unsigned value)
+{
+    memcpy(to, &value, sizeof(value));
+}
+
+/* Tell whether bytes are UTF-8 (RFC 3629: no surrogates, no overlong forms). */
+static bool x86_dm__is_utf8(const uint8_t *p, size_t size)
+{
+    size_t i = 0;
+
+    while (i < size) {
+        uint32_t c = p[i++], least;
+        unsigned more;
+
+        if (c < 0x80) {
+            continue;
+        }
+        if (c < 0xc2 || c > 0xf4) {
+            return false;
+        }
+        more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+        least = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
+        c &= 0x3fu >> more;
+        for (; more; more--) {
+            if (i == size || (p[i] & 0xc0) != 0x80) {
+                return false;
+            }
+            c = c << 6 | (p[i++] & 0x3fu);
+        }
+        if (c < least || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const char *x86_dm__name(const char *const *words, unsigned n, unsigned index)
+{
+    return index < n ? words[index] : "?";
+}
+
+#define X86_DM__NAME(of, value) x86_dm__name(of, sizeof(of) / sizeof((of)[0]), (unsigned)(value))
+
+const char *x86_dm_io_kind_name(enum x86_dm_io_kind kind)
+{
+    return X86_DM__NAME(x86_dm__io_kind_words, kind);
+}
+
+const char *x86_dm_done_reason_name(enum x86_dm_done_reason reason)
+{
+    return X86_DM__NAME(x86_dm__done_reason_words, reason);
+}
+
+const char *x86_dm_error_class_name(enum x86_dm_error_class error)
+{
+    return X86_DM__NAME(x86_dm__error_class_words, error);
+}
+
+/* ------------------------------------------------------------------------------------------- state */
+
+static size_t x86_dm__slot_size(const struct x86_dm__slot *slot)
+{
+    return slot->width > 64 ? slot->width / 8 : slot->width > 32 ? 8 : slot->width > 16 ? 4 : slot->width > 8 ? 2 : 1;
+}
+
+void x86_dm_state_reset(struct x86_dm_state *state)
+{
+    memset(state, 0, sizeof(*state));
+    for (size_t i = 0; i < sizeof(x86_dm__reset) / sizeof(x86_dm__reset[0]); i++) {
+        const struct x86_dm__slot *slot = &x86_dm__groups[x86_dm__reset[i].group].slots[x86_dm__reset[i].slot];
+        x86_dm__store(x86_dm__at(state, slot->offset), slot->width, x86_dm__reset[i].value);
+    }
+    for (size_t i = 0; i < sizeof(x86_dm__reset_fxsave) / sizeof(x86_dm__reset_fxsave[0]); i++) {
+        state->fxsave[x86_dm__reset_fxsave[i].at] = x86_dm__reset_fxsave[i].value;
+    }
+}
+
+uint32_t x86_dm_state_difference(const struct x86_dm_state *one, const struct x86_dm_state *other)
+{
+    uint32_t out = 0;
+
+    for (uint32_t g = 0; g < X86_DM_GROUPS; g++) {
+        for (uint32_t i = 0; i < x86_dm__groups[g].n; i++) {
+            const struct x86_dm__slot *slot = &x86_dm__groups[g].slots[i];
+
+            if (memcmp(x86_dm__in(one, slot->offset), x86_dm__in(other, slot->offset), x86_dm__slot_size(slot))) {
+                out |= 1u << g;
+                break;
+            }
+        }
+    }
+    return out;
+}
+
+void x86_dm_state_update(struct x86_dm_state *state, const struct x86_dm_groups *groups)
+{
+    for (uint32_t g = 0; g < X86_DM_GROUPS; g++) {
+        for (uint32_t i = 0; i < x86_dm__groups[g].n && groups->present >> g & 1; i++) {
+            const struct x86_dm__slot *slot = &x86_dm__groups[g].slots[i];
+
+            memcpy(x86_dm__at(state, slot->offset), x86_dm__in(&groups->state, slot->offset), x86_dm__slot_size(slot));
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------- packing */
+
+static int x86_dm__write(void *opaque, const char *data, size_t size)
+{
+    struct x86_dm_buffer *out = opaque;
+
+    if (size > out->room - out->size) {
+        size_t room = out->room ? out->room : 512;
+        uint8_t *grown;
+
+        while (room - out->size < size) {
+            room *= 2;
+        }
+        grown = realloc(out->data, room);
+        if (!grown) {
+            return -1;
+        }
+        out->data = grown;
+        out->room = room;
+    }
+    memcpy(out->data + out->size, data, size);
+    out->size += size;
+    return 0;
+}
+
+void x86_dm_buffer_free(struct x86_dm_buffer *buffer)
+{
+    free(buffer->data);
+    memset(buffer, 0, sizeof(*buffer));
+}
+
+static int x86_dm__pack_text(msgpack_packer *to, const char *text)
+{
+    size_t size = text ? strlen(text) : 0;
+    int failed = msgpack_pack_str(to, size);
+
+    return failed || !size ? failed : msgpack_pack_str_body(to, text, size);
+}
+
+static int x86_dm__pack_blob(msgpack_packer *to, const void *data, size_t size)
+{
+    int failed = msgpack_pack_bin(to, size);
+
+    return failed || !size ? failed : msgpack_pack_bin_body(to, data, size);
+}
+
+/* A failed write: only memory can run out. */
+static bool x86_dm__wrote(struct x86_dm__place *at, int failed)
+{
+    if (failed) {
+        x86_dm__no_memory(at->why);
+    }
+    return !failed;
+}
+
+static bool x86_dm__pack_state(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm_groups *groups)
+{
+    uint32_t present = groups->present & X86_DM_ALL_GROUPS;
+
+    if (!x86_dm__wrote(at, msgpack_pack_map(to, (size_t)__builtin_popcount(present)))) {
+        return false;
+    }
+    for (uint32_t g = 0; g < X86_DM_GROUPS; g++) {
+        const struct x86_dm__group *group = &x86_dm__groups[g];
+
+        if (!(present >> g & 1)) {
+            continue;
+        }
+        if (!x86_dm__wrote(at, x86_dm__pack_text(to, group->name) || msgpack_pack_array(to, group->n))) {
+            return false;
+        }
+        for (uint32_t i = 0; i < group->n; i++) {
+            const struct x86_dm__slot *slot = &group->slots[i];
+            const void *from = x86_dm__in(&groups->state, slot->offset);
+            uint64_t value = slot->width > 64 ? 0 : x86_dm__load(from, slot->width);
+
+            if (slot->width <= 64 && !x86_dm__fits(value, slot->width)) {
+                char is[32];
+
+                x86_dm__enter(at, ".%s.%s", group->name, slot->name);
+                snprintf(is, sizeof(is), "%" PRIu64, value);
+                return x86_dm__bad(at, is, "an integer below 2**%u", (unsigned)slot->width);
+            }
+            if (!x86_dm__wrote(at, slot->width > 64 ? x86_dm__pack_blob(to, from, slot->width / 8)
+                                                    : msgpack_pack_uint64(to, value))) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+                             const void *base);
+
+static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+                               const void *from)
+{
+    char is[48];
+
+    switch (row->kind) {
+    case X86_DM__U:
+        return x86_dm__wrote(at, msgpack_pack_uint64(to, x86_dm__load(from, row->width)));
+    case X86_DM__FLAG:
+        return x86_dm__wrote(at, *(const bool *)from ? msgpack_pack_true(to) : msgpack_pack_false(to));
+    case X86_DM__TEXT: {
+        const char *text = *(const char *const *)from;
+        size_t size = text ? strlen(text) : 0;
+
+        if (size > row->width || !x86_dm__is_utf8((const uint8_t *)text, size)) {
+            snprintf(is, sizeof(is), "text of %zu bytes", size);
+            return x86_dm__bad(at, is, "UTF-8 text of at most %u bytes", (unsigned)row->width);
+        }
+        return x86_dm__wrote(at, x86_dm__pack_text(to, text));
+    }
+    case X86_DM__BLOB: {
+        const struct x86_dm_blob *blob = from;
+
+        if (blob->size > row->width) {
+            snprintf(is, sizeof(is), "bytes of %u", (unsigned)blob->size);
+            return x86_dm__bad(at, is, "at most %u bytes", (unsigned)row->width);
+        }
+        return x86_dm__wrote(at, x86_dm__pack_blob(to, blob->data, blob->size));
+    }
+    case X86_DM__WORD: {
+        unsigned word = x86_dm__load_word(from);
+
+        if (word >= row->width) {
+            snprintf(is, sizeof(is), "%u", word);
+            return x86_dm__bad(at, is, "a value below %u", (unsigned)row->width);
+        }
+        return x86_dm__wrote(at, x86_dm__pack_text(to, ((const char *const *)row->table)[word]));
+    }
+    case X86_DM__STATE:
+        return x86_dm__pack_state(at, to, from);
+    default: {
+        const struct x86_dm__table *table = row->table;
+
+        if (!x86_dm__wrote(at, msgpack_pack_array(to, table->n))) {
+            return false;
+        }
+        for (uint32_t i = 0; i < table->n; i++) {
+            size_t before = x86_dm__enter(at, ".%s", table->rows[i].name);
+
+            if (!x86_dm__pack_row(at, to, &table->rows[i], from)) {
+                return false;
+            }
+            x86_dm__leave(at, before);
+        }
+        return true;
+    }
+    }
+}
+
+static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+                             const void *base)
+{
+    const void *from = x86_dm__in(base, row->offset);
+    const char *items;
+    uint32_t n;
+
+    if (!row->limit) {
+        return x86_dm__pack_value(at, to, row, from);
+    }
+    n = *(const uint32_t *)x86_dm__in(base, row->beside);
+    memcpy(&items, from, sizeof(items));
+    if (n > row->limit) {
+        char is[32];
+
+        snprintf(is, sizeof(is), "list of %u", (unsigned)n);
+        return x86_dm__bad(at, is, "a list of at most %u values", (unsigned)row->limit);
+    }
+    if (!x86_dm__wrote(at, msgpack_pack_array(to, n))) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        size_t before = x86_dm__enter(at, "[%u]", (unsigned)i);
+
+        if (!x86_dm__pack_value(at, to, row, items + row->size * i)) {
+            return false;
+        }
+        x86_dm__leave(at, before);
+    }
+    return true;
+}
+
+/* Tell whether a field has its default, so that it is left out. */
+static bool x86_dm__is_default(const struct x86_dm__row *row, const void *base)
+{
+    const void *from = x86_dm__in(base, row->offset);
+
+    if (row->use == X86_DM__REQUIRED) {
+        return false;
+    }
+    if (row->use == X86_DM__NOT_SAID) {
+        return !*(const bool *)x86_dm__in(base, row->beside);
+    }
+    if (row->limit) {
+        return *(const uint32_t *)x86_dm__in(base, row->beside) == 0;
+    }
+    switch (row->kind) {
+    case X86_DM__U:
+        return x86_dm__load(from, row->width) == row->preset;
+    case X86_DM__FLAG:
+        return *(const bool *)from == (row->preset != 0);
+    case X86_DM__WORD:
+        return x86_dm__load_word(from) == row->preset;
+    case X86_DM__BLOB:
+        return ((const struct x86_dm_blob *)from)->size == 0;
+    case X86_DM__TEXT: {
+        const char *text = *(const char *const *)from;
+
+        return strcmp(text ? text : "", row->preset_text ? row->preset_text : "") == 0;
+    }
+    default:
+        return false;
+    }
+}
+
+static void *x86_dm__body(struct x86_dm_message *message)
+{
+    return &message->hello; /* all members of the union begin in the same place */
+}
+
+static void x86_dm__preset(const struct x86_dm__row *row, void *base)
+{
+    void *to = x86_dm__at(base, row->offset);
+
+    if (row->limit) {
+        return;
+    }
+    if (row->kind == X86_DM__U) {
+        x86_dm__store(to, row->width, row->preset);
+    } else if (row->kind == X86_DM__FLAG) {
+        *(bool *)to = row->preset != 0;
+    } else if (row->kind == X86_DM__WORD) {
+        x86_dm__store_word(to, (unsigned)row->preset);
+    } else if (row->kind == X86_DM__TEXT) {
+        *(const char **)to = row->preset_text ? row->preset_text : "";
+    }
+}
+
+void x86_dm_init(struct x86_dm_message *message, enum x86_dm_type type)
+{
+    memset(message, 0, sizeof(*message));
+    message->type = type;
+    for (uint32_t i = 0; (unsigned)type < X86_DM_TYPES && i < x86_dm__tables[type]->n; i++) {
+        x86_dm__preset(&x86_dm__tables[type]->rows[i], x86_dm__body(message));
+    }
+}
+
+enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_message *message,
+                               struct x86_dm_failure *why)
+{
+    struct x86_dm__place at = {why, "", 0};
+    const struct x86_dm__table *table;
+    const void *body = &message->hello;
+    struct x86_dm_failure ignored;
+    msgpack_packer to;
+    size_t fields = 1;
+
+    if (!why) {
+        at.why = why = &ignored;
+    }
+    if ((unsigned)message->type >= X86_DM_TYPES) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE, "there is no message type %u", (unsigned)message->type);
+    }
+    table = x86_dm__tables[message->type];
+    out->size = 0;
+    msgpack_packer_init(&to, out, x86_dm__write);
+    for (uint32_t i = 0; i < table->n; i++) {
+        fields += !x86_dm__is_default(&table->rows[i], body);
+    }
+    if (msgpack_pack_map(&to, fields) || x86_dm__pack_text(&to, "type") || x86_dm__pack_text(&to, table->name)) {
+        return x86_dm__no_memory(why);
+    }
+    for (uint32_t i = 0; i < table->n; i++) {
+        const struct x86_dm__row *row = &table->rows[i];
+
+        if (x86_dm__is_default(row, body)) {
+            continue;
+        }
+        x86_dm__leave(&at, 0);
+        x86_dm__enter(&at, "%s", row->name);
+        if (x86_dm__pack_text(&to, row->name)) {
+            return x86_dm__no_memory(why);
+        }
+        if (!x86_dm__pack_row(&at, &to, row, body)) {
+            return why->status;
+        }
+    }
+    if (out->size > table->limit) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "%s has %zu bytes", table->name, out->size);
+        why->error = X86_DM_ERROR_CLASS_TOO_LARGE;
+        snprintf(why->expected, sizeof(why->expected), "at most %u", (unsigned)table->limit);
+        return X86_DM_UNUSABLE;
+    }
+    return X86_DM_FINE;
+}
+
+/* ------------------------------------------------------------------------------------------- unpacking */
+
+enum { X86_DM__DEPTH = 16 };
+
+/*
+ * Tell whether `data` is one complete MessagePack object, nested at most X86_DM__DEPTH deep, all text UTF-8.
+ * msgpack-c allocates as many objects as a header announces; after this check that is at most one for each byte.
+ */
+static bool x86_dm__is_msgpack(const uint8_t *data, size_t size)
+{
+    uint64_t left[X86_DM__DEPTH] = {1}; /* objects still to come at each depth */
+    size_t at = 0;
+    unsigned depth = 0;
+
+    for (;;) {
+        uint64_t body = 0, inside = 0; /* bytes and objects that follow the header */
+        unsigned lead, length = 0;     /* bytes of the length field */
+        bool text = false;
+
+        while (left[depth] == 0) {
+            if (depth-- == 0) {
+                return at == size;
+            }
+        }
+        left[depth]--;
+        if (at == size) {
+            return false;
+        }
+        lead = data[at++];
+        if (lead >= 0x80 && lead < 0xa0) {
+            inside = (lead & 15u) << (lead < 0x90);
+        } else if (lead >= 0xa0 && lead < 0xc0) {
+            body = lead & 31;
+            text = true;
+        } else if (lead == 0xc1) {
+            return false;
+        } else if (lead >= 0xc4 && lead <= 0xc9) {
+            length = 1u << (lead - 0xc4) % 3;
+        } else if (lead == 0xca || lead == 0xcb) {
+            body = 4u << (lead & 1 ? 1 : 0);
+        } else if (lead >= 0xcc && lead <= 0xd3) {
+            body = 1u << (lead & 3);
+        } else if (lead >= 0xd4 && lead <= 0xd8) {
+            body = 1 + (1u << (lead - 0xd4));
+        } else if (lead >= 0xd9 && lead <= 0xdb) {
+            length = 1u << (lead - 0xd9);
+        } else if (lead >= 0xdc && lead <= 0xdf) {
+            length = lead & 1 ? 4 : 2;
+        }
+        if (length > size - at) {
+            return false;
+        }
+        if (length) {
+            uint64_t number = 0;
+
+            for (unsigned i = 0; i < length; i++) {
+                number = number << 8 | data[at++];
+            }
+            if (lead >= 0xdc) {
+                inside = number << (lead >= 0xde);
+            } else {
+                body = number + (lead >= 0xc7 && lead <= 0xc9); /* ext: its type */
+                text = lead >= 0xd9;
+            }
+        }
+        if (body > size - at || inside > size - at - body) {
+            return false;
+        }
+        if (text && !x86_dm__is_utf8(data + at, (size_t)body)) {
+            return false;
+        }
+        at += (size_t)body;
+        if (inside) {
+            if (++depth == X86_DM__DEPTH) {
+                return false;
+            }
+            left[depth] = inside;
+        }
+    }
+}
+
+/* Describe a value shortly; a peer's megabyte is not repeated. */
+static const char *x86_dm__show(const msgpack_object *o, char *out, size_t room)
+{
+    switch (o->type) {
+    case MSGPACK_OBJECT_NIL:
+        return "nil";
+    case MSGPACK_OBJECT_BOOLEAN:
+        return o->via.boolean ? "true" : "false";
+    case MSGPACK_OBJECT_POSITIVE_INTEGER:
+        snprintf(out, room, "%" PRIu64, o->via.u64);
+        return out;
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        snprintf(out, room, "%" PRId64, o->via.i64);
+        return out;
+    case MSGPACK_OBJECT_FLOAT32:
+    case MSGPACK_OBJECT_FLOAT64:
+        return "a float";
+    case MSGPACK_OBJECT_STR:
+        snprintf(out, room, "text of %u bytes", (unsigned)o->via.str.size);
+        return out;
+    case MSGPACK_OBJECT_BIN:
+        snprintf(out, room, "bytes of %u", (unsigned)o->via.bin.size);
+        return out;
+    case MSGPACK_OBJECT_ARRAY:
+        snprintf(out, room, "list of %u", (unsigned)o->via.array.size);
+        return out;
+    case MSGPACK_OBJECT_MAP:
+        snprintf(out, room, "map of %u", (unsigned)o->via.map.size);
+        return out;
+    default:
+        return "an extension";
+    }
+}
+
+static bool x86_dm__is_text(const msgpack_object *o, const char *text)
+{
+    size_t size = strlen(text);
+
+    return o->type == MSGPACK_OBJECT_STR && o->via.str.size == size && memcmp(o->via.str.ptr, text, size) == 0;
+}
+
+static bool x86_dm__get_group(struct x86_dm__place *at, const struct x86_dm__group *group, const msgpack_object *o,
+                              struct x86_dm_state *state)
+{
+    const msgpack_object *values = o->via.array.ptr;
+    char is[48];
+
+    if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > X86_DM__MAX_GROUP_VALUES) {
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at most %u values", X86_DM__MAX_GROUP_VALUES);
+    }
+    for (uint32_t i = 0; i < o->via.array.size; i++) {
+        bool fits = values[i].type == MSGPACK_OBJECT_POSITIVE_INTEGER ||
+                    (values[i].type == MSGPACK_OBJECT_BIN && values[i].via.bin.size <= X86_DM__MAX_GROUP_BLOB);
+
+        if (!fits) {
+            x86_dm__enter(at, "[%u]", (unsigned)i);
+            return x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an unsigned integer or bytes");
+        }
+    }
+    if (!group) {
+        return true;
+    }
+    if (o->via.array.size < group->n) {
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at least %u values", (unsigned)group->n);
+    }
+    for (uint32_t i = 0; i < group->n; i++) {
+        const struct x86_dm__slot *slot = &group->slots[i];
+        void *to = x86_dm__at(state, slot->offset);
+
+        if (slot->width > 64 && values[i].type == MSGPACK_OBJECT_BIN && values[i].via.bin.size == slot->width / 8) {
+            memcpy(to, values[i].via.bin.ptr, slot->width / 8);
+        } else if (slot->width <= 64 && values[i].type == MSGPACK_OBJECT_POSITIVE_INTEGER &&
+                   x86_dm__fits(values[i].via.u64, slot->width)) {
+            x86_dm__store(to, slot->width, values[i].via.u64);
+        } else {
+            x86_dm__enter(at, ".%s", slot->name);
+            return slot->width > 64
+                       ? x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "%u bytes", slot->width / 8)
+                       : x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an integer below 2**%u", slot->width);
+        }
+    }
+    return true;
+}
+
+static bool x86_dm__get_state(struct x86_dm__place *at, const msgpack_object *o, struct x86_dm_groups *groups)
+{
+    char is[48];
+
+    groups->present = 0;
+    if (o->type != MSGPACK_OBJECT_MAP || o->via.map.size > X86_DM__MAX_GROUPS) {
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a map of at most %u state groups", X86_DM__MAX_GROUPS);
+    }
+    for (uint32_t i = 0; i < o->via.map.size; i++) {
+        const msgpack_object_kv *pair = &o->via.map.ptr[i];
+        uint32_t g = 0;
+        size_t before;
+
+        if (pair->key.type != MSGPACK_OBJECT_STR) {
+            return x86_dm__bad(at, x86_dm__show(&pair->key, is, sizeof(is)), "group names that are text");
+        }
+        while (g < X86_DM_GROUPS && !x86_dm__is_text(&pair->key, x86_dm__groups[g].name)) {
+            g++;
+        }
+        if (g < X86_DM_GROUPS && groups->present >> g & 1) {
+            return x86_dm__bad(at, "a map with a repeated key", "each group once");
+        }
+        before = x86_dm__enter(at, ".%s", g < X86_DM_GROUPS ? x86_dm__groups[g].name : "unknown group");
+        if (!x86_dm__get_group(at, g < X86_DM_GROUPS ? &x86_dm__groups[g] : NULL, &pair->val, &groups->state)) {
+            return false;
+        }
+        groups->present |= g < X86_DM_GROUPS ? 1u << g : 0;
+        x86_dm__leave(at, before);
+    }
+    return true;
+}
+
+static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
+                            const msgpack_object *o, void *base);
+
+static bool x86_dm__get_value(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
+                              const msgpack_object *o, void *to)
+{
+    char is[48];
+
+    x86_dm__show(o, is, sizeof(is));
+    switch (row->kind) {
+    case X86_DM__U:
+        if (o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && x86_dm__fits(o->via.u64, row->width)) {
+            x86_dm__store(to, row->width, o->via.u64);
+            return true;
+        }
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "an integer from 0 to %#" PRIx64,
+                           UINT64_MAX >> (64 - row->width));
+    case X86_DM__FLAG:
+        if (o->type == MSGPACK_OBJECT_BOOLEAN) {
+            *(bool *)to = o->via.boolean;
+            return true;
+        }
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "true or false");
+    case X86_DM__TEXT:
+        if (o->type == MSGPACK_OBJECT_STR && o->via.str.size <= row->width &&
+            !(o->via.str.size && memchr(o->via.str.ptr, 0, o->via.str.size))) {
+            char *text = msgpack_zone_malloc(zone, o->via.str.size + 1);
+
+            if (!text) {
+                return x86_dm__wrote(at, -1);
+            }
+            if (o->via.str.size) {
+                memcpy(text, o->via.str.ptr, o->via.str.size);
+            }
+            text[o->via.str.size] = 0;
+            *(const char **)to = text;
+            return true;
+        }
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "text of at most %u bytes, without NUL", row->width);
+    case X86_DM__BLOB:
+        if (o->type == MSGPACK_OBJECT_BIN && o->via.bin.size <= row->width) {
+            *(struct x86_dm_blob *)to = (struct x86_dm_blob){(const uint8_t *)o->via.bin.ptr, o->via.bin.size};
+            return true;
+        }
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "at most %u bytes", row->width);
+    case X86_DM__WORD:
+        for (unsigned i = 0; i < row->width; i++) {
+            if (x86_dm__is_text(o, ((const char *const *)row->table)[i])) {
+                x86_dm__store_word(to, i);
+                return true;
+            }
+        }
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "one of the %u words", row->width);
+    case X86_DM__STATE:
+        return x86_dm__get_state(at, o, to);
+    default: {
+        const struct x86_dm__table *table = row->table;
+        uint32_t needed = 0;
+
+        while (needed < table->n && table->rows[needed].use == X86_DM__REQUIRED) {
+            needed++;
+        }
+        if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size < needed) {
+            return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "an array of %u to %u values (%s)",
+                               (unsigned)needed, (unsigned)table->n, table->name);
+        }
+        for (uint32_t i = 0; i < table->n; i++) {
+            size_t before = x86_dm__enter(at, ".%s", table->rows[i].name);
+
+            if (i >= o->via.array.size) {
+                x86_dm__preset(&table->rows[i], to);
+            } else if (!x86_dm__get_row(at, zone, &table->rows[i], &o->via.array.ptr[i], to)) {
+                return false;
+            }
+            x86_dm__leave(at, before);
+        }
+        return true;
+    }
+    }
+}
+
+static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
+                            const msgpack_object *o, void *base)
+{
+    char *items, is[48];
+    uint32_t n;
+
+    if (!row->limit) {
+        return x86_dm__get_value(at, zone, row, o, x86_dm__at(base, row->offset));
+    }
+    if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > row->limit) {
+        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at most %u values", row->limit);
+    }
+    n = o->via.array.size;
+    items = n ? msgpack_zone_malloc(zone, row->size * n) : NULL;
+    if (n && !items) {
+        return x86_dm__wrote(at, -1);
+    }
+    if (n) {
+        memset(items, 0, row->size * n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        size_t before = x86_dm__enter(at, "[%u]", (unsigned)i);
+
+        if (!x86_dm__get_value(at, zone, row, &o->via.array.ptr[i], items + row->size * i)) {
+            return false;
+        }
+        x86_dm__leave(at, before);
+    }
+    memcpy(x86_dm__at(base, row->offset), &items, sizeof(items));
+    *(uint32_t *)x86_dm__at(base, row->beside) = n;
+    return true;
+}
+
+static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, const msgpack_object *o,
+                                struct x86_dm_message *message)
+{
+    const struct x86_dm__table *table;
+    const msgpack_object *type = NULL;
+    unsigned which = 0;
+    char is[48];
+
+    if (o->type != MSGPACK_OBJECT_MAP) {
+        x86_dm__fail(at->why, X86_DM_UNUSABLE, "the message is %s", x86_dm__show(o, is, sizeof(is)));
+        return false;
+    }
+    for (uint32_t i = 0; i < o->via.map.size; i++) {
+        const msgpack_object *key = &o->via.map.ptr[i].key;
+
+        if (key->type != MSGPACK_OBJECT_STR) {
+            x86_dm__fail(at->why, X86_DM_UNUSABLE, "a key is %s", x86_dm__show(key, is, sizeof(is)));
+            return false;
+        }
+        if (x86_dm__is_text(key, "type")) {
+            x86_dm__leave(at, 0);
+            x86_dm__enter(at, "type");
+            if (type) {
+                return x86_dm__bad(at, "there twice", "each key once");
+            }
+            type = &o->via.map.ptr[i].val;
+        }
+    }
+    if (!type || type->type != MSGPACK_OBJECT_STR) {
+        x86_dm__leave(at, 0);
+        x86_dm__enter(at, "type");
+        return x86_dm__bad(at, type ? x86_dm__show(type, is, sizeof(is)) : "missing", "the name of a message");
+    }
+    while (which < X86_DM_TYPES && !x86_dm__is_text(type, x86_dm__tables[which]->name)) {
+        which++;
+    }
+    if (which == X86_DM_TYPES) {
+        x86_dm__bad(at, "unknown", "the name of a message");
+        at->why->error = X86_DM_ERROR_CLASS_UNKNOWN_MESSAGE;
+        return false;
+    }
+    x86_dm_init(message, (enum x86_dm_type)which);
+    table = x86_dm__tables[which];
+    for (uint32_t i = 0; i < table->n; i++) {
+        const struct x86_dm__row *row = &table->rows[i];
+        const msgpack_object *value = NULL;
+
+        x86_dm__leave(at, 0);
+        x86_dm__enter(at, "%s", row->name);
+        for (uint32_t k = 0; k < o->via.map.size; k++) {
+            if (x86_dm__is_text(&o->via.map.ptr[k].key, row->name)) {
+                if (value) {
+                    return x86_dm__bad(at, "there twice", "each key once");
+                }
+                value = &o->via.map.ptr[k].val;
+            }
+        }
+        if (value) {
+            if (!x86_dm__get_row(at, zone, row, value, x86_dm__body(message))) {
+                return false;
+            }
+            if (row->use == X86_DM__NOT_SAID) {
+                *(bool *)x86_dm__at(x86_dm__body(message), row->beside) = true;
+            }
+        } else if (row->use == X86_DM__REQUIRED) {
+            return x86_dm__bad(at, "missing", "a value for it");
+        }
+    }
+    return true;
+}
+
+enum x86_dm_status x86_dm_unpack(struct x86_dm_message *message, const void *data, size_t size, size_t limit,
+                                 struct x86_dm_failure *why)
+{
+    struct x86_dm__place at = {why, "", 0};
+    struct x86_dm_failure ignored;
+    msgpack_unpacked unpacked;
+    size_t offset = 0;
+    char *bytes;
+
+    memset(message, 0, sizeof(*message));
+    if (!why) {
+        at.why = why = &ignored;
+    }
+    if (size > limit) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "the message has %zu bytes", size);
+        why->error = X86_DM_ERROR_CLASS_TOO_LARGE;
+        snprintf(why->expected, sizeof(why->expected), "at most %zu", limit);
+        return X86_DM_UNUSABLE;
+    }
+    if (!x86_dm__is_msgpack(data, size)) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "not MessagePack");
+        x86_dm__say(why->expected, sizeof(why->expected), "one complete MessagePack map");
+        return X86_DM_UNUSABLE;
+    }
+    bytes = malloc(size);
+    if (!bytes) {
+        return x86_dm__no_memory(why);
+    }
+    memcpy(bytes, data, size);
+    msgpack_unpacked_init(&unpacked);
+    if (msgpack_unpack_next(&unpacked, bytes, size, &offset) != MSGPACK_UNPACK_SUCCESS) {
+        msgpack_unpacked_destroy(&unpacked);
+        free(bytes);
+        return x86_dm__no_memory(why); /* the bytes are in order */
+    }
+    if (!unpacked.zone) {
+        unpacked.zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
+    }
+    if (!unpacked.zone || !x86_dm__get_message(&at, unpacked.zone, &unpacked.data, message)) {
+        enum x86_dm_status status = unpacked.zone ? why->status : x86_dm__no_memory(why);
+
+        msgpack_unpacked_destroy(&unpacked);
+        free(bytes);
+        memset(message, 0, sizeof(*message));
+        return status;
+    }
+    message->zone = msgpack_unpacked_release_zone(&unpacked);
+    message->bytes = bytes;
+    return X86_DM_FINE;
+}
+
+void x86_dm_message_free(struct x86_dm_message *message)
+{
+    if (message->zone) {
+        msgpack_zone_free(message->zone);
+    }
+    free(message->bytes);
+    message->zone = message->bytes = NULL;
+}
+
+/* ------------------------------------------------------------------------------------------- session */
+
+/*
+ * Milliseconds.  A new connection is a new epoch and so a new socket: ZeroMQ shall not reconnect.  Its own word for
+ * that, -1, drops what has arrived but was not read when the daemon closes.
+ */
+enum { X86_DM__NO_RECONNECT = 1 << 29, X86_DM__TIMEOUT_MS = 30000, X86_DM__BYE_MS = 2000 };
+
+/* A control request that waits for its answer; lives on the stack of the thread that asks. */
+struct x86_dm__call {
+    struct x86_dm__call *next;
+    uint64_t seq;
+    const struct x86_dm_buffer *request;
+    struct x86_dm_buffer answer;
+    bool sent, answered;
+};
+
+/* A block of RAM that the daemon has, kept for a successor: a descriptor of our own, or a path. */
+struct x86_dm__block {
+    struct x86_dm__block *next;
+    uint32_t number;
+    uint64_t size;
+    int fd;
+    char *path;
+};
+
+struct x86_dm {
+    pthread_mutex_t admin; /* one control operation at a time; taken before `lock` */
+    pthread_mutex_t lock;  /* all below that changes */
+    pthread_cond_t answered;
+    void *context;
+    char *endpoint, *name;
+    unsigned timeout_ms;
+    pthread_t thread;
+    bool running, stop, closing;
+    int wake; /* eventfd of the control thread */
+    struct x86_dm_failure lost;
+    struct x86_dm__call *calls;
+    uint64_t seq, generation;
+    uint32_t session, epoch;
+    uint32_t beating; /* session to keep alive; 0: none yet */
+    unsigned interval_ms;
+    struct x86_dm_message welcome;
+    struct x86_dm_buffer map; /* the last map, as a packed memory-map; empty: none */
+    struct x86_dm__block *blocks;
+    struct x86_dm_vcpu *vcpus;
+};
+
+struct x86_dm_vcpu {
+    struct x86_dm_vcpu *next;
+    struct x86_dm *dm;
+    uint16_t number;
+    struct x86_dm_buffer create; /* the packed vcpu-create, for a successor */
+    int wake;                    /* eventfd in the poll set of a run */
+    uint32_t kicks;              /* atomic: bit n: stop word n; X86_DM__WINDOW_... */
+    /* under dm->lock */
+    char endpoint[257];
+    bool renewed, same;
+    /* the running thread's */
+    void *socket;
+    uint32_t epoch;
+    uint64_t seq, base;
+    struct x86_dm_state known;
+    struct x86_dm_message request, last;
+    bool running, has_answer;
+    uint32_t answered_io;
+    struct x86_dm_buffer packed, answer, read;
+    struct x86_dm_stats stats;
+};
+
+enum { X86_DM__WINDOW_OFF = 1 << 30, X86_DM__WINDOW_ON = 1 << 29, X86_DM__WINDOW = 3 << 29 };
+
+static int64_t x86_dm__now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void x86_dm__signal(int eventfd_)
+{
+    uint64_t one = 1;
+    int saved = errno;
+
+    if (write(eventfd_, &one, sizeof(one)) < 0) {
+        /* full: whoever reads it will wake up anyway */
+    }
+    errno = saved;
+}
+
+static bool x86_dm__drain(int eventfd_)
+{
+    uint64_t count;
+
+    return read(eventfd_, &count, sizeof(count)) == (ssize_t)sizeof(count);
+}
+
+/* Store into the field of a message that has this name. */
+static void x86_dm__set(struct x86_dm_message *message, const char *name, uint64_t value)
+{
+    const struct x86_dm__table *table = x86_dm__tables[message->type];
+
+    for (uint32_t i = 0; i < table->n; i++) {
+        if (strcmp(table->rows[i].name, name) == 0) {
+            x86_dm__store(x86_dm__at(x86_dm__body(message), table->rows[i].offset), table->rows[i].width, value);
+        }
+    }
+}
+
+static uint64_t x86_dm__get(const struct x86_dm_message *message, const char *name)
+{
+    const struct x86_dm__table *table = x86_dm__tables[message->type];
+
+    for (uint32_t i = 0; i < table->n; i++) {
+        if (strcmp(table->rows[i].name, name) == 0) {
+            return x86_dm__load(x86_dm__in(&message->hello, table->rows[i].offset), table->rows[i].width);
+        }
+    }
+    return 0;
+}
+
+/* Mark the session as lost, once, and wake everybody.  Called with the lock held. */
+static void x86_dm__lose(struct x86_dm *dm, const struct x86_dm_failure *why)
+{
+    if (dm->lost.status == X86_DM_FINE) {
+        dm->lost = *why;
+        for (struct x86_dm_vcpu *v = dm->vcpus; v; v = v->next) {
+            x86_dm__signal(v->wake);
+        }
+        pthread_cond_broadcast(&dm->answered);
+    }
+}
+
+/* Take one message on the control socket.  Called with the lock held. */
+static void x86_dm__take(struct x86_dm *dm, const void *data, size_t size)
+{
+    struct x86_dm_message message;
+    struct x86_dm_failure why;
+    uint64_t seq;
+
+    if (x86_dm_unpack(&message, data, size, X86_DM_MAX_CONTROL, &why) != X86_DM_FINE) {
+        if (why.status == X86_DM_UNUSABLE) {
+            why.status = X86_DM_SESSION_LOST;
+        }
+        x86_dm__lose(dm, &why);
+        return;
+    }
+    seq = x86_dm__get(&message, "seq");
+    for (struct x86_dm__call *call = dm->calls; call && seq; call = call->next) {
+        if (call->sent && !call->answered && call->seq == seq) {
+            if (x86_dm__write(&call->answer, data, size)) {
+                x86_dm__no_memory(&why);
+                x86_dm__lose(dm, &why);
+            }
+            call->answered = true;
+            pthread_cond_broadcast(&dm->answered);
+            x86_dm_message_free(&message);
+            return;
+        }
+    }
+    if (message.type == X86_DM_ERROR) {
+        const struct x86_dm_error *error = &message.error;
+
+        if (error->error == X86_DM_ERROR_CLASS_SHUTTING_DOWN) {
+            dm->closing = true; /* a run under way still ends with its done */
+        } else if ((error->error == X86_DM_ERROR_CLASS_SESSION_LOST ||
+                    error->error == X86_DM_ERROR_CLASS_UNKNOWN_SESSION ||
+                    error->error == X86_DM_ERROR_CLASS_STALE_EPOCH) &&
+                   (error->session == 0 || error->session == dm->session)) {
+            x86_dm__refused(&why, X86_DM_SESSION_LOST, error);
+            x86_dm__lose(dm, &why);
+        }
+    }
+    x86_dm_message_free(&message);
+}
+
+static void *x86_dm__open(void *context, const char *endpoint, bool reconnects)
+{
+    void *socket_ = zmq_socket(context, ZMQ_DEALER);
+    int linger = 0, interval = X86_DM__NO_RECONNECT;
+    int64_t most = 4 * (int64_t)X86_DM_MAX_MESSAGE;
+
+    if (socket_ && (zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger)) ||
+                    zmq_setsockopt(socket_, ZMQ_MAXMSGSIZE, &most, sizeof(most)) ||
+                    (!reconnects && zmq_setsockopt(socket_, ZMQ_RECONNECT_IVL, &interval, sizeof(interval))) ||
+                    zmq_connect(socket_, endpoint))) {
+        int saved = errno;
+
+        zmq_close(socket_);
+        errno = saved;
+        return NULL;
+    }
+    return socket_;
+}
+
+/* The control thread: it alone uses the control socket. */
+static void *x86_dm__control(void *opaque)
+{
+    struct x86_dm *dm = opaque;
+    struct x86_dm_buffer ping = {0};
+    struct x86_dm_message message;
+    struct x86_dm_failure why;
+    int64_t heard = x86_dm__now_ms(), due = heard;
+    void *link = x86_dm__open(dm->context, dm->endpoint, true);
+    int failed = errno;
+
+    pthread_mutex_lock(&dm->lock);
+    if (!link) {
+        x86_dm__fail(&why, X86_DM_SESSION_LOST, "cannot connect to %s: %s", dm->endpoint, zmq_strerror(failed));
+        x86_dm__lose(dm, &why);
+    }
+    while (link && !dm->stop) {
+        zmq_pollitem_t items[] = {{link, 0, ZMQ_POLLIN, 0}, {NULL, dm->wake, ZMQ_POLLIN, 0}};
+        int64_t now = x86_dm__now_ms();
+        long wait = !dm->beating ? -1 : due > now ? (long)(due - now) : 0;
+        zmq_msg_t frame;
+
+        for (struct x86_dm__call *call = dm->calls; call; call = call->next) {
+            if (!call->sent && zmq_send(link, call->request->data, call->request->size, ZMQ_DONTWAIT) >= 0) {
+                call->sent = true;
+            }
+        }
+        pthread_mutex_unlock(&dm->lock);
+        zmq_poll(items, 2, wait);
+        x86_dm__drain(dm->wake);
+        pthread_mutex_lock(&dm->lock);
+        zmq_msg_init(&frame);
+        while (zmq_msg_recv(&frame, link, ZMQ_DONTWAIT) >= 0) {
+            heard = x86_dm__now_ms();
+            x86_dm__take(dm, zmq_msg_data(&frame), zmq_msg_size(&frame));
+        }
+        zmq_msg_close(&frame);
+        now = x86_dm__now_ms();
+        if (dm->beating && now >= due) {
+            due = now + dm->interval_ms;
+            if (now - heard > 3 * (int64_t)dm->interval_ms) {
+                x86_dm__fail(&why, X86_DM_SESSION_LOST, "the daemon at %s is silent", dm->endpoint);
+                x86_dm__lose(dm, &why);
+            }
+            x86_dm_init(&message, X86_DM_PING);
+            message.ping.session = dm->beating;
+            if (x86_dm_pack(&ping, &message, NULL) == X86_DM_FINE) {
+                zmq_send(link, ping.data, ping.size, ZMQ_DONTWAIT);
+            }
+        }
+    }
+    pthread_mutex_unlock(&dm->lock);
+    x86_dm_buffer_free(&ping);
+    if (link) {
+        zmq_close(link);
+    }
+    return NULL;
+}
+
+static enum x86_dm_status x86_dm__start(struct x86_dm *dm, struct x86_dm_failure *why)
+{
+    sigset_t all, before;
+    int failed;
+
+    pthread_mutex_lock(&dm->lock);
+    dm->stop = dm->closing = false;
+    dm->beating = 0;
+    memset(&dm->lost, 0, sizeof(dm->lost));
+    pthread_mutex_unlock(&dm->lock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    failed = pthread_create(&dm->thread, NULL, x86_dm__control, dm);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
+        return x86_dm__fail(why, X86_DM_NO_RESOURCES, "no thread for the control socket: %s", strerror(failed));
+    }
+    dm->running = true;
+    return X86_DM_FINE;
+}
+
+static void x86_dm__end(struct x86_dm *dm)
+{
+    if (dm->running) {
+        pthread_mutex_lock(&dm->lock);
+        dm->stop = true;
+        pthread_mutex_unlock(&dm->lock);
+        x86_dm__signal(dm->wake);
+        pthread_join(dm->thread, NULL);
+        dm->running = false;
+    }
+}
+
+/*
+ * Send a control request (seq and session are filled in) and wait for its answer, which must be of type `expected`;
+ * the caller frees it.
+ */
+static enum x86_dm_status x86_dm__ask(struct x86_dm *dm, struct x86_dm_message *request, enum x86_dm_type expected,
+                                      unsigned timeout_ms, struct x86_dm_message *answer, struct x86_dm_failure *why)
+{
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm__call call = {.request = &bytes};
+    int64_t end = x86_dm__now_ms() + timeout_ms;
+    struct timespec until = {.tv_sec = (time_t)(end / 1000), .tv_nsec = (long)(end % 1000) * 1000000};
+    enum x86_dm_status status;
+    int late = 0;
+
+    pthread_mutex_lock(&dm->lock);
+    call.seq = ++dm->seq;
+    x86_dm__set(request, "seq", call.seq);
+    x86_dm__set(request, "session", dm->session);
+    status = x86_dm_pack(&bytes, request, why);
+    if (status == X86_DM_FINE) {
+        call.next = dm->calls;
+        dm->calls = &call;
+        x86_dm__signal(dm->wake);
+        while (!call.answered && !late && dm->lost.status == X86_DM_FINE) {
+            late = pthread_cond_timedwait(&dm->answered, &dm->lock, &until);
+        }
+        for (struct x86_dm__call **at = &dm->calls; *at; at = &(*at)->next) {
+            if (*at == &call) {
+                *at = call.next;
+                break;
+            }
+        }
+        if (!call.answered && dm->lost.status != X86_DM_FINE) {
+            status = dm->lost.status;
+            if (why) {
+                *why = dm->lost;
+            }
+        } else if (!call.answered) {
+            status = x86_dm__fail(why, X86_DM_SESSION_LOST, "no daemon answers at %s within %u ms; is it running?",
+                                  dm->endpoint, timeout_ms);
+        }
+    }
+    pthread_mutex_unlock(&dm->lock);
+    if (status == X86_DM_FINE) {
+        status = x86_dm_unpack(answer, call.answer.data, call.answer.size, X86_DM_MAX_CONTROL, why);
+    }
+    if (status == X86_DM_FINE && answer->type != expected) {
+        if (answer->type == X86_DM_ERROR) {
+            status = x86_dm__refused(why, X86_DM_REFUSED, &answer->error);
+        } else {
+            status = x86_dm__fail(why, X86_DM_UNUSABLE, "%s was answered by %s, %s expected",
+                                  x86_dm__tables[request->type]->name, x86_dm__tables[answer->type]->name,
+                                  x86_dm__tables[expected]->name);
+        }
+        x86_dm_message_free(answer);
+    }
+    x86_dm_buffer_free(&call.answer);
+    x86_dm_buffer_free(&bytes);
+    return status;
+}
+
+/* The same for requests that are answered by `ok`. */
+static enum x86_dm_status x86_dm__do(struct x86_dm *dm, struct x86_dm_message *request, struct x86_dm_failure *why)
+{
+    struct x86_dm_message answer;
+    enum x86_dm_status status = x86_dm__ask(dm, request, X86_DM_OK, dm->timeout_ms, &answer, why);
+
+    if (status == X86_DM_FINE) {
+        x86_dm_message_free(&answer);
+    }
+    return status;
+}
+
+/* Say hello on a new control socket; `resume` is the session to take up, 0 for a new one. */
+static enum x86_dm_status x86_dm__hello(struct x86_dm *dm, uint32_t resume, struct x86_dm_failure *why)
+{
+    const char *features[sizeof(x86_dm__features) / sizeof(x86_dm__features[0])];
+    struct x86_dm_message hello, welcome;
+    enum x86_dm_status status = x86_dm__start(dm, why);
+
+    if (status != X86_DM_FINE) {
+        return status;
+    }
+    memcpy(features, x86_dm__features, sizeof(features));
+    x86_dm_init(&hello, X86_DM_HELLO);
+    hello.hello.min_version = X86_DM_OLDEST;
+    hello.hello.max_version = X86_DM_VERSION;
+    hello.hello.features = features;
+    hello.hello.n_features = sizeof(features) / sizeof(features[0]);
+    hello.hello.name = dm->name;
+    hello.hello.resume = resume;
+    hello.hello.epoch = ++dm->epoch;
+    status = x86_dm__ask(dm, &hello, X86_DM_WELCOME, dm->timeout_ms, &welcome, why);
+    if (status == X86_DM_FINE) {
+        pthread_mutex_lock(&dm->lock);
+        x86_dm_message_free(&dm->welcome);
+        dm->welcome = welcome;
+        dm->session = dm->beating = welcome.welcome.session;
+        dm->interval_ms = welcome.welcome.timeout_ms / 4 ? welcome.welcome.timeout_ms / 4 : 1;
+        pthread_mutex_unlock(&dm->lock);
+        x86_dm__signal(dm->wake);
+    }
+    return status;
+}
+
+struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why)
+{
+    struct x86_dm *dm = calloc(1, sizeof(*dm));
+    pthread_condattr_t clock;
+
+    if (!dm) {
+        x86_dm__no_memory(why);
+        return NULL;
+    }
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&dm->answered, &clock);
+    pthread_condattr_destroy(&clock);
+    pthread_mutex_init(&dm->admin, NULL);
+    pthread_mutex_init(&dm->lock, NULL);
+    dm->timeout_ms = timeout_ms ? timeout_ms : X86_DM__TIMEOUT_MS;
+    dm->endpoint = strdup(endpoint);
+    dm->name = strdup(name ? name : "");
+    dm->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    dm->context = zmq_ctx_new();
+    if (!dm->endpoint || !dm->name || dm->wake < 0 || !dm->context) {
+        x86_dm__fail(why, X86_DM_NO_RESOURCES, "cannot set up a session: %s", strerror(errno));
+    } else if (x86_dm__hello(dm, 0, why) == X86_DM_FINE) {
+        return dm;
+    }
+    x86_dm_close(dm, false);
+    return NULL;
+}
+
+const struct x86_dm_welcome *x86_dm_daemon(const struct x86_dm *dm)
+{
+    return &dm->welcome.welcome;
+}
+
+bool x86_dm_has_feature(const struct x86_dm *dm, const char *feature)
+{
+    for (uint32_t i = 0; i < dm->welcome.welcome.n_features; i++) {
+        if (strcmp(dm->welcome.welcome.features[i], feature) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool x86_dm_is_lost(struct x86_dm *dm, struct x86_dm_failure *why)
+{
+    bool lost;
+
+    pthread_mutex_lock(&dm->lock);
+    lost = dm->lost.status != X86_DM_FINE;
+    if (lost && why) {
+        *why = dm->lost;
+    }
+    pthread_mutex_unlock(&dm->lock);
+    return lost;
+}
+
+bool x86_dm_is_closing(struct x86_dm *dm)
+{
+    bool closing;
+
+    pthread_mutex_lock(&dm->lock);
+    closing = dm->closing;
+    pthread_mutex_unlock(&dm->lock);
+    return closing;
+}
+
+/* ------------------------------------------------------------------------------------------- memory */
+
+/* Send a descriptor over the RAM socket: ZeroMQ cannot pass any. */
+static enum x86_dm_status x86_dm__share(struct x86_dm *dm, const struct x86_dm__block *block,
+                                        struct x86_dm_failure *why)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct timeval wait = {.tv_sec = dm->timeout_ms / 1000, .tv_usec = (dm->timeout_ms % 1000) * 1000};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct sockaddr *to = (const void *)&address;
+    const char *path = dm->welcome.welcome.ram_socket;
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm_message message;
+    struct msghdr packet = {0};
+    enum x86_dm_status status;
+    struct iovec part;
+    uint8_t *answer;
+    ssize_t size = -1;
+    int side;
+
+    if (!*path) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE,
+                            "this daemon takes no descriptors; share files below its memory path instead");
+    }
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE, "the path of the RAM socket is too long");
+    }
+    x86_dm_init(&message, X86_DM_RAM);
+    message.ram.seq = 1;
+    message.ram.session = dm->session;
+    message.ram.ram = block->number;
+    message.ram.size = block->size;
+    status = x86_dm_pack(&bytes, &message, why);
+    if (status != X86_DM_FINE) {
+        x86_dm_buffer_free(&bytes);
+        return status;
+    }
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    memset(&control, 0, sizeof(control));
+    part = (struct iovec){bytes.data, bytes.size};
+    packet.msg_iov = &part;
+    packet.msg_iovlen = 1;
+    packet.msg_control = &control;
+    packet.msg_controllen = sizeof(control.room);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &block->fd, sizeof(int));
+    answer = malloc(X86_DM_MAX_CONTROL);
+    side = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (answer && side >= 0 && setsockopt(side, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) == 0 &&
+        setsockopt(side, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) == 0 &&
+        connect(side, to, sizeof(address)) == 0 &&
+        sendmsg(side, &packet, MSG_NOSIGNAL) >= 0) {
+        do {
+            size = recv(side, answer, X86_DM_MAX_CONTROL, 0);
+        } while (size < 0 && errno == EINTR);
+    }
+    if (size <= 0) {
+        status = x86_dm__fail(why, X86_DM_SESSION_LOST, "the RAM socket does not answer: %s",
+                              size == 0 ? "it was closed" : strerror(errno));
+    } else {
+        status = x86_dm_unpack(&message, answer, (size_t)size, X86_DM_MAX_CONTROL, why);
+    }
+    if (status == X86_DM_FINE) {
+        if (message.type == X86_DM_ERROR) {
+            status = x86_dm__refused(why, X86_DM_REFUSED, &message.error);
+        } else if (message.type != X86_DM_OK) {
+            status = x86_dm__fail(why, X86_DM_UNUSABLE, "ram was answered by %s", x86_dm__tables[message.type]->name);
+        }
+        x86_dm_message_free(&message);
+    }
+    if (side >= 0) {
+        close(side);
+    }
+    free(answer);
+    x86_dm_buffer_free(&bytes);
+    return status;
+}
+
+/* Make a block known to the daemon, in either way. */
+static enum x86_dm_status x86_dm__send_block(struct x86_dm *dm, const struct x86_dm__block *block,
+                                             struct x86_dm_failure *why)
+{
+    struct x86_dm_message message;
+
+    if (!block->path) {
+        return x86_dm__share(dm, block, why);
+    }
+    x86_dm_init(&message, X86_DM_RAM);
+    message.ram.ram = block->number;
+    message.ram.size = block->size;
+    message.ram.path = block->path;
+    return x86_dm__do(dm, &message, why);
+}
+
+static void x86_dm__free_block(struct x86_dm__block *block)
+{
+    if (block->fd >= 0) {
+        close(block->fd);
+    }
+    free(block->path);
+    free(block);
+}
+
+static enum x86_dm_status x86_dm__add_block(struct x86_dm *dm, int fd, const char *path, uint64_t size,
+                                            uint32_t *number, struct x86_dm_failure *why)
+{
+    struct x86_dm__block *block = calloc(1, sizeof(*block));
+    enum x86_dm_status status;
+
+    if (!block) {
+        return x86_dm__no_memory(why);
+    }
+    block->size = size;
+    block->path = path ? strdup(path) : NULL;
+    block->fd = path ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (path ? !block->path : block->fd < 0) {
+        status = x86_dm__fail(why, X86_DM_NO_RESOURCES, "cannot keep RAM: %s", strerror(errno));
+        x86_dm__free_block(block);
+        return status;
+    }
+    pthread_mutex_lock(&dm->admin);
+    block->number = 1; /* as good as any that is free */
+    for (const struct x86_dm__block *one = dm->blocks; one; one = one->next) {
+        if (one->number >= block->number) {
+            block->number = one->number + 1;
+        }
+    }
+    status = x86_dm__send_block(dm, block, why);
+    if (status == X86_DM_FINE) {
+        *number = block->number;
+        block->next = dm->blocks;
+        dm->blocks = block;
+    } else {
+        x86_dm__free_block(block);
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
+enum x86_dm_status x86_dm_add_ram(struct x86_dm *dm, int fd, uint64_t size, uint32_t *number,
+                                  struct x86_dm_failure *why)
+{
+    return x86_dm__add_block(dm, fd, NULL, size, number, why);
+}
+
+enum x86_dm_status x86_dm_add_ram_file(struct x86_dm *dm, const char *path, uint64_t size, uint32_t *number,
+                                       struct x86_dm_failure *why)
+{
+    return x86_dm__add_block(dm, -1, path, size, number, why);
+}
+
+enum x86_dm_status x86_dm_remove_ram(struct x86_dm *dm, uint32_t number, struct x86_dm_failure *why)
+{
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    x86_dm_init(&message, X86_DM_RAM_REMOVE);
+    message.ram_remove.ram = number;
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm__do(dm, &message, why);
+    for (struct x86_dm__block **at = &dm->blocks; *at && status == X86_DM_FINE; at = &(*at)->next) {
+        if ((*at)->number == number) {
+            struct x86_dm__block *gone = *at;
+
+            *at = gone->next;
+            x86_dm__free_block(gone);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
+/* Keep a map for a successor, numbered with the next generation.  Called with `admin` held. */
+static enum x86_dm_status x86_dm__keep_map(struct x86_dm *dm, struct x86_dm_message *message,
+                                           const struct x86_dm_region *regions, uint32_t n, bool a20,
+                                           struct x86_dm_buffer *bytes, struct x86_dm_failure *why)
+{
+    x86_dm_init(message, X86_DM_MEMORY_MAP);
+    message->memory_map.map.generation = dm->generation + 1;
+    message->memory_map.map.regions = regions;
+    message->memory_map.map.n_regions = n;
+    message->memory_map.map.a20 = a20;
+    return x86_dm_pack(bytes, message, why);
+}
+
+/* The map in `bytes` is the daemon's now.  Called with `admin` held. */
+static void x86_dm__use_map(struct x86_dm *dm, struct x86_dm_buffer *bytes)
+{
+    x86_dm_buffer_free(&dm->map);
+    dm->map = *bytes;
+    pthread_mutex_lock(&dm->lock);
+    dm->generation++;
+    pthread_mutex_unlock(&dm->lock);
+}
+
+enum x86_dm_status x86_dm_set_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
+                                  struct x86_dm_failure *why)
+{
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm__keep_map(dm, &message, regions, n, a20, &bytes, why);
+    if (status == X86_DM_FINE) {
+        status = x86_dm__do(dm, &message, why);
+    }
+    if (status == X86_DM_FINE) {
+        x86_dm__use_map(dm, &bytes);
+    } else {
+        x86_dm_buffer_free(&bytes);
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
+enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
+                                   struct x86_dm_map *map, struct x86_dm_failure *why)
+{
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm__keep_map(dm, &message, regions, n, a20, &bytes, why);
+    if (status == X86_DM_FINE) {
+        x86_dm__use_map(dm, &bytes);
+        *map = message.memory_map.map;
+    } else {
+        x86_dm_buffer_free(&bytes);
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------- vCPUs and life */
+
+/* Use a new socket and epoch from now on; `same` false: with a daemon that knows of no earlier run. */
+static void x86_dm__renew(struct x86_dm_vcpu *vcpu, const char *endpoint, bool same)
+{
+    pthread_mutex_lock(&vcpu->dm->lock);
+    if (endpoint) {
+        x86_dm__say(vcpu->endpoint, sizeof(vcpu->endpoint), endpoint);
+    }
+    vcpu->same = same && (vcpu->same || !vcpu->renewed);
+    vcpu->renewed = true;
+    pthread_mutex_unlock(&vcpu->dm->lock);
+    x86_dm__signal(vcpu->wake);
+}
+
+static void x86_dm__free_vcpu(struct x86_dm_vcpu *vcpu)
+{
+    if (vcpu->socket) {
+        zmq_close(vcpu->socket);
+    }
+    if (vcpu->wake >= 0) {
+        close(vcpu->wake);
+    }
+    x86_dm_message_free(&vcpu->last);
+    x86_dm_buffer_free(&vcpu->create);
+    x86_dm_buffer_free(&vcpu->packed);
+    x86_dm_buffer_free(&vcpu->answer);
+    x86_dm_buffer_free(&vcpu->read);
+    free(vcpu);
+}
+
+struct x86_dm_vcpu *x86_dm_create_vcpu(struct x86_dm *dm, uint16_t number, const char *model,
+                                       const struct x86_dm_cpuid *cpuid, uint32_t n, struct x86_dm_failure *why)
+{
+    struct x86_dm_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+    struct x86_dm_message create, ready;
+
+    if (!vcpu) {
+        x86_dm__no_memory(why);
+        return NULL;
+    }
+    vcpu->dm = dm;
+    vcpu->number = number;
+    vcpu->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    x86_dm_init(&create, X86_DM_VCPU_CREATE);
+    create.vcpu_create.vcpu = number;
+    create.vcpu_create.cpuid = cpuid;
+    create.vcpu_create.n_cpuid = n;
+    if (model) {
+        create.vcpu_create.model = model;
+    }
+    if (vcpu->wake < 0) {
+        x86_dm__fail(why, X86_DM_NO_RESOURCES, "no eventfd: %s", strerror(errno));
+        x86_dm__free_vcpu(vcpu);
+        return NULL;
+    }
+    pthread_mutex_lock(&dm->admin);
+    if (x86_dm_pack(&vcpu->create, &create, why) != X86_DM_FINE ||
+        x86_dm__ask(dm, &create, X86_DM_VCPU_READY, dm->timeout_ms, &ready, why) != X86_DM_FINE) {
+        pthread_mutex_unlock(&dm->admin);
+        x86_dm__free_vcpu(vcpu);
+        return NULL;
+    }
+    x86_dm__say(vcpu->endpoint, sizeof(vcpu->endpoint), ready.vcpu_ready.endpoint);
+    x86_dm_message_free(&ready);
+    pthread_mutex_lock(&dm->lock);
+    vcpu->next = dm->vcpus;
+    dm->vcpus = vcpu;
+    pthread_mutex_unlock(&dm->lock);
+    pthread_mutex_unlock(&dm->admin);
+    return vcpu;
+}
+
+enum x86_dm_status x86_dm_destroy_vcpu(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why)
+{
+    struct x86_dm *dm = vcpu->dm;
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    x86_dm_init(&message, X86_DM_VCPU_DESTROY);
+    message.vcpu_destroy.vcpu = vcpu->number;
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm__do(dm, &message, why);
+    pthread_mutex_lock(&dm->lock);
+    for (struct x86_dm_vcpu **at = &dm->vcpus; *at; at = &(*at)->next) {
+        if (*at == vcpu) {
+            *at = vcpu->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&dm->lock);
+    pthread_mutex_unlock(&dm->admin);
+    x86_dm__free_vcpu(vcpu);
+    return status;
+}
+
+enum x86_dm_status x86_dm_query(struct x86_dm *dm, struct x86_dm_message *answer, struct x86_dm_failure *why)
+{
+    struct x86_dm_message query;
+
+    x86_dm_init(&query, X86_DM_QUERY);
+    return x86_dm__ask(dm, &query, X86_DM_COUNTERS, dm->timeout_ms, answer, why);
+}
+
+/* Give a new session all that the old one had. */
+static enum x86_dm_status x86_dm__rebuild(struct x86_dm *dm, struct x86_dm_failure *why)
+{
+    enum x86_dm_status status = X86_DM_FINE;
+    struct x86_dm_message message, ready;
+
+    for (const struct x86_dm__block *b = dm->blocks; b && status == X86_DM_FINE; b = b->next) {
+        status = x86_dm__send_block(dm, b, why);
+    }
+    if (status == X86_DM_FINE && dm->map.size) {
+        status = x86_dm_unpack(&message, dm->map.data, dm->map.size, X86_DM_MAX_CONTROL, why);
+        if (status == X86_DM_FINE) {
+            status = x86_dm__do(dm, &message, why);
+            x86_dm_message_free(&message);
+        }
+    }
+    for (struct x86_dm_vcpu *v = dm->vcpus; v && status == X86_DM_FINE; v = v->next) {
+        status = x86_dm_unpack(&message, v->create.data, v->create.size, X86_DM_MAX_CONTROL, why);
+        if (status == X86_DM_FINE) {
+            status = x86_dm__ask(dm, &message, X86_DM_VCPU_READY, dm->timeout_ms, &ready, why);
+            x86_dm_message_free(&message);
+        }
+        if (status == X86_DM_FINE) {
+            x86_dm__renew(v, ready.vcpu_ready.endpoint, false);
+            x86_dm_message_free(&ready);
+        }
+    }
+    return status;
+}
+
+enum x86_dm_status x86_dm_reconnect(struct x86_dm *dm, bool *same, struct x86_dm_failure *why)
+{
+    struct x86_dm_failure refusal;
+    enum x86_dm_status status;
+
+    pthread_mutex_lock(&dm->admin);
+    x86_dm__end(dm);
+    *same = true;
+    status = x86_dm__hello(dm, dm->session, &refusal);
+    if (status == X86_DM_REFUSED && refusal.error == X86_DM_ERROR_CLASS_UNKNOWN_SESSION) {
+        *same = false;
+        x86_dm__end(dm);
+        status = x86_dm__hello(dm, 0, &refusal);
+        if (status == X86_DM_FINE) {
+            status = x86_dm__rebuild(dm, &refusal);
+        }
+    }
+    for (struct x86_dm_vcpu *v = dm->vcpus; v && status == X86_DM_FINE && *same; v = v->next) {
+        x86_dm__renew(v, NULL, true);
+    }
+    if (status != X86_DM_FINE) {
+        pthread_mutex_lock(&dm->lock);
+        x86_dm__lose(dm, &refusal); /* nobody waits for a session that did not come */
+        pthread_mutex_unlock(&dm->lock);
+        if (why) {
+            *why = refusal;
+        }
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
+void x86_dm_close(struct x86_dm *dm, bool bye)
+{
+    struct x86_dm_message message, answer;
+
+    if (bye && dm->running && !x86_dm_is_lost(dm, NULL) && !x86_dm_is_closing(dm)) {
+        pthread_mutex_lock(&dm->lock);
+        dm->beating = 0; /* no heartbeat may follow */
+        pthread_mutex_unlock(&dm->lock);
+        x86_dm_init(&message, X86_DM_BYE);
+        if (x86_dm__ask(dm, &message, X86_DM_OK, X86_DM__BYE_MS, &answer, NULL) == X86_DM_FINE) {
+            x86_dm_message_free(&answer);
+        }
+    }
+    x86_dm__end(dm);
+    while (dm->vcpus) {
+        struct x86_dm_vcpu *gone = dm->vcpus;
+
+        dm->vcpus = gone->next;
+        x86_dm__free_vcpu(gone);
+    }
+    while (dm->blocks) {
+        struct x86_dm__block *gone = dm->blocks;
+
+        dm->blocks = gone->next;
+        x86_dm__free_block(gone);
+    }
+    if (dm->context) {
+        while (zmq_ctx_term(dm->context) && errno == EINTR) {
+        }
+    }
+    if (dm->wake >= 0) {
+        close(dm->wake);
+    }
+    x86_dm_message_free(&dm->welcome);
+    x86_dm_buffer_free(&dm->map);
+    pthread_cond_destroy(&dm->answered);
+    pthread_mutex_destroy(&dm->lock);
+    pthread_mutex_destroy(&dm->admin);
+    free(dm->endpoint);
+    free(dm->name);
+    free(dm);
+}
+
+/* ------------------------------------------------------------------------------------------- runs */
+
+void x86_dm_wake(struct x86_dm_vcpu *vcpu)
+{
+    x86_dm__signal(vcpu->wake);
+}
+
+void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
+{
+    uint32_t add = (uint32_t)1 << ((unsigned)stop & 15), before = __atomic_load_n(&vcpu->kicks, __ATOMIC_RELAXED), after;
+
+    do {
+        after = before | add;
+        if (window >= 0) {
+            after = (after & ~(uint32_t)X86_DM__WINDOW) |
+                    (uint32_t)(window ? X86_DM__WINDOW_ON : X86_DM__WINDOW_OFF);
+        }
+    } while (!__atomic_compare_exchange_n(&vcpu->kicks, &before, after, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    x86_dm__signal(vcpu->wake);
+}
+
+static void x86_dm__count(uint64_t *counter, uint64_t more)
+{
+    __atomic_fetch_add(counter, more, __ATOMIC_RELAXED);
+}
+
+void x86_dm_get_stats(const struct x86_dm_vcpu *vcpu, struct x86_dm_stats *stats)
+{
+    const uint64_t *from = &vcpu->stats.requests;
+    uint64_t *to = &stats->requests;
+
+    for (size_t i = 0; i < sizeof(*stats) / sizeof(*to); i++) {
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* Send bytes; what nobody is there to take is sent again after a reconnect. */
+static void x86_dm__send(struct x86_dm_vcpu *vcpu, const struct x86_dm_buffer *bytes)
+{
+    int sent;
+
+    do {
+        sent = zmq_send(vcpu->socket, bytes->data, bytes->size, ZMQ_DONTWAIT);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0) {
+        x86_dm__count(&vcpu->stats.bytes_sent, bytes->size);
+    }
+}
+
+static enum x86_dm_status x86_dm__send_request(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why)
+{
+    enum x86_dm_status status;
+
+    vcpu->request.emulate.epoch = vcpu->epoch;
+    status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+    if (status == X86_DM_FINE) {
+        x86_dm__send(vcpu, &vcpu->packed);
+    }
+    return status;
+}
+
+static enum x86_dm_status x86_dm__pass_kicks(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why)
+{
+    uint32_t kicks = __atomic_exchange_n(&vcpu->kicks, 0, __ATOMIC_SEQ_CST);
+    bool window = kicks & (uint32_t)X86_DM__WINDOW;
+    enum x86_dm_status status = X86_DM_FINE;
+
+    if ((kicks & ~(uint32_t)X86_DM__WINDOW) > 1u << X86_DM_STOP_NONE) {
+        kicks &= ~(1u << X86_DM_STOP_NONE); /* a stop carries the window along */
+    }
+    for (unsigned stop = 0; stop < 16 && status == X86_DM_FINE; stop++) {
+        struct x86_dm_message kick;
+
+        if (!(kicks >> stop & 1)) {
+            continue;
+        }
+        x86_dm_init(&kick, X86_DM_KICK);
+        kick.kick.session = vcpu->request.emulate.session;
+        kick.kick.vcpu = vcpu->number;
+        kick.kick.epoch = vcpu->epoch;
+        kick.kick.seq = vcpu->request.emulate.seq;
+        kick.kick.stop = (enum x86_dm_stop)stop;
+        kick.kick.has_window = window;
+        kick.kick.window = kicks & (uint32_t)X86_DM__WINDOW_ON;
+        window = false;
+        status = x86_dm_pack(&vcpu->packed, &kick, why);
+        if (status == X86_DM_FINE) {
+            x86_dm__send(vcpu, &vcpu->packed);
+            x86_dm__count(&vcpu->stats.kicks, 1);
+        }
+    }
+    return status;
+}
+
+/* Open the socket the first time; after a reconnect use a new one and send an unanswered request again. */
+static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why)
+{
+    char endpoint[sizeof(vcpu->endpoint)];
+    bool renewed, same;
+
+    pthread_mutex_lock(&vcpu->dm->lock);
+    renewed = vcpu->renewed;
+    same = !renewed || vcpu->same;
+    vcpu->renewed = false;
+    memcpy(endpoint, vcpu->endpoint, sizeof(endpoint));
+    pthread_mutex_unlock(&vcpu->dm->lock);
+    if (!renewed && vcpu->socket) {
+        return X86_DM_FINE;
+    }
+    if (vcpu->socket) {
+        zmq_close(vcpu->socket);
+    }
+    if (!same) {
+        vcpu->base = 0;
+    }
+    vcpu->socket = x86_dm__open(vcpu->dm->context, endpoint, false);
+    if (!vcpu->socket) {
+        return x86_dm__fail(why, vcpu->running ? X86_DM_RUN_LOST : X86_DM_SESSION_LOST, "cannot connect to %s: %s",
+                            endpoint, zmq_strerror(errno));
+    }
+    vcpu->epoch++;
+    if (!vcpu->running) {
+        return X86_DM_FINE;
+    }
+    if (!same) {
+        return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: the daemon is another one");
+    }
+    x86_dm__count(&vcpu->stats.resent, 1);
+    return x86_dm__send_request(vcpu, why);
+}
+
+/* Wait for the next message; carry out kicks and reconnects meanwhile. */
+static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
+                                          struct x86_dm_message *message, struct x86_dm_failure *why)
+{
+    for (;;) {
+        zmq_pollitem_t items[] = {{NULL, vcpu->wake, ZMQ_POLLIN, 0}, {vcpu->socket, 0, ZMQ_POLLIN, 0}};
+        struct x86_dm_failure lost;
+        enum x86_dm_status status = x86_dm__pass_kicks(vcpu, why);
+        bool gone, interrupted;
+        zmq_msg_t frame;
+        int size;
+
+        if (status != X86_DM_FINE) {
+            return status;
+        }
+        items[1].socket = vcpu->socket;
+        interrupted = zmq_poll(items, 2, -1) < 0;
+        if (interrupted && errno != EINTR) {
+            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: poll: %s", zmq_strerror(errno));
+        }
+        if (interrupted || items[0].revents) {
+            x86_dm__drain(vcpu->wake);
+            if (devices->on_wake && devices->on_wake(devices->opaque)) {
+                x86_dm_kick(vcpu, X86_DM_STOP_KICK, -1);
+            }
+            status = x86_dm__renew_if_asked(vcpu, why);
+            if (status != X86_DM_FINE) {
+                return status;
+            }
+        }
+        zmq_msg_init(&frame);
+        size = zmq_msg_recv(&frame, vcpu->socket, ZMQ_DONTWAIT);
+        if (size < 0) {
+            zmq_msg_close(&frame);
+            pthread_mutex_lock(&vcpu->dm->lock);
+            gone = vcpu->dm->lost.status != X86_DM_FINE && !vcpu->renewed;
+            lost = vcpu->dm->lost;
+            pthread_mutex_unlock(&vcpu->dm->lock);
+            if (gone) {
+                return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: %.400s", lost.text);
+            }
+            continue;
+        }
+        x86_dm__count(&vcpu->stats.bytes_received, (uint64_t)size);
+        status = x86_dm_unpack(message, zmq_msg_data(&frame), zmq_msg_size(&frame), X86_DM_MAX_MESSAGE, &lost);
+        zmq_msg_close(&frame);
+        if (status != X86_DM_FINE) {
+            x86_dm__fail(why, X86_DM_RUN_LOST, "the daemon does not speak this protocol: %.400s", lost.text);
+            return X86_DM_RUN_LOST;
+        }
+        return X86_DM_FINE;
+    }
+}
+
+static void x86_dm__deliver(const struct x86_dm_devices *devices, const struct x86_dm_posted *posted, uint32_t n_posted,
+                            const uint64_t *pages, uint32_t n_pages)
+{
+    for (uint32_t i = 0; i < n_posted && devices->on_posted; i++) {
+        uint32_t size = posted[i].size ? posted[i].size : 1;
+
+        for (uint32_t at = 0; at < posted[i].data.size; at += size) {
+            uint32_t left = posted[i].data.size - at;
+
+            devices->on_posted(devices->opaque, posted[i].gpa + at, posted[i].data.data + at, left < size ? left : size);
+        }
+    }
+    if (n_pages && devices->on_pages) {
+        devices->on_pages(devices->opaque, pages, n_pages);
+    }
+}
+
+/* Ask the devices, and send what they say. */
+static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struct x86_dm_io *io,
+                                           const struct x86_dm_devices *devices, struct x86_dm_failure *why)
+{
+    bool reads = io->kind == X86_DM_IO_KIND_PORT_IN || io->kind == X86_DM_IO_KIND_MMIO_READ ||
+                 io->kind == X86_DM_IO_KIND_MSR_READ;
+    uint64_t size = (uint64_t)io->size * io->count;
+    struct x86_dm_answer given = {.window = -1};
+    struct x86_dm_message answer;
+    enum x86_dm_status status;
+
+    if (size > X86_DM_MAX_DATA || (!reads && io->kind != X86_DM_IO_KIND_INTERRUPT_ACK &&
+                                   io->kind != X86_DM_IO_KIND_REPORT && io->data.size != size)) {
+        return x86_dm__fail(why, X86_DM_RUN_LOST, "the daemon does not speak this protocol: %s of %u times %u bytes",
+                            x86_dm_io_kind_name(io->kind), (unsigned)io->count, (unsigned)io->size);
+    }
+    if (vcpu->read.room < size + 8) {
+        uint8_t *grown = realloc(vcpu->read.data, (size_t)size + 8);
+
+        if (!grown) {
+            x86_dm__no_memory(why);
+            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: out of memory");
+        }
+        vcpu->read.data = grown;
+        vcpu->read.room = (size_t)size + 8;
+    }
+    given.data = vcpu->read.data;
+    given.fault = io->kind == X86_DM_IO_KIND_MSR_READ || io->kind == X86_DM_IO_KIND_MSR_WRITE;
+    if (reads) {
+        given.size = (uint32_t)size;
+        memset(given.data, 0xff, (size_t)size);
+    }
+    if (devices->on_io && io->kind != X86_DM_IO_KIND_REPORT) {
+        devices->on_io(devices->opaque, io, &given);
+    }
+    x86_dm_init(&answer, X86_DM_IO_ANSWER);
+    answer.io_answer.session = io->session;
+    answer.io_answer.vcpu = io->vcpu;
+    answer.io_answer.epoch = vcpu->epoch;
+    answer.io_answer.seq = io->seq;
+    answer.io_answer.io = io->io;
+    if (!given.fault) {
+        answer.io_answer.data = (struct x86_dm_blob){given.data, given.size};
+    }
+    answer.io_answer.fault = given.fault;
+    if (given.map) {
+        answer.io_answer.has_map = true;
+        answer.io_answer.map = *given.map;
+    }
+    if (given.window >= 0) {
+        answer.io_answer.has_window = true;
+        answer.io_answer.window = given.window != 0;
+    }
+    answer.io_answer.stop = given.stop;
+    status = x86_dm_pack(&vcpu->answer, &answer, why);
+    if (status == X86_DM_FINE) {
+        vcpu->has_answer = true;
+        vcpu->answered_io = io->io;
+        x86_dm__send(vcpu, &vcpu->answer);
+    }
+    return status;
+}
+
+/* Our answer was lost: say it again, with the epoch of now, and touch no device. */
+static enum x86_dm_status x86_dm__answer_again(struct x86_dm_vcpu *vcpu, struct x86_dm_failure *why)
+{
+    struct x86_dm_message answer;
+    enum x86_dm_status status = x86_dm_unpack(&answer, vcpu->answer.data, vcpu->answer.size, X86_DM_MAX_MESSAGE, why);
+
+    if (status == X86_DM_FINE) {
+        answer.io_answer.epoch = vcpu->epoch;
+        status = x86_dm_pack(&vcpu->packed, &answer, why);
+        x86_dm_message_free(&answer);
+    }
+    if (status == X86_DM_FINE) {
+        x86_dm__send(vcpu, &vcpu->packed);
+    }
+    return status;
+}
+
+/* What one message means for the run.  Sets *over when it is the last. */
+static enum x86_dm_status x86_dm__react(struct x86_dm_vcpu *vcpu, const struct x86_dm_state *state,
+                                        const struct x86_dm_message *message, const struct x86_dm_devices *devices,
+                                        bool *over, struct x86_dm_failure *why)
+{
+    struct x86_dm_emulate *request = &vcpu->request.emulate;
+
+    if (message->type == X86_DM_IO && message->io.seq == request->seq) {
+        const struct x86_dm_io *io = &message->io;
+
+        if (vcpu->has_answer && io->io <= vcpu->answered_io) {
+            return io->io == vcpu->answered_io ? x86_dm__answer_again(vcpu, why) : X86_DM_FINE;
+        }
+        x86_dm__count(&vcpu->stats.io, 1);
+        x86_dm__deliver(devices, io->posted, io->n_posted, io->pages, io->n_pages);
+        return x86_dm__question(vcpu, io, devices, why);
+    }
+    if (message->type == X86_DM_DONE && message->done.seq == request->seq) {
+        const struct x86_dm_done *done = &message->done;
+
+        x86_dm__deliver(devices, done->posted, done->n_posted, done->pages, done->n_pages);
+        *over = true;
+        return X86_DM_FINE;
+    }
+    if (message->type == X86_DM_ERROR && (message->error.seq == request->seq || message->error.seq == 0)) {
+        const struct x86_dm_error *error = &message->error;
+
+        if (error->error == X86_DM_ERROR_CLASS_UNKNOWN_BASE && request->base) {
+            request->base = 0; /* the daemon has forgotten: say it in full */
+            request->state.present = X86_DM_ALL_GROUPS;
+            request->state.state = *state;
+            return x86_dm__send_request(vcpu, why);
+        }
+        if (error->error == X86_DM_ERROR_CLASS_ABORTED || error->error == X86_DM_ERROR_CLASS_INTERNAL ||
+            error->error == X86_DM_ERROR_CLASS_SESSION_LOST) {
+            return x86_dm__refused(why, X86_DM_RUN_LOST, error);
+        }
+        return x86_dm__refused(why, X86_DM_REFUSED, error);
+    }
+    return X86_DM_FINE; /* of a run that is over */
+}
+
+enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *state, const struct x86_dm_emulate *how,
+                              const struct x86_dm_devices *devices, const struct x86_dm_done **done,
+                              struct x86_dm_failure *why)
+{
+    static const struct x86_dm_devices none;
+    struct x86_dm *dm = vcpu->dm;
+    struct x86_dm_emulate *request = &vcpu->request.emulate;
+    enum x86_dm_status status = x86_dm__renew_if_asked(vcpu, why);
+    bool over = false, accepted = false;
+
+    devices = devices ? devices : &none;
+
+    x86_dm_message_free(&vcpu->last);
+    if (status != X86_DM_FINE) {
+        return status;
+    }
+    x86_dm_init(&vcpu->request, X86_DM_EMULATE);
+    *request = *how;
+    pthread_mutex_lock(&dm->lock);
+    if (dm->lost.status != X86_DM_FINE) {
+        status = dm->lost.status;
+        if (why) {
+            *why = dm->lost;
+        }
+    } else if (dm->closing) {
+        status = x86_dm__fail(why, X86_DM_SESSION_LOST, "the daemon is shutting down");
+    }
+    request->session = dm->session;
+    request->generation = dm->generation;
+    pthread_mutex_unlock(&dm->lock);
+    if (status != X86_DM_FINE) {
+        return status;
+    }
+    request->vcpu = vcpu->number;
+    request->seq = ++vcpu->seq;
+    request->base = vcpu->base;
+    request->state.present = vcpu->base ? x86_dm_state_difference(&vcpu->known, state) : X86_DM_ALL_GROUPS;
+    request->state.state = *state;
+    vcpu->has_answer = false;
+    status = x86_dm__send_request(vcpu, why);
+    if (status == X86_DM_FINE) {
+        accepted = vcpu->running = true;
+        x86_dm__count(&vcpu->stats.requests, 1);
+    }
+    while (status == X86_DM_FINE && !over) {
+        struct x86_dm_message message;
+
+        status = x86_dm__receive(vcpu, devices, &message, why);
+        if (status != X86_DM_FINE) {
+            break;
+        }
+        status = x86_dm__react(vcpu, state, &message, devices, &over, why);
+        if (over) {
+            vcpu->last = message;
+        } else {
+            x86_dm_message_free(&message);
+        }
+    }
+    vcpu->running = false;
+    if (status != X86_DM_FINE) {
+        vcpu->base = 0;
+        if (accepted && status != X86_DM_REFUSED) { /* whatever went wrong here: the run's outcome is not known */
+            status = X86_DM_RUN_LOST;
+            if (why) {
+                why->status = status;
+            }
+        }
+        return status;
+    }
+    x86_dm_state_update(state, &vcpu->last.done.state);
+    vcpu->known = *state;
+    vcpu->base = vcpu->last.done.seq;
+    x86_dm__count(&vcpu->stats.instructions, vcpu->last.done.instructions);
+    x86_dm__count(&vcpu->stats.steps, vcpu->last.done.steps);
+    *done = &vcpu->last.done;
+    return X86_DM_FINE;
+}
+
+#endif /* X86_DM_IMPLEMENTATION */
