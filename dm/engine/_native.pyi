@@ -1,4 +1,4 @@
-"""The extension module that dm.engine.native.build makes; dm/engine/native/api.h declares what ``lib`` holds."""
+"""The extension module that dm.engine.native.build makes; see dm/engine/native/api.h."""
 
 from typing import Any
 

@@ -137,10 +137,12 @@ class Exit:
     """Result of one :meth:`Engine.run`.
 
     ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR) or MSR number.  ``size`` is the
-    element size in bytes, ``count`` the number of elements (above 1 for string I/O).  ``data`` holds the ``size * count`` bytes written, little-endian.  ``detail`` says in words what
-    was unsupported or lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit, in order; they
-    precede the question.  ``steps`` counts instructions and REP iterations since the last exit, ``instructions``
-    completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the last exit, sorted.
+    element size in bytes, ``count`` the number of elements (above 1 for string I/O).  ``data`` holds the
+    ``size * count`` bytes written, little-endian.  ``detail`` says in words what was unsupported or lost.  ``posted``
+    are coalesced writes (gpa, bytes) made since the last exit, in order; they precede the question.  ``steps`` counts
+    instructions, REP iterations and instructions that faulted (their delivery included) since the last exit,
+    ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the last exit,
+    sorted.
     ``tlb_flush`` is set when the guest flushed or changed paging.
     """
 

@@ -57,8 +57,8 @@ def _code(width: int) -> str:
 
 
 _WIRE: Final = struct.Struct("<" + "".join(_code(width) for _, width in _LAYOUT))
-#: Values narrower than the integer that carries them: (position, label, width).
-_NARROW: Final = [(i, label, width) for i, (label, width) in enumerate(_LAYOUT) if width < 8]
+#: Values narrower than the integer that carries them: (position, width).
+_NARROW: Final = [(i, width) for i, (_, width) in enumerate(_LAYOUT) if width < 8]
 _BLOBS: Final = [(i, width // 8) for i, (_, width) in enumerate(_LAYOUT) if width > 64]
 
 
@@ -93,7 +93,7 @@ def _pack(state: State) -> bytes:
     """
     values = [value for group in GROUPS for value in get_group(state, group)]
     try:
-        for i, label, width in _NARROW:
+        for i, width in _NARROW:
             if not 0 <= values[i] < 1 << width:  # type: ignore[operator]
                 raise struct.error
         if any(len(values[i]) != size for i, size in _BLOBS):  # type: ignore[arg-type]

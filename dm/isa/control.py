@@ -6,7 +6,7 @@ from typing import Final
 
 from dm.isa import flags, mode
 from dm.isa import primitives as p
-from dm.isa.cells import ACTIVITY, ATTRIBUTES, BASE, CPL, CR0, CR2, CR3, CR4, DR, DR6, DR7, EFER
+from dm.isa.cells import ACTIVITY, ATTRIBUTES, BASE, CPL, CR0, CR2, CR3, CR4, DR, DR6, DR7, EFER, cell
 from dm.isa.features import has
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.isa.mode import fault_if
@@ -14,6 +14,8 @@ from dm.isa.paging import load_pdptes
 from dm.machine.state import Activity, Seg
 from dm.microcode import Microcode, Value
 from dm.microcode.ir import procedure
+
+CR8: Final = cell("cr8")
 
 #: CR0 bits that exist: PE MP EM TS ET NE WP AM NW CD PG.  The rest cannot be set; ET is always 1.
 CR0_BITS, ET = 0xE005003F, 0x10
@@ -152,21 +154,29 @@ def write_cr(m: Microcode, number: Value, value: Value) -> None:
 
 def move_from_cr(x: Insn, dst: Operand, src: Special) -> None:
     """Describe MOV Rd,Cd."""
-    dst.write(x.m.call(read_cr, _control_number(x, src)))
+    if x.variant.lock:
+        _require_cr8(x, src)
+        dst.write(x.m.get(CR8).trunc(32))
+    else:
+        dst.write(x.m.call(read_cr, src.number))
 
 
 def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
     """Describe MOV Cd,Rd."""
-    x.m.call(write_cr, _control_number(x, dst), src.read())
+    value = src.read()
+    if x.variant.lock:
+        _require_cr8(x, dst)
+        x.fault_if(value > 15, p.GP, 0, "CR8_RESERVED", value)
+        x.m.set(CR8, value.zext(64))
+    else:
+        x.m.call(write_cr, dst.number, value)
     p.checkpoint(x.m)
 
 
-def _control_number(x: Insn, operand: Special) -> Value:
-    """Return the register's number; LOCK MOV CR0 is CR8 where CPUID says so, else #UD (APM vol. 3, MOV CRn)."""
-    if not x.variant.lock:
-        return operand.number
+def _require_cr8(x: Insn, operand: Special) -> None:
+    """LOCK MOV CR0 is MOV CR8 where CPUID says so, else #UD (APM vol. 3, MOV CRn)."""
     x.fault_if((operand.number != 0) | ~has(x.m, "cr8_legacy"), p.UD, 0, "LOCK")
-    return x.m.const(8, 8)
+    mode.require_cpl0(x.m)
 
 
 def _check_debug(m: Microcode, number: Value) -> None:

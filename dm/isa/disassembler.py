@@ -125,7 +125,8 @@ class _Operands:
             case "S":
                 return SEGMENTS[d.reg]
             case "C" | "D":
-                return f"{'cr' if form[0] == 'C' else 'dr'}{d.reg}"
+                # LOCK is how AMD's parts name CR8 outside 64-bit mode.
+                return f"{'cr' if form[0] == 'C' else 'dr'}{d.reg + 8 * d.variant.lock}"
             case "X":
                 return self.string(width, d.seg, _SI)
             case "Y":

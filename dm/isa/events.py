@@ -51,7 +51,7 @@ from dm.isa.descriptor import (
     one_of,
     rpl,
 )
-from dm.isa.features import before_386
+from dm.isa.features import before_386, is_amd
 from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.mode import fault_if
 from dm.isa.segmentation import load_null, load_real, load_virtual_8086
@@ -513,8 +513,13 @@ def iret_protected(m: Microcode, wide: Value, next_eip: Value) -> None:
     with m.If(image.bit(flags.VM) & (cpl == 0) & ~mode.long_mode(m)):
         m.call(return_to_virtual_8086, cs, eip, image)
         m.return_()
+    same = rpl(cs) == cpl
+    with m.If(is_amd(m) & ~same):
+        # As far returns: AMD's parts pop ESP and SS before they look at CS.
+        for element in (3, 4):
+            m.call(frames.peek, size * element, wide)
     code = m.call(return_code, cs)
-    with m.If(rpl(cs) == cpl):
+    with m.If(same):
         m.call(enter_code, cs, code, eip)
         frames.release(m, size * 3)
     with m.Else():

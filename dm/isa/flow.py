@@ -97,15 +97,20 @@ def LOOP(x: Insn, where: Operand) -> None:
 
 @instruction()
 def LOOPE(x: Insn, where: Operand) -> None:
-    """The same while ZF is set.  AMD's parts take F2 before it for the opposite condition (measured)."""
-    zero = flags.zero(x.m)
-    _loop(x, where, zero ^ is_amd(x.m) if x.variant.rep == "repne" else zero)
+    """The same while ZF is set."""
+    _loop(x, where, _zero_or_by_prefix(x, "repe"))
 
 
 @instruction()
 def LOOPNE(x: Insn, where: Operand) -> None:
     """The same while ZF is clear."""
-    _loop(x, where, ~flags.zero(x.m))
+    _loop(x, where, ~_zero_or_by_prefix(x, "repne"))
+
+
+def _zero_or_by_prefix(x: Insn, own: str) -> Value:
+    """Return ZF; on AMD's parts the opposite REP prefix turns the condition round (measured)."""
+    zero = flags.zero(x.m)
+    return zero ^ is_amd(x.m) if x.variant.rep not in ("", own) else zero
 
 
 @instruction()

@@ -67,6 +67,9 @@ def X87(x: Insn, operand: Operand) -> None:
     reg = m.argument("reg", 8)
     if isinstance(operand, Memory):
         operand.offset()  # once, before the paths part
+    with m.If(~features.has(m, "fpu")):
+        _no_coprocessor(x, operand, reg)
+    if isinstance(operand, Memory):
         if x.row.opcode == 0xD9:
             with m.If(reg == 5):
                 _fldcw(x, operand)
@@ -85,6 +88,32 @@ def X87(x: Insn, operand: Operand) -> None:
                 _fnstsw_ax(x, operand.number)
     _no_pending_exception(x)
     p.unsupported(m, "X87")
+
+
+#: Bytes of the memory operand by opcode and ModRM.reg (SDM vol. 2, appendix A.5; environments in their 16-bit form).
+_OPERAND_BYTES: Final = {
+    0xD8: (4,) * 8,
+    0xD9: (4, 4, 4, 4, 14, 2, 14, 2),
+    0xDA: (4,) * 8,
+    0xDB: (4, 4, 4, 4, 4, 10, 4, 10),
+    0xDC: (8,) * 8,
+    0xDD: (8, 8, 8, 8, 94, 2, 94, 2),
+    0xDE: (2,) * 8,
+    0xDF: (2, 2, 2, 2, 10, 8, 10, 8),
+}
+
+
+def _no_coprocessor(x: Insn, operand: Operand, reg: Value) -> None:
+    """A part without x87: nothing answers the escape, but the CPU checks the operand's address (80286 manual, 10.2)."""
+    m = x.m
+    if isinstance(operand, Memory):
+        sizes = _OPERAND_BYTES[x.row.opcode]
+        size = m.const(32, sizes[0])
+        for number in range(1, 8):
+            if sizes[number] != sizes[0]:
+                size = m.select(reg == number, m.const(32, sizes[number]), size)
+        m.call(p.PROBE_READ, operand.segment, operand.offset(), size)
+    m.end(p.NEXT)
 
 
 def _fldcw(x: Insn, operand: Memory) -> None:

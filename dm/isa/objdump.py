@@ -1,7 +1,7 @@
 """The opcode map and the disassembler held against binutils' objdump, instruction by instruction.
 
-Lengths must be equal, and so must mnemonic and operands once both are written by one convention.  What differs is either
-in :data:`REVIEWED`, with the reason, or an error.
+Lengths must be equal, and so must mnemonic and operands once both are written by one convention.  What differs is
+either in :data:`REVIEWED`, with the reason, or an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ PREFIXES: Final = ("", "66", "67", "6667", "f2", "f3", "f0", "2e", "65", "66f2",
 #: What follows opcode and ModRM: an SIB byte, displacement, immediate; small and negative numbers.
 _TAILS: Final = (bytes.fromhex("2412345678123456"), bytes.fromhex("9df0ffffff8f9aeb"))
 #: ModRM bytes where not all 256 are tried: every register number with each kind of operand.
-_MODRM: Final = tuple(mod | reg << 3 | rm for reg in range(8) for mod, rm in ((0, 4), (0, 6), (0x40, 5), (0x80, 1), (0xC0, 2)))
+_MODRM: Final = tuple(
+    mod | reg << 3 | rm for reg in range(8) for mod, rm in ((0, 4), (0, 6), (0x40, 5), (0x80, 1), (0xC0, 2))
+)
 
 
 def opcodes() -> Iterator[tuple[int, int, bytes]]:
@@ -165,25 +167,39 @@ def describe(code: bytes, a: Text, b: Text) -> str:
 _PREFIX_BYTES: Final = bytes.fromhex("262e363e64656667f0f2f3")
 _SIMD: Final = r"0f(1[0-7]|2[89a-f]|5.|6.|7[0-689a-f]|c[2456]|d.|e.|f[0-9a-e])"
 
+# Behind our text: theirs of the same length, or none.
+_EQUAL: Final = r" .*\[(?P<n>\d+)\], objdump: (?:\(bad\).*|.* \[(?P=n)\])"
+
 REVIEWED: Final = (
-    Reviewed(r"\w*f0\w* .*: \(bad\) .*", "LOCK is #UD here where the instruction does not allow it; objdump prints it"),
-    Reviewed(rf"\S+ {_SIMD}.*: (simd|\(bad\)|emms) .*", "MMX and SSE are one row: the engines go no further than its checks"),
-    Reviewed(r"\S+ d[89a-f].*: x87 .*", "x87 is one row per opcode byte: the description tells its instructions apart"),
-    Reviewed(r"\S+ 0f(38|0e|24|26|37|a6|a7).*: \(bad\) .*", "SSSE3 to SHA, 3DNow!, test registers, SMX, VIA: not in a P6"),
-    Reviewed(r"\S+ 0f01.*: \(bad\) .*", "VMX, SVM, SGX, CET, PKU and the like in group 7: not in a P6"),
-    Reviewed(r"\S+ 0f(ae|c7).*: \(bad\) .*", "XSAVE, CET, RDPID, VMX and the like in groups 9 and 15: not in a P6"),
-    Reviewed(r"\S+ (c6|c7)f8.*: \(bad\) .*", "TSX: not in a P6"),
-    Reviewed(r"\S+ d6.*: salc .*", "SALC exists on every part and in no assembler"),
-    Reviewed(r"\S+ 0f(0d|18|1[a-e]).*: nop .*", "hints (prefetch, MPX, CET, CLDEMOTE) do nothing here, so they are NOPs"),
-    Reviewed(r"\S+ (0f0[23]|8e).*: (lar|lsl|mov) .*", "the source is a word; objdump writes the whole register"),
-    Reviewed(r"\S+ 0f01.*: invlpg .*", "INVLPG takes an address, not a byte"),
-    Reviewed(r"66\w* 90.*: nop .*", "a NOP whatever the operand size; objdump prints 66 90 as XCHG"),
-    Reviewed(r"\S+ e1.*: rep(n?)z loope .*", "F2 before LOOPE means something on AMD's parts, so that its prefix is kept"),
-    Reviewed(r"\S+ 0f09.*: wbinvd .*", "prefixes are ignored (WBNOINVD is WBINVD where it does not exist)"),
-    Reviewed(r"\S+ 0f77.*: emms .*", "prefixes are ignored"),
-    Reviewed(r"\w*f2\w* 0fb[cd].*: bs[fr] .*", "F2 is ignored before BSF and BSR"),
-    Reviewed(r"\S+ 0fae.*: [ms]fence .*", "the register number in a fence is ignored (SDM vol. 2, MFENCE)"),
-    Reviewed(r"\w*f[23] 0fc7.*: rdseed .*", "prefixes are ignored (RDPID is a later part's)"),
+    Reviewed(
+        r"\w*f0\w* \w+: \(bad\) .*", "LOCK is #UD here where the instruction does not allow it; objdump prints it"
+    ),
+    Reviewed(rf"\S+ {_SIMD}\w*: (simd|\(bad\)) .*", "MMX and SSE are one row: engines go no further than its checks"),
+    Reviewed(
+        rf"\S+ d[89a-f]\w*: x87{_EQUAL}", "x87 is one row per opcode byte: its description tells instructions apart"
+    ),
+    Reviewed(r"\S+ 0f(38|0e|24|26|37)\w*: \(bad\) .*", "SSSE3 to SHA, 3DNow!, test registers, SMX: not in a P6"),
+    Reviewed(r"\S+ 0f01\w*: \(bad\) .*", "VMX, SVM, SGX, CET, PKU and the like in group 7: not in a P6"),
+    Reviewed(r"\S+ 0f(ae|c7)\w*: \(bad\) .*", "XSAVE, CET, RDPID, VMX and the like in groups 9 and 15: not in a P6"),
+    Reviewed(r"\S+ (c6|c7)f8\w*: \(bad\) .*", "TSX: not in a P6"),
+    Reviewed(
+        r"\S+ 0f(ff|b9)\w*: ud[01] .*", "UD0 and UD1 end behind the opcode: AMD's parts fetch no ModRM byte for them"
+    ),
+    Reviewed(r"\S+ d6\w*: salc .*", "SALC exists on every part and in no assembler"),
+    Reviewed(
+        r"\S+ 0f(0d|18|1[a-e])\w*: nop .*", "hints (prefetch, MPX, CET, CLDEMOTE) do nothing here: NOPs of their length"
+    ),
+    Reviewed(rf"\S+ (0f0[23]|8e)\w*: (lar|lsl|mov){_EQUAL}", "the source is a word; objdump writes the whole register"),
+    Reviewed(rf"\S+ 0f01\w*: invlpg{_EQUAL}", "INVLPG takes an address, not a byte"),
+    Reviewed(rf"66\w* 90\w*: nop{_EQUAL}", "a NOP whatever the operand size; objdump prints 66 90 as XCHG"),
+    Reviewed(
+        rf"\S+ e1\w*: repn?z loope{_EQUAL}", "F2 means something before LOOPE on AMD's parts, so its prefix is kept"
+    ),
+    Reviewed(rf"\S+ 0f09\w*: wbinvd{_EQUAL}", "prefixes are ignored (WBNOINVD is WBINVD where it does not exist)"),
+    Reviewed(rf"\S+ 0f77\w*: emms{_EQUAL}", "prefixes are ignored"),
+    Reviewed(r"\w*f2\w* 0fb[cd]\w*: bs[fr] .*", "F2 is ignored before BSF and BSR"),
+    Reviewed(r"\S+ 0fae\w*: [ms]fence .*", "the register number in a fence is ignored (SDM vol. 2, MFENCE)"),
+    Reviewed(r"\w*f[23] 0fc7\w*: rdseed .*", "prefixes are ignored (RDPID is a later part's)"),
 )
 
 
@@ -217,10 +233,11 @@ def run_objdump(codes: list[bytes], code32: bool) -> list[list[tuple[int, str]]]
 
 @dataclass
 class Comparison:
-    """What a comparison has found; ``reviewed`` counts by reason."""
+    """What a comparison has found; ``reviewed`` counts by reason, ``examples`` has all descriptions of each."""
 
     compared: int = 0
     reviewed: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
 
@@ -249,5 +266,6 @@ def _compare_batch(codes: list[bytes], code32: bool, result: Comparison) -> None
         row = next((row for row in REVIEWED if re.fullmatch(row.pattern, what)), None)
         if row is not None:
             result.reviewed[row.reason] += 1
+            result.examples.setdefault(row.reason, []).append(what)
         else:
             result.errors.append(f"{32 if code32 else 16}-bit {what}")

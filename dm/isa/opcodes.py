@@ -148,7 +148,7 @@ D4         AAM Ib
 D5         AAD Ib
 D6         SALC
 D7         XLAT
-E0         LOOPNE Jb
+E0         LOOPNE Jb ; repz
 E1         LOOPE Jb ; repz
 E2         LOOP Jb
 E3         JCXZ Jb
@@ -294,7 +294,7 @@ NP 0F AE /7 CLFLUSH Mb ; cpuid:clflush
 0F B6 /r   MOVZX Gv,Eb
 0F B7 /r   MOVZX Gv,Ew
 F3 0F B8 /r POPCNT Gv,Ev ; cpuid:popcnt
-0F B9 /r   UD1 Gv,Ev
+0F B9      UD1
 0F BA /4   BT Ev,Ib
 0F BA /5   BTS Ev,Ib ; lock
 0F BA /6   BTR Ev,Ib ; lock

@@ -19,14 +19,15 @@ CP437 = tuple(_LOW) + tuple(bytes(range(32, 127)).decode()) + ("⌂", *bytes(ran
 class Screen:
     """One look at the screen.
 
-    ``cells`` holds character and attribute bytes, row by row.  ``cursor`` is (column, row), None when it is off or
-    elsewhere.
+    ``cells`` holds character and attribute bytes, row by row.  ``cursor`` is (column, row), None when it is not on the
+    visible page; ``cursor_on`` whether it shows.
     """
 
     columns: int
     rows: int
     cells: bytes
     cursor: tuple[int, int] | None
+    cursor_on: bool = True
 
     @classmethod
     def of(cls, pc: Pc) -> Screen:
@@ -37,8 +38,7 @@ class Screen:
         text = bytes(pc.memory.ram[TEXT + start : TEXT + min(start + size, 0x8000)])
         cells = text + bytes(pc.memory.ram[TEXT : TEXT + size - len(text)])
         row, column = divmod(pc.vga.cursor - pc.vga.start, columns)
-        visible = pc.vga.cursor_visible and 0 <= row < rows
-        return cls(columns, rows, cells, (column, row) if visible else None)
+        return cls(columns, rows, cells, (column, row) if 0 <= row < rows else None, pc.vga.cursor_visible)
 
     def text(self) -> list[str]:
         """Return the rows as text, each ``columns`` long."""

@@ -199,7 +199,7 @@ class AnsiConsole:
             cells = screen.cells[row * width : (row + 1) * width]
             if old is None or old.cells[row * width : (row + 1) * width] != cells:
                 out.append(f"\x1b[{row + 1}H" + self._row(text[row], cells[1::2]) + "\x1b[m")
-        if screen.cursor:
+        if screen.cursor and screen.cursor_on:
             out.append(f"\x1b[?25h\x1b[{screen.cursor[1] + 1};{screen.cursor[0] + 1}H")
         else:
             out.append("\x1b[?25l")

@@ -54,9 +54,7 @@ def _fraction(text: str) -> float:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the tests; 0 when all passed, 1 when some failed or could not be run, 2 when a file or the engine cannot be
-    used.
-    """
+    """Run the tests; 0: all passed, 1: some failed or could not be run, 2: a file or the engine cannot be used."""
     engine = args.engine or dm.engine.engine_in_use()[0]
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     work = functools.partial(_work, engine=engine, sample=args.sample, seed=seed)

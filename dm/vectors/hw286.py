@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dm.vectors import packed
-from dm.vectors.amd import AMD
+from dm.vectors.amd import AMD_WITHOUT_X87
 from dm.vectors.case import Case, Fault, FormatError
 from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state, probe
@@ -34,7 +34,7 @@ def read(path: Path, table: dict[str, Any]) -> tuple[RealMode, Iterator[Case]]:
         raise FormatError(f"{path}: registers must be {' '.join(REGISTERS)}")
     opcode = path.name.removesuffix(".mp.gz")
     mask = int(table["flags_mask"]) & FLAGS
-    return RealMode(AMD), (_case(opcode, mask, row) for row in tests)
+    return RealMode(AMD_WITHOUT_X87), (_case(opcode, mask, row) for row in tests)
 
 
 def _frame(before: dict[str, int], sp: int) -> tuple[Patch, ...]:

@@ -285,7 +285,7 @@ def test_memory_that_changes_during_a_question_changes_nothing(vm, code):
 @pytest.mark.parametrize("code", DEVICE_PROGRAMS.values(), ids=DEVICE_PROGRAMS)
 def test_the_state_during_a_question_is_that_before_the_instruction(vm, code):
     device_start(vm, code)
-    expected, last, ram = device_run(vm)
+    expected, last, _ = device_run(vm)
     for stop in range(len(expected)):
         device_start(vm, code)
         devices = Devices()

@@ -15,7 +15,7 @@ from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
 from dm.isa import decode
 from dm.machine.state import State
 
-ROOT = Path(dm.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODE = 0x7C00
 
 
@@ -64,14 +64,16 @@ def test_an_extension_of_other_sources_is_refused(monkeypatch):
     dm.engine.native_status.cache_clear()
     try:
         assert dm.engine.engine_name() == "python"
-        with pytest.raises(RuntimeError, match="rebuild.*dm.engine.native.build"):
+        with pytest.raises(RuntimeError, match="rebuild it: python -m dm"):
             dm.engine.create("native")
     finally:
         dm.engine.native_status.cache_clear()
 
 
 def _random_code(rng):
-    prefixes = bytes(rng.choice(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3") for _ in range(rng.choice((0, 0, 1, 2, 12))))
+    prefixes = bytes(
+        rng.choice(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3") for _ in range(rng.choice((0, 0, 1, 2, 12)))
+    )
     escape = rng.choice((b"", b"", b"\x0f", b"\x0f\x38"))
     return prefixes + escape + rng.randbytes(rng.randrange(12))
 
@@ -132,18 +134,18 @@ def test_a_hundred_million_instructions_on_a_small_stack():
     assert ends[0].instructions == 20_000_000 * 5 + 2
 
 
-@pytest.mark.parametrize("code", ["f066ff060020", "b80100 f066010600 20", "b80100 66f00fc1060020"], ids=["inc", "add", "xadd"])
-def test_locked_instructions_are_atomic_between_cpus(code):
-    """Two engines increment one doubleword; REP-like loops of 300,000 each."""
-    body = bytes.fromhex(code.replace(" ", ""))
-    prefix = b""
-    if body.startswith(b"\xb8"):
-        prefix, body = b"", body
-    program = prefix + b"\x66\xb9" + (300000).to_bytes(4, "little") + body + b"\x66\x49"
-    back = -(len(body) + 2 + 2)
-    program += b"\x75" + back.to_bytes(1, "little", signed=True) + b"\xf4"
+@pytest.mark.parametrize(
+    "body",
+    ["66f0ff060020", "66f083060020 01", "66b801000000 66f00fc1060020"],
+    ids=["lock inc", "lock add", "lock xadd"],
+)
+def test_locked_instructions_are_atomic_between_cpus(body):
+    """Two engines count in the same doubleword."""
+    loop = bytes.fromhex(body) + b"\x66\x49"  # ...; dec ecx; jnz
+    program = b"\x66\xb9" + (1_000_000).to_bytes(4, "little") + loop
+    program += b"\x75" + (-len(loop) - 2).to_bytes(1, "little", signed=True) + b"\xf4"
     ram = bytearray(0x100000)
-    engines = [machine(program, ram, rax=1)[0] for _ in range(2)]
+    engines = [machine(program, ram)[0] for _ in range(2)]
     ends = []
     threads = [threading.Thread(target=lambda e=e: ends.append(e.run())) for e in engines]
     for t in threads:
@@ -151,13 +153,7 @@ def test_locked_instructions_are_atomic_between_cpus(code):
     for t in threads:
         t.join()
     assert [end.reason for end in ends] == [ExitReason.HALT] * 2
-    expected = 600000 if "0fc1" not in code else None
-    value = int.from_bytes(ram[0x2000:0x2004], "little")
-    assert value == expected or (expected is None and value >= 600000)
-
-
-def test_reading_the_same_random_tests_under_sanitizers_and_the_dispatch_loop_is_possible():
-    assert shutil.which("cc") or shutil.which("gcc"), "a compiler made this extension"
+    assert int.from_bytes(ram[0x2000:0x2004], "little") == 2_000_000
 
 
 def _run_tests_with(tmp_path, flags, environment):
@@ -165,7 +161,9 @@ def _run_tests_with(tmp_path, flags, environment):
     for name in ("dm", "protocol", "tests", "pyproject.toml"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            shutil.copytree(
+                source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+            )
         else:
             shutil.copy2(source, tmp_path / name)
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -15,13 +15,15 @@ def test_screen_shows_text_cursor_and_page(bench):
     assert screen.text()[0] == "Hi".ljust(80)
     bench.interrupt(0x10, ax=0x0501)
     assert Screen.of(bench.pc).text()[0] == BLANK
+    bench.pc.vga.cursor = 2
+    assert Screen.of(bench.pc).cursor is None, "on another page"
 
 
 def test_screen_follows_mode_and_hidden_cursor(bench):
     bench.interrupt(0x10, ax=0x0001)
     bench.interrupt(0x10, ax=0x0100, cx=0x2000)
     screen = Screen.of(bench.pc)
-    assert (screen.columns, screen.rows, screen.cursor) == (40, 25, None)
+    assert (screen.columns, screen.rows, screen.cursor_on) == (40, 25, False)
     bench.interrupt(0x10, ax=0x0003)
     bench.interrupt(0x10, ax=0x1112, bx=0)
     assert Screen.of(bench.pc).rows == 50

@@ -128,7 +128,9 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
 def main(arguments: list[str]) -> int:
     """Build in the source tree; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dm.engine.native.build", description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE.parents[2] / "build" / "native", help="generated files, objects")
+    parser.add_argument(
+        "--out", type=Path, default=HERE.parents[2] / "build" / "native", help="generated files, objects"
+    )
     parser.add_argument("--target", type=Path, default=TARGET, help="where the extension module goes")
     parser.add_argument("--cflag", action="append", default=[], help="one more argument for compiler and linker")
     args = parser.parse_args(arguments)

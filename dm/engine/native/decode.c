@@ -15,7 +15,7 @@ static uint32_t take(struct bytes *in, unsigned count)
     if (in->failed)
         return 0;
     if (in->position + count > LONGEST || in->position + count > in->size) {
-        in->failed = in->position + count > LONGEST || in->size >= LONGEST ? -1 : 1;
+        in->failed = in->size >= LONGEST ? -1 : 1;
         return 0;
     }
     uint32_t value = 0;

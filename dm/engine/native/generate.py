@@ -319,7 +319,10 @@ class Output:
         lines += [f"exact {name};" for name in sorted({f.exact for f in self.forms})]
         lines += ["exact exact_undefined;", "", "const struct variant variants[] = {"]
         lines.append("    {leave_exact, exact_undefined, true, false},")
-        lines += [f"    {{{f.fast}, {f.exact}, {'true' if f.ends else 'false'}, {'true' if f.cold else 'false'}}}," for f in self.forms]
+        lines += [
+            f"    {{{f.fast}, {f.exact}, {'true' if f.ends else 'false'}, {'true' if f.cold else 'false'}}},"
+            for f in self.forms
+        ]
         lines += ["};", "", "const struct row decode_rows[] = {"]
         for number, row in enumerate(forms.ROWS):
             lines.append(self._row(number, row))
@@ -359,7 +362,8 @@ class Output:
         sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
         return (
             f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {kind[row.reg_class]}, {kind[row.rm_class]}, "
-            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {{{sizes}}}}}, /* {row.text} */"
+            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {{{sizes}}}}}, "
+            f"/* {row.text} */"
         )
 
 
