@@ -238,7 +238,9 @@ def tables() -> str:
     for cls in ordered:
         out += _table(cls, cls.__name__, "0")
     for message in schema.MESSAGES:
-        out += _table(message, message.NAME, "X86_DM_MAX_" + ("CONTROL" if message.ENDPOINT == "control" else "MESSAGE"))
+        out += _table(
+            message, message.NAME, "X86_DM_MAX_" + ("CONTROL" if message.ENDPOINT == "control" else "MESSAGE")
+        )
     out += ["static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {"]
     out += [f"    &x86_dm__{_snake(cls)}_table," for cls in schema.MESSAGES]
     out += ["};", "static const char *const x86_dm__features[] = {"]

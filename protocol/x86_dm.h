@@ -3374,10 +3374,13 @@ void x86_dm_wake(struct x86_dm_vcpu *vcpu)
 
 void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
 {
-    uint32_t add = (uint32_t)1 << ((unsigned)stop & 15), before = __atomic_load_n(&vcpu->kicks, __ATOMIC_RELAXED), after;
+    uint32_t before = __atomic_load_n(&vcpu->kicks, __ATOMIC_RELAXED), after;
 
+    if ((unsigned)stop >= sizeof(x86_dm__stop_words) / sizeof(x86_dm__stop_words[0])) {
+        return;
+    }
     do {
-        after = before | add;
+        after = before | (uint32_t)1 << (unsigned)stop;
         if (window >= 0) {
             after = (after & ~(uint32_t)X86_DM__WINDOW) |
                     (uint32_t)(window ? X86_DM__WINDOW_ON : X86_DM__WINDOW_OFF);

@@ -135,9 +135,9 @@ def _check_cr_number(m: Microcode, number: Value) -> None:
 def read_cr(m: Microcode, number: Value) -> None:
     """Return control register ``number``, checked."""
     _check_cr_number(m, number)
-    for cell, which in ((CR0, 0), (CR2, 2), (CR3, 3)):
+    for register, which in ((CR0, 0), (CR2, 2), (CR3, 3)):
         with m.If(number == which):
-            m.return_(m.get(cell).trunc(32))
+            m.return_(m.get(register).trunc(32))
     m.return_(m.get(CR4).trunc(32))
 
 

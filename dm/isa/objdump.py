@@ -193,7 +193,8 @@ REVIEWED: Final = (
     Reviewed(rf"\S+ 0f01\w*: invlpg{_EQUAL}", "INVLPG takes an address, not a byte"),
     Reviewed(rf"66\w* 90\w*: nop{_EQUAL}", "a NOP whatever the operand size; objdump prints 66 90 as XCHG"),
     Reviewed(
-        rf"\S+ e1\w*: repn?z loope{_EQUAL}", "F2 means something before LOOPE on AMD's parts, so its prefix is kept"
+        rf"\S+ e[01]\w*: repn?z loopn?e{_EQUAL}",
+        "F2 and F3 before LOOPE and LOOPNE count on AMD's parts, so they are kept",
     ),
     Reviewed(rf"\S+ 0f09\w*: wbinvd{_EQUAL}", "prefixes are ignored (WBNOINVD is WBINVD where it does not exist)"),
     Reviewed(rf"\S+ 0f77\w*: emms{_EQUAL}", "prefixes are ignored"),

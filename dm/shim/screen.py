@@ -70,15 +70,14 @@ class Transcript:
             del self.history[:-_HISTORY]
 
     def _scrolled(self, rows: list[str]) -> int:
-        old = self.rows
-        last = max((i for i, row in enumerate(old) if row.strip()), default=-1)
+        """Return by how many rows the screen moved up: where most old rows are found again, perhaps written on."""
+        old = [row.rstrip() for row in self.rows]
+        last = max((i for i, row in enumerate(old) if row), default=-1)
         best, score = last + 1, 0
         for shift in range(last + 1):
-            matches = sum(a == b and not a.isspace() for a, b in zip(old[shift:], rows, strict=False))
+            matches = sum(a != "" and b.startswith(a) for a, b in zip(old[shift:], rows, strict=False))
             if matches > score:
                 best, score = shift, matches
-        if not score and last <= 0:
-            return 0  # the only line there was has been written on
         return best
 
     def numbered(self) -> dict[int, str]:

@@ -117,4 +117,15 @@ def _without_trap_flag(
     """PUSHF pushed the trap flag that stepping needs: clear it in the second byte of the image."""
     stack = next(entry for entry in ldt if entry[0] == r.seg[2] >> 3)
     image = stack[1] + (gpr[4] & (0xFFFFFFFF if stack[3] else 0xFFFF))
-    return [(offset, bytes([data[0] & ~1]) if offset == image + 1 else data) for offset, data in writes]
+    found = dict(writes)
+    pushed = found.get(image + 1, bytes([_before(r, image + 1)]))
+    found[image + 1] = bytes([pushed[0] & ~1])
+    return sorted(found.items())
+
+
+def _before(r: Request, offset: int) -> int:
+    """Return what the arena holds at ``offset`` before the case runs."""
+    for start, data in [*reversed(r.patches), (CODE + r.eip, r.code)]:
+        if start <= offset < start + len(data):
+            return data[offset - start]
+    return offset * 167 + (offset >> 8) * 13 + (offset >> 4) * 5 + 7 & 0xFF

@@ -60,7 +60,7 @@ def test_transcript_knows_a_new_screen():
 def test_a_line_being_written_is_one_row():
     t = Transcript()
     for text in ("G", "GR", "GRUB"):
-        t.update(pad(text))
+        t.update(pad("", text))
     assert [row.rstrip() for row in t.numbered().values() if row.strip()] == ["GRUB"]
 
 
