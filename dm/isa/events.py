@@ -113,6 +113,8 @@ def raise_exception(m: Microcode, vector: Value, error: Value, info: Value) -> N
     wide_error = m.var(32, error)
     with m.If(m.get(DELIVERING).nz()):
         kind = m.get(INJECT_TYPE)
+        # The event ended HLT or shutdown, although its delivery failed (SDM vol. 3C, 27.7.2).
+        m.set(ACTIVITY, int(Activity.RUNNING))
         with m.If(kind == EventType.NMI):
             m.set(NMI_BLOCKED, 1)
         soft = (kind == EventType.SOFT_INT) | (kind == EventType.SOFT_EXCEPTION)

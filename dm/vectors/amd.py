@@ -18,6 +18,7 @@ _FEATURES: Final = 0x0783FBFF
 # AltMovCr8, LOCK MOV CR0 meaning CR8 (CPUID leaf 80000001h, ECX).
 _ALT_MOV_CR8: Final = 1 << 4
 
+
 def _amd(features: int) -> CpuConfig:
     return CpuConfig(
         cpuid=(

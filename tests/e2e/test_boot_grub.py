@@ -69,8 +69,8 @@ def running(rescue: Path) -> Iterator[subprocess.Popen[str]]:
         if "Minimal BASH" in line:
             break
     yield process
-    process.kill()
-    process.wait()
+    process.terminate()
+    process.wait(timeout=30)
     process.stdout.close()
     assert process.stderr is not None
     process.stderr.close()
@@ -151,6 +151,8 @@ def test_signals_end_it_with_its_daemon(running: subprocess.Popen[str], number: 
 
 def test_a_killed_shim_takes_its_daemon_along(running: subprocess.Popen[str]) -> None:
     (daemon,) = children(running.pid)
+    words = Path(f"/proc/{daemon}/cmdline").read_text().split("\0")
+    folder = Path(words[words.index("--listen") + 1].removeprefix("ipc://")).parent
     running.kill()
     running.wait()
     deadline = time.monotonic() + 15
@@ -159,6 +161,7 @@ def test_a_killed_shim_takes_its_daemon_along(running: subprocess.Popen[str]) ->
             break  # dead, and its new parent has not looked yet
         assert time.monotonic() < deadline, "the daemon lives on"
         time.sleep(0.05)
+    shutil.rmtree(folder)  # what a killed process cannot do
 
 
 def test_a_dead_daemon_ends_the_boot(running: subprocess.Popen[str]) -> None:
@@ -195,8 +198,8 @@ def terminal(rescue: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     )
     os.close(slave)
     yield process, master
-    process.kill()
-    process.wait()
+    process.terminate()
+    process.wait(timeout=30)
     os.close(master)
 
 

@@ -795,3 +795,36 @@ def test_closed(vm):
     for call in (vm.engine.get_state, vm.engine.run, vm.engine.kick, lambda: vm.engine.set_map(MemoryMap(9, ()))):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+def test_random_states_over_random_bytes_neither_crash_nor_hang(vm):
+    """Whatever the guest holds, each run ends within its budget and the state stays one that can be set again."""
+    rng = random.Random(11)
+    for case in range(150):
+        vm.ram[:] = rng.randbytes(1 << 14) * (RAM >> 14)
+        vm.remap(MMIO, Region(0xB8000, 0x1000, RegionKind.COALESCED), a20=rng.random() < 0.9)
+        s = random_state(rng)
+        s.activity, s.inject_type, s.cr4 = 0, 255, s.cr4 & 0x7FF
+        if case % 3:  # mostly states that get somewhere
+            s.cr0 &= 0x7FFFFFFF if case % 3 == 1 else 0xFFFFFFFF
+            s.rflags &= 0x40ED5
+            s.dr7, s.pending_debug, s.shadow, s.cr3 = 0x400, 0, 0, 0x10000
+            s.idtr_limit = 0xFFFF
+            for seg in s.seg:
+                seg.base, seg.unusable = rng.randrange(RAM), 0
+                seg.attributes = seg.attributes & 0x4000 | 0x93
+            s.cs.attributes |= 8
+        vm.engine.set_state(s)
+        open_steps = 0
+        for _ in range(60):
+            end = vm.run(budget=300)
+            assert end.steps <= 300 + open_steps
+            open_steps = end.count if end.reason in QUESTIONS else 0
+            if end.reason in QUESTIONS:
+                reads = end.reason in (ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ)
+                vm.engine.answer(rng.randbytes(end.size * end.count) if reads else b"")
+            elif end.reason is not ExitReason.BUDGET:
+                break
+        last = vm.state
+        vm.engine.set_state(last)
+        assert vm.state == last

@@ -107,7 +107,7 @@ def test_code_segments_do_not_pile_up(machine):
         state.cs.selector, state.cs.base = n, 16 * n
         machine.engine.set_state(state)
         machine.engine.run(budget=2)
-    assert len(machine.engine._fetcher._contexts) <= 64
+    assert 1 < len(machine.engine._fetcher._contexts[0]) <= 64
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import zmq
 
+import dm
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import codec, schema
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SERVE = (
     "import argparse, sys; from dm.server import command; p = argparse.ArgumentParser(); "
     "command.add_arguments(p); sys.exit(command.main(p.parse_args()))"
@@ -21,8 +21,8 @@ SERVE = (
 
 
 def environment():
-    """Workers import the scripted engine from here."""
-    paths = [str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]
+    """Workers import the scripted engine from here, and the package that is tested from where we have it."""
+    paths = [str(Path(dm.__file__).parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 

@@ -62,4 +62,3 @@ void dm_last_fault(struct cpu *cpu, struct dm_fault *out);
 int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded *out);
 const char *dm_label(uint32_t number);
 const char *dm_digest(void);
-uint64_t dm_host_tsc(void);

@@ -32,7 +32,6 @@ COMPILE_ARGS: Final = (
     "-O2",
     "-fvisibility=hidden",
     "-fno-strict-aliasing",
-    "-fno-math-errno",
     "-Wall",
     "-Wextra",
     "-Wno-unused",

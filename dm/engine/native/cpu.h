@@ -214,7 +214,7 @@ struct cpu {
     struct block *block;
     uint64_t generation; /* << 32 */
     uint32_t block_eip;
-    uint32_t miss_offset, miss_size, miss_linear;
+    uint32_t miss_offset, miss_size;
     uint32_t store_linear, store_size; /* store into a line of code that was found to hit none */
     uint8_t miss_segment;
     bool watch_segments;

@@ -262,6 +262,8 @@ class Output:
         used = uses(code)
         self.procedures |= used.procedures
         self.target.row = row
+        if "jump" in used.terminators and {"Ap", "Iw"} & set(row.operands) and len(row.immediates) > 1:
+            raise MicrocodeError(f"{row.text}: a direct jump needs the place of the second immediate")
         segment = "segment_changed" in used.primitives
         fast = "leave_exact"
         if can_be_fast(code, used):

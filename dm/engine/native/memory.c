@@ -22,7 +22,7 @@ struct region *region_at(struct cpu *cpu, uint64_t physical)
     return NULL;
 }
 
-/* Pages whose bookkeeping could not be allocated share this one: no code is cached from them. */
+/* NULL when there is no memory for it: such a page is neither written fast nor are its blocks kept. */
 struct page *page_at(struct region *region, uint64_t physical)
 {
     const uint64_t number = (physical - region->gpa) / PAGE;

@@ -6,7 +6,7 @@
 #include "cpu.h"
 #include "labels.h"
 
-uint64_t dm_host_tsc(void)
+static uint64_t host_tsc(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
     return __builtin_ia32_rdtsc();
@@ -20,7 +20,7 @@ static uint64_t tsc_now(const struct cpu *cpu)
 {
     if (!cpu->a.tsc_host)
         return cpu->a.tsc + 1;
-    const uint64_t past = dm_host_tsc() - cpu->a.tsc_host;
+    const uint64_t past = host_tsc() - cpu->a.tsc_host;
     return cpu->a.tsc + (uint64_t)(((unsigned __int128)past * cpu->a.tsc_scale) >> 32);
 }
 
@@ -41,7 +41,7 @@ void tsc_write(struct cpu *cpu, uint64_t value)
 {
     cpu->a.tsc = value;
     if (cpu->a.tsc_host)
-        cpu->a.tsc_host = dm_host_tsc();
+        cpu->a.tsc_host = host_tsc();
 }
 
 uint64_t random64(struct cpu *cpu)
@@ -52,7 +52,7 @@ uint64_t random64(struct cpu *cpu)
     uint64_t value = known ? known->value : 0;
     if (!known && !cpu->bail) {
         if (getrandom(&value, sizeof value, 0) != sizeof value)
-            value = dm_host_tsc();
+            value = host_tsc();
         record(cpu, INPUT_RANDOM, 0, 8, value);
     }
     return value;

@@ -284,7 +284,8 @@ class PythonEngine:
         return bool(cpu.flags & (_TF | _RF) or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check)
 
     def _charge(self, steps: int, instructions: int) -> None:
-        self._cpu.left -= steps - self._prepaid
+        if not self._prepaid:  # else it was part of the run that asked
+            self._cpu.left -= steps
         self._prepaid = False
         self._steps += steps
         self._instructions += instructions
@@ -458,7 +459,7 @@ class PythonEngine:
         self._procedures.raise_exception(self._cpu, fault.vector, fault.error, fault.operands[0])
 
     def _resume(self, opened: _Open) -> None:
-        """Finish what a question has interrupted; its step was part of the run that asked."""
+        """Finish what a question has interrupted."""
         self._open = None
         self._code, self._mmio = opened.code, None
         self._cpu.refresh()

@@ -52,35 +52,42 @@ class Insn:
 Context = tuple[int, int, int, bool]
 
 
+def _drop(contexts: dict[Context, dict[int, Insn]]) -> None:
+    for context in contexts.values():
+        context.clear()  # the run loop may be using it
+    contexts.clear()
+
+
 class Fetcher:
     """Finds the instruction at CS:EIP."""
 
     def __init__(self, cpu: Machine) -> None:
         self._cpu = cpu
-        self._contexts: dict[Context, dict[int, Insn]] = {}
+        # Without and with paging: only the latter depend on translations.
+        self._contexts: tuple[dict[Context, dict[int, Insn]], dict[Context, dict[int, Insn]]] = ({}, {})
         # (raw bytes, decoded) by guest-physical page, offset and code size: survives TLB flushes.
         self._decoded: dict[tuple[int, int, int], tuple[bytes, Decoded]] = {}
 
     def forget(self) -> None:
-        """Translations or the memory map have changed."""
-        for context in self._contexts.values():
-            context.clear()  # the run loop may be using it
-        self._contexts.clear()
+        """Translations have changed."""
+        _drop(self._contexts[True])
 
     def forget_decoded(self) -> None:
-        """Let go of everything."""
-        self.forget()
+        """The memory map has changed."""
+        for contexts in self._contexts:
+            _drop(contexts)
         self._decoded.clear()
 
     def context(self) -> dict[int, Insn]:
         """Return the instructions of the code segment at hand by EIP."""
         cpu = self._cpu
         key = (cpu.seg_base[_CS] & M32, cpu.seg_limit[_CS], cpu.seg_attributes[_CS] & _CODE32, cpu.cpl == 3)
-        found = self._contexts.get(key)
+        contexts = self._contexts[cpu.cr0 >> 31 & 1]
+        found = contexts.get(key)
         if found is None:
-            if len(self._contexts) >= _MOST_SEGMENTS:
-                self.forget()
-            found = self._contexts[key] = {}
+            if len(contexts) >= _MOST_SEGMENTS:
+                _drop(contexts)
+            found = contexts[key] = {}
         return found
 
     def fetch(self, eip: int) -> Insn:
