@@ -1,4 +1,5 @@
-"""x87, MMX and SSE as far as described: who may use them, and the x87 control instructions (SDM vol. 1, 8.1 and 8.3.9).
+"""x87, MMX and SSE as far as described: who may use them, and the control instructions that need no
+arithmetic, and saving and restoring everything (SDM vol. 1, 8.1, 8.3.9 and 10.5).
 
 Everything else the part has ends in exit ``unsupported``.
 """
@@ -17,6 +18,10 @@ from dm.microcode import Microcode, Value
 MP, EM, NE = 1, 2, 5
 #: Offsets in the FXSAVE image: control and status word, abridged tags, MXCSR and the mask of its valid bits.
 FCW, FSW, FTW, MXCSR, MXCSR_MASK = 0, 2, 4, 24, 28
+#: The eight x87 registers (16 bytes each), the eight XMM registers, and the size of the whole area.
+_REGISTERS, _XMM, _XMM_END, _IMAGE_SIZE = 32, 160, 288, 512
+#: Control word: the bits that can be changed, and the one that is always set.
+_FCW_BITS, _FCW_ONE = 0x1F3F, 0x40
 #: End of the part of the image that FNINIT resets: control, status, tags, opcode, instruction and data pointer.
 _ENVIRONMENT_END: Final = 24
 #: Status word: an unmasked exception is pending (ES), and its old name (B).
@@ -37,6 +42,15 @@ def set_image_word(m: Microcode, offset: int, value: Value | int) -> None:
 
 def _image_doubleword(m: Microcode, offset: int) -> Value:
     return image_word(m, offset).zext(32) | (image_word(m, offset + 2).zext(32) << 16)
+
+
+def _image_quadword(m: Microcode, offset: int) -> Value:
+    return _image_doubleword(m, offset).zext(64) | (_image_doubleword(m, offset + 4).zext(64) << 32)
+
+
+def _set_image_quadword(m: Microcode, offset: int, value: Value) -> None:
+    for i in range(8):
+        m.set(FXSAVE, (value >> (8 * i)).trunc(8), offset + i)
 
 
 def _available(x: Insn) -> None:
@@ -120,7 +134,7 @@ def _fldcw(x: Insn, operand: Memory) -> None:
     """Load the control word; unmasking an exception that waits makes it pending."""
     m = x.m
     _no_pending_exception(x)
-    control = (operand.load(16) & 0x1F3F) | 0x40
+    control = (operand.load(16) & _FCW_BITS) | _FCW_ONE
     status = image_word(m, FSW)
     unmasked = (status & ~control & 0x3F) != 0
     set_image_word(m, FCW, control)
@@ -163,10 +177,41 @@ def EMMS(x: Insn) -> None:
 
 @instruction("FXSAVE", "FXRSTOR")
 def FXSAVE_AREA(x: Insn, area: Memory) -> None:
-    """Save or restore the whole image; unsupported where it is allowed."""
+    """Save or restore x87 state, and with CR4.OSFXSR that of SSE; software's part of the area is left alone."""
+    m = x.m
     _available(x)
     x.fault_if((area.offset() & 15) != 0, p.GP, 0, "NOT_ALIGNED", area.offset())
-    p.unsupported(x.m, x.row.mnemonic)
+    save = x.row.mnemonic == "FXSAVE"
+    m.call(p.PROBE_WRITE if save else p.PROBE_READ, area.segment, area.offset(), _IMAGE_SIZE)
+    sse = features.has(m, "sse") & mode.cr4_bit(m, mode.OSFXSR)
+    if save:
+        for at in (*range(0, MXCSR, 8), *range(_REGISTERS, _XMM, 8)):
+            area.store(_image_quadword(m, at), at)
+        with m.If(sse):
+            for at in (MXCSR, *range(_XMM, _XMM_END, 8)):
+                area.store(_image_quadword(m, at), at)
+        return
+    with m.If(sse):
+        mxcsr = area.load(32, MXCSR)
+        _check_mxcsr(x, mxcsr)
+        _set_mxcsr(m, mxcsr)
+        for at in range(_XMM, _XMM_END, 8):
+            _set_image_quadword(m, at, area.load(64, at))
+    for at in (*range(0, MXCSR, 8), *range(_REGISTERS, _XMM, 8)):
+        _set_image_quadword(m, at, area.load(64, at))
+    set_image_word(m, FCW, (image_word(m, FCW) & _FCW_BITS) | _FCW_ONE)
+
+
+def _check_mxcsr(x: Insn, value: Value) -> None:
+    """#GP(0) for reserved bits; a mask of 0 stands for the parts before it was introduced."""
+    m = x.m
+    mask = _image_doubleword(m, MXCSR_MASK)
+    x.fault_if((value & ~m.select(mask == 0, m.const(32, 0xFFBF), mask)) != 0, p.GP, 0, "MXCSR_RESERVED", value)
+
+
+def _set_mxcsr(m: Microcode, value: Value) -> None:
+    set_image_word(m, MXCSR, value.trunc(16))
+    set_image_word(m, MXCSR + 2, (value >> 16).trunc(16))
 
 
 def _sse(x: Insn) -> None:
@@ -181,13 +226,9 @@ def _sse(x: Insn) -> None:
 def LDMXCSR(x: Insn, src: Operand) -> None:
     """Load the SSE control and status register; #GP(0) for reserved bits."""
     _sse(x)
-    m = x.m
     value = src.read()
-    mask = _image_doubleword(m, MXCSR_MASK)
-    # A mask of 0 stands for the parts before it was introduced.
-    x.fault_if((value & ~m.select(mask == 0, m.const(32, 0xFFBF), mask)) != 0, p.GP, 0, "MXCSR_RESERVED", value)
-    set_image_word(m, MXCSR, value.trunc(16))
-    set_image_word(m, MXCSR + 2, (value >> 16).trunc(16))
+    _check_mxcsr(x, value)
+    _set_mxcsr(x.m, value)
 
 
 @instruction()

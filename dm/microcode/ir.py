@@ -536,7 +536,7 @@ class Microcode:
         if isinstance(index, int):
             if not 0 <= index < cell.count:
                 raise MicrocodeError(f"{self.name}: {cell.name}[{index}], below {cell.count} is needed")
-            return self.const(8, index)
+            return self.const(8 if cell.count <= 256 else 16, index)
         return index
 
     def get(self, cell: Field, index: Value | int | None = None) -> Value:

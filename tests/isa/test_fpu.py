@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine import Machine, Unsupported, execute, fails
+from machine import Fault, Machine, Unsupported, execute, fails
 
 EM, TS, MP, NE = 4, 8, 2, 0x20
 
@@ -106,7 +106,56 @@ def test_mxcsr() -> None:
     execute("0fae1e0010 ; stmxcsr [1000]", {0x1000: b"\xff" * 4}, {0x1000: bytes.fromhex("a01f0000")}, m)
 
 
-def test_fxsave_must_be_aligned() -> None:
-    fails("0fae060810 ; fxsave [1008]", 13, "NOT_ALIGNED", m=machine())
-    with pytest.raises(Unsupported, match="FXSAVE"):
-        machine().run(bytes.fromhex("0fae060010"))
+AREA = 0x1000
+CR4_OSFXSR = 0x200
+
+
+def image() -> bytes:
+    """An FXSAVE image whose bytes all differ from their neighbours, with a control word and MXCSR that can be loaded."""
+    data = bytearray(i * 7 & 0xFF for i in range(512))
+    data[0:2], data[24:28] = b"\x7f\x13", b"\xa0\x1f\0\0"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("code", ["0fae060810 ; fxsave [1008]", "0fae0e0810 ; fxrstor [1008]"])
+def test_fxsave_area_must_be_aligned(code: str) -> None:
+    fails(code, 13, "NOT_ALIGNED", m=machine())
+    fails(code, 7, "NO_X87", m=machine(TS))
+
+
+@pytest.mark.parametrize(("cr4", "parts"), [(0, [(0, 24), (32, 160)]), (CR4_OSFXSR, [(0, 288)])])
+def test_fxsave(cr4: int, parts: list[tuple[int, int]]) -> None:
+    """Without CR4.OSFXSR only x87 state is saved; bytes from 288 on are left alone."""
+    m = machine(cr4=cr4)
+    m.fxsave[:] = image()
+    saved = {AREA + start: image()[start:end] for start, end in parts}
+    execute("0fae060010 ; fxsave [1000]", {AREA: b"\xee" * 512}, saved, m)
+
+
+@pytest.mark.parametrize(("cr4", "parts"), [(0, [(0, 24), (32, 160)]), (CR4_OSFXSR, [(0, 28), (32, 288)])])
+def test_fxrstor(cr4: int, parts: list[tuple[int, int]]) -> None:
+    m = machine(cr4=cr4)
+    expected = bytearray(m.fxsave)
+    for start, end in parts:
+        expected[start:end] = image()[start:end]
+    m.memory[AREA : AREA + 512] = image()
+    m.run(bytes.fromhex("0fae0e0010"))
+    assert m.fxsave == expected
+
+
+def test_fxrstor_refuses_reserved_mxcsr_bits() -> None:
+    area = bytearray(image())
+    area[26] = 1
+    m = machine(cr4=CR4_OSFXSR)
+    before = bytes(m.fxsave)
+    fails("0fae0e0010 ; fxrstor [1000]", 13, "MXCSR_RESERVED", {AREA: bytes(area)}, m)
+    assert m.fxsave == before
+
+
+def test_fxsave_beyond_the_limit_writes_nothing() -> None:
+    m = machine()
+    m.seg.limit[3] = AREA + 400
+    with pytest.raises(Fault) as failure:
+        m.run(bytes.fromhex("0fae060010"))
+    assert failure.value.vector == 13
+    assert m.memory[AREA : AREA + 512] == bytes(512)

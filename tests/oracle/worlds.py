@@ -687,7 +687,8 @@ def show(world: World) -> str:
     """A world in words, for a failing test."""
     built = build(world)
     code = "\n    ".join(c.hex(" ") for c in built.code)
-    return f"{world!r}\n{built.config} {built.kind.name} a20={built.a20}\n    {code}\n{built.state}"
+    differ = compare(State.reset(), built.state)
+    return f"{world!r}\n{built.config} {built.kind.name} a20={built.a20}\n    {code}\nfrom reset: {differ}"
 
 
 def compare(first: State, second: State) -> str:
@@ -696,5 +697,5 @@ def compare(first: State, second: State) -> str:
     for name in State.__dataclass_fields__:
         a, b = getattr(first, name), getattr(second, name)
         if a != b:
-            out.append(f"{name}: {a} != {b}")
+            out.append(f"{name}: {a} != {b}" if name != "fxsave" else name)
     return "; ".join(out)

@@ -202,7 +202,7 @@ struct span {
     unsigned size;
 };
 
-enum open { OPEN_NONE, OPEN_FETCH, OPEN_INSN, OPEN_DELIVER };
+enum open { OPEN_NONE, OPEN_FETCH, OPEN_WALK, OPEN_INSN, OPEN_DELIVER };
 
 #include "fields.h"
 
@@ -288,6 +288,7 @@ struct cpu {
     uint16_t open_variant;
     uint8_t fetched[16];
     unsigned fetch_count;
+    bool walked; /* the page of the byte being fetched has been found */
 
     /* the request at hand */
     struct dm_request request;
@@ -297,6 +298,7 @@ struct cpu {
     bool expect_mmio; /* the access that the request names has not been seen yet */
     bool prepaid;  /* the instruction at hand was begun, and is charged, in an earlier run */
     uint64_t steps, instructions;
+    uint64_t event_at; /* count of steps at the last event */
 
     uint64_t rip, rflags, rflags_canonical; /* as given, for the parts that 32-bit code does not see */
     atomic_uint kick;

@@ -8,6 +8,7 @@ enum { USER = 2, FETCH = 4 };
 /* Fetch at least one more byte.  False: abandoned. */
 static bool fetch_more(struct cpu *cpu)
 {
+    cpu->walked = false;
     const uint64_t offset = (uint64_t)cpu->a.eip + cpu->fetch_count;
     if (offset >= cpu->a.cs_end) {
         raise_fault(cpu, LABEL_CS_FETCH_LIMIT, 13, 0, (uint32_t)offset, cpu->a.seg[1].limit, 0);
@@ -16,11 +17,13 @@ static bool fetch_more(struct cpu *cpu)
     const uint32_t linear = cs_linear(cpu, (uint32_t)offset);
     uint64_t physical;
     cpu->recording = true;
+    cpu->cursor = 0;
     const bool found = translate(cpu, linear, FETCH | (cpu->a.cpl == 3 ? USER : 0), &physical);
     cpu->recording = false;
-    cpu->journal_count = cpu->cursor = 0;
     if (!found)
-        return false;
+        return false; /* the walk may have asked a device for an entry: its journal is kept */
+    cpu->journal_count = cpu->cursor = 0;
+    cpu->walked = true;
     struct region *region = region_at(cpu, physical);
     if (region && (region->kind == FIRMWARE || region->kind == HYPERVISOR)) {
         cpu->hypervisor_address = physical;
@@ -71,12 +74,14 @@ int single_step(struct cpu *cpu)
     return fetch_and_run(cpu);
 }
 
-/* The byte asked for is in the journal. */
+/* The byte asked for, or the paging entry on the way to it, is in the journal. */
 int single_resume(struct cpu *cpu)
 {
+    if (cpu->open == OPEN_FETCH) {
+        cpu->fetched[cpu->fetch_count++] = (uint8_t)cpu->journal[0].value;
+        cpu->journal_count = cpu->cursor = 0;
+    }
     cpu->open = OPEN_NONE;
     cpu->prepaid = true;
-    cpu->fetched[cpu->fetch_count++] = (uint8_t)cpu->journal[0].value;
-    cpu->journal_count = cpu->cursor = 0;
     return fetch_and_run(cpu);
 }

@@ -93,6 +93,9 @@ static int turn(struct cpu *cpu)
         cpu->look = false;
         switch (boundary(cpu, cpu->request.window)) {
         case EVENT:
+            if (cpu->event_at == cpu->steps)
+                charge(cpu, 1, 0); /* two events in a row: endless ones must use the budget up */
+            cpu->event_at = cpu->steps;
             return deliver_event(cpu);
         case HALTED:
         case WAIT_FOR_SIPI:
@@ -125,6 +128,7 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
     cpu->posted_count = 0;
     cpu->flushed = false;
     cpu->steps = cpu->instructions = 0;
+    cpu->event_at = UINT64_MAX;
     if (cpu->page_count) {
         cpu->page_count = 0;
         cpu->report++;
@@ -135,7 +139,7 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
     if (cpu->open) {
         cpu->first = false;
         derive(cpu);
-        reason = cpu->open == OPEN_FETCH ? single_resume(cpu) : exact_resume(cpu);
+        reason = cpu->open == OPEN_FETCH || cpu->open == OPEN_WALK ? single_resume(cpu) : exact_resume(cpu);
     }
     cpu->first = true;
     while (reason == RUN_ON)

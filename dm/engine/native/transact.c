@@ -4,7 +4,7 @@
 #include "labels.h"
 #include "procedures.h"
 
-enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
+enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, SHUTDOWN = 2, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
 
 exact exact_undefined;
 
@@ -109,7 +109,7 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
         if (fault)
             raise(cpu);
         cpu->delivering = 0;
-        if (end != END_OF_ABORT || cpu->a.activity == 2) {
+        if (end != END_OF_ABORT || (fault && cpu->a.activity == SHUTDOWN)) {
             cpu->progressed = true;
             return RUN_ON;
         }
@@ -140,7 +140,7 @@ static int faulted(struct cpu *cpu)
 /* The instruction's bytes could not all be had. */
 int not_fetched(struct cpu *cpu)
 {
-    return cpu->bail == BAIL_FAULT ? faulted(cpu) : abandoned(cpu, OPEN_FETCH);
+    return cpu->bail == BAIL_FAULT ? faulted(cpu) : abandoned(cpu, cpu->walked ? OPEN_FETCH : OPEN_WALK);
 }
 
 /* Account for an instruction that has run, or see to why it has not. */

@@ -248,6 +248,7 @@ class PythonEngine:
     def _boundaries(self, policy: Policy | None, window: bool) -> Exit:
         """Go from boundary to boundary until the run ends."""
         cpu = self._cpu
+        self._event_at = -1  # count of steps at the last event
         enterable, boundary = self._procedures.enterable, self._procedures.boundary
         while True:
             look = self._look = self._look or self._single()
@@ -266,6 +267,9 @@ class PythonEngine:
                 self._look = False
                 what = boundary(cpu, int(window))
                 if what == EVENT:
+                    if self._event_at == self._steps:
+                        self._charge(1, 0)  # two events in a row: endless ones must use the budget up
+                    self._event_at = self._steps
                     self._deliver()
                     continue
                 if what in _ENDS:
