@@ -1,7 +1,7 @@
 """The small PC's physical memory and how its firmware reaches it.
 
-One shared mapping holds everything: RAM at its own address, and the firmware image in the part of it that lies under
-F0000h.  Display memory is RAM as well: the screen is read from it, so text output costs no exits at all.
+One shared mapping holds everything: RAM at its own address, the firmware image in the part of it that lies under
+F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well: the screen is read from it, so text output costs no exits at all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ RESET_ALIAS = 0xFFFF0000
 MIN_RAM, MAX_RAM = 2 * MIB, 0xC0000000
 
 
+#: A ROM of the user's: its size is a multiple of the first, at most the second; that much of its end shows below 1 MiB.
+ROM_UNIT, MAX_ROM, LOW_ROM = 64 * KIB, 16 * MIB, 128 * KIB
+
+
 class PageFaultError(Exception):
     """The guest's page tables do not let its firmware reach ``linear``; ``error`` is the #PF error code."""
 
@@ -39,25 +43,34 @@ class PageFaultError(Exception):
 
 @dataclass
 class GuestMemory:
-    """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on."""
+    """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on, then room for ``rom``.
+
+    ``rom`` replaces the built-in firmware: it ends at 4 GiB, and its last 128 KiB show below 1 MiB as well.
+    """
 
     ram: mmap.mmap | bytearray
     a20: bool = False
+    rom: bytes = b""
 
     def __post_init__(self) -> None:
-        """Fill the option ROM area with ones: scanning it finds nothing.
+        """Fill the option ROM area with ones: scanning it finds nothing.  Copy the ROM.
 
         Raises:
-            ValueError: RAM is not a multiple of 4 KiB between 2 MiB and 3 GiB.
+            ValueError: RAM is not a multiple of 4 KiB between 2 MiB and 3 GiB, or the ROM has no possible size.
         """
-        if not MIN_RAM <= len(self.ram) <= MAX_RAM or len(self.ram) % PAGE:
-            raise ValueError(f"RAM of {len(self.ram):#x} bytes: a multiple of 4 KiB from 2 MiB to 3 GiB is needed")
+        check_rom(self.rom)
+        if not MIN_RAM <= self.size <= MAX_RAM or self.size % PAGE:
+            raise ValueError(f"RAM of {self.size:#x} bytes: a multiple of 4 KiB from 2 MiB to 3 GiB is needed")
         self.ram[OPTION_ROMS:BIOS] = b"\xff" * (BIOS - OPTION_ROMS)
+        if self.rom:
+            low = self.rom[-LOW_ROM:]
+            self.ram[EXTENDED - len(low) : EXTENDED] = low
+            self.ram[self.size :] = self.rom
 
     @property
     def size(self) -> int:
         """Bytes of RAM, the hole below 1 MiB included."""
-        return len(self.ram)
+        return len(self.ram) - len(self.rom)
 
     def memory_map(self, generation: int) -> MemoryMap:
         """Return the map the daemon is to use, with the present state of A20."""
@@ -66,16 +79,24 @@ class GuestMemory:
         def backed(start: int, end: int, kind: RegionKind) -> Region:
             return Region(start, end - start, kind, ram, start)
 
+        if self.rom:
+            low = [backed(OPTION_ROMS, EXTENDED, RegionKind.ROM)]
+            high = Region((1 << 32) - len(self.rom), len(self.rom), RegionKind.ROM, ram, self.size)
+        else:
+            low = [
+                backed(OPTION_ROMS, TRAPS, RegionKind.ROM),
+                backed(TRAPS, TRAPS + PAGE, RegionKind.FIRMWARE),
+                backed(TRAPS + PAGE, EXTENDED, RegionKind.ROM),
+            ]
+            high = Region(RESET_ALIAS, EXTENDED - BIOS, RegionKind.ROM, ram, BIOS)
         return MemoryMap(
             generation,
             (
                 backed(0, CONVENTIONAL_END, RegionKind.RAM),
                 backed(TEXT, TEXT_END, RegionKind.RAM),
-                backed(OPTION_ROMS, TRAPS, RegionKind.ROM),
-                backed(TRAPS, TRAPS + PAGE, RegionKind.FIRMWARE),
-                backed(TRAPS + PAGE, EXTENDED, RegionKind.ROM),
+                *low,
                 backed(EXTENDED, self.size, RegionKind.RAM),
-                Region(RESET_ALIAS, EXTENDED - BIOS, RegionKind.ROM, ram, BIOS),
+                high,
             ),
             self.a20,
         )
@@ -117,6 +138,16 @@ class GuestMemory:
     def write_int(self, address: int, size: int, value: int) -> None:
         """Write ``value`` as ``size`` little-endian bytes at physical ``address``."""
         self.write(address, value.to_bytes(size, "little"))
+
+
+def check_rom(rom: bytes) -> None:
+    """See that a ROM (empty: none) has a size it can have.
+
+    Raises:
+        ValueError: saying which sizes there are.
+    """
+    if len(rom) % ROM_UNIT or len(rom) > MAX_ROM:
+        raise ValueError(f"a ROM of {len(rom)} bytes: a multiple of 64 KiB up to 16 MiB is needed")
 
 
 class AddressSpace:

@@ -22,7 +22,7 @@ from dm.shim.bios.timer import Timer
 from dm.shim.bios.video import Video
 from dm.shim.bus import PortBus
 from dm.shim.clock import Clock
-from dm.shim.devices.debugcon import DebugConsole, PostCodes
+from dm.shim.devices.debugcon import DebugConsole, ExitPort, PostCodes
 from dm.shim.devices.i8042 import I8042
 from dm.shim.devices.pic import PicPair
 from dm.shim.devices.pit import Pit
@@ -32,6 +32,7 @@ from dm.shim.devices.system import SystemControl
 from dm.shim.devices.vga import Vga
 from dm.shim.disk import Drive
 from dm.shim.memory import GuestMemory, PageFaultError
+from dm.shim.multiboot import Kernel
 from dm.shim.vcpu import Answer
 
 _PAGE_FAULT: Final = 14
@@ -58,6 +59,11 @@ class Pc:
         serial: Callable[[bytes], None] = _discard,
         debug: Callable[[bytes], None] = _discard,
         debug_port: int = 0xE9,
+        post_port: int = 0x80,
+        post: Callable[[int], None] | None = None,
+        exit_port: int | None = None,
+        kernel: Kernel | None = None,
+        bios: bytes = b"",
         idle: Callable[[int], None] = lambda nanoseconds: None,
         start: datetime | None = None,
     ) -> None:
@@ -70,13 +76,18 @@ class Pc:
             serial: takes what the guest sends to COM1.
             debug: takes what the guest writes to the debug console.
             debug_port: the debug console's port, 16 bits.
+            post_port: the POST code display's port, 16 bits.
+            post: takes each new POST code.
+            exit_port: port whose first write ends the machine; None: there is none.
+            kernel: is started by the firmware instead of a drive.
+            bios: a ROM in place of the built-in firmware, which then does not exist; ``ram`` has room for it at its end.
             idle: lets the host sleep up to that many nanoseconds while the firmware waits.
             start: date and time of the real-time clock at guest time 0; None: now, UTC.
 
         Raises:
             ValueError: the size of RAM or the debug port is impossible.
         """
-        self.memory = GuestMemory(ram)
+        self.memory = GuestMemory(ram, rom=bios)
         self.state = State.reset()
         self.resets = -1
         self.interrupts = 0
@@ -90,12 +101,15 @@ class Pc:
         self.keyboard = I8042(clock, self.system, lambda level: self.pic.set_irq(1, level))
         self.serial = Serial(0x3F8, serial, lambda level: self.pic.set_irq(4, level))
         self.vga = Vga(clock)
-        self.post = PostCodes()
+        self.post = PostCodes(post_port, post)
+        self._exit = None if exit_port is None else ExitPort(exit_port)
         for device in (
             self.system, self.pic, self.pit, self.rtc, self.keyboard, self.serial, self.vga, self.post,
             DebugConsole(debug_port, debug),
         ):  # fmt: skip
             device.connect(self.bus)
+        if self._exit:
+            self._exit.connect(self.bus)
 
         self.bda = Bda(self.memory)
         self.disks = DiskServices(self.bda, drives)
@@ -113,8 +127,10 @@ class Pc:
             timer=Timer(self.bda, self.memory, self.rtc, self.pic.end_of_interrupt),
             system=SystemServices(self.bda, self.memory, self.system, self.rtc, clock, idle),
             serial=SerialServices(self.serial),
+            kernel=kernel,
         )
-        rom.install(self.memory)
+        if not bios:
+            rom.install(self.memory)
         self.reset()
 
     def reset(self, *, full: bool = True) -> None:
@@ -165,6 +181,11 @@ class Pc:
         return self.pic.pending
 
     @property
+    def exit_value(self) -> int | None:
+        """The byte the guest wrote to the exit port, None as long as it has not."""
+        return self._exit.value if self._exit else None
+
+    @property
     def waits(self) -> bool:
         """True while the CPU is halted and nothing can be delivered yet."""
         return self.state.activity == Activity.HALTED
@@ -201,7 +222,7 @@ class Pc:
             fault,
             self._map if generation != self._generation else None,
             self.interrupt_waits,
-            self.system.reset_requested,
+            self.system.reset_requested or self.exit_value is not None,
         )
 
     def firmware_call(self, address: int) -> None:

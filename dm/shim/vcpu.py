@@ -20,7 +20,7 @@ class Answer:
     """The machine's answer to one question.
 
     ``data`` holds the bytes read, or the vector of an acknowledged interrupt; ``fault`` raises #GP(0) for an MSR;
-    ``memory`` is a map that takes effect at once; ``window`` says whether an external interrupt waits; ``reset`` ends
+    ``memory`` is a map that takes effect at once; ``window`` says whether an external interrupt waits; ``stop`` ends
     the run at the end of this instruction.
     """
 
@@ -28,7 +28,7 @@ class Answer:
     fault: bool = False
     memory: MemoryMap | None = None
     window: bool = False
-    reset: bool = False
+    stop: bool = False
 
 
 class Vcpu(Protocol):
@@ -80,7 +80,7 @@ class RemoteVcpu:
             if answer.memory is not None:
                 new = self._shim.next_map(self._regions(answer.memory), answer.memory.a20)
                 self._generation = answer.memory.generation
-            stop = Stop.RESET if answer.reset else Stop.NONE
+            stop = Stop.RESET if answer.stop else Stop.NONE
             return client.Answer(answer.data, answer.fault, new, answer.window, stop)
 
         return self._vcpu.run(state, microseconds=microseconds, window=window, acknowledge=True, on_io=on_io)

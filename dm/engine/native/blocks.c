@@ -203,7 +203,7 @@ HANDLER(enter_indirect)
     const uint32_t eip = cpu->a.eip, linear = cs_linear(cpu, eip);
     struct block **known = &cpu->jumps[linear % JUMPS_SIZE], *block = *known;
     if (UNLIKELY(block->tag != cpu->generation + linear || (uint64_t)eip + block->length > cpu->a.cs_end ||
-                 !unchanged(block)))
+                 block->code32 != (cpu->a.seg[1].attributes >> 14 & 1) || !unchanged(block)))
         return enter_new(STATE);
     if (UNLIKELY(budget < block->count))
         LEAVE(LEAVE_BUDGET);
