@@ -6,7 +6,9 @@ refusal names the field, what it was and what would be right.  Unknown fields ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -19,6 +21,7 @@ _Convert: TypeAlias = Callable[[Any, str], Any]
 _MAX_GROUPS: Final = 32
 _MAX_GROUP_VALUES: Final = 256
 _MAX_GROUP_BLOB: Final = 8192
+_INTEGERS: Final = {int}
 
 
 class ProtocolError(Exception):
@@ -101,8 +104,9 @@ def _choice(kind: schema.Choice) -> _Convert:
     expected = "one of " + ", ".join(words)
 
     def convert(value: Any, where: str) -> Any:
-        if isinstance(value, str) and value in words:
-            return words[value]
+        word = words.get(value) if isinstance(value, str) else None
+        if word is not None:
+            return word
         raise _bad(where, value, expected)
 
     return convert
@@ -128,6 +132,8 @@ def _groups(value: Any, where: str) -> schema.Groups:
             raise _bad(where, name, "group names that are text")
         if type(values) is not list or len(values) > _MAX_GROUP_VALUES:
             raise _bad(f"{where}.{name}", values, f"a list of at most {_MAX_GROUP_VALUES} values")
+        if set(map(type, values)) == _INTEGERS and min(values) >= 0:
+            continue
         for index, one in enumerate(values):
             if type(one) is int:
                 if one >= 0:
@@ -168,7 +174,7 @@ def _list_out(kind: schema.ListOf) -> _Convert:
     def convert(value: Any, where: str) -> list[Any]:
         if type(value) is not list or len(value) > limit:
             raise _bad(where, value, f"a list of at most {limit} values")
-        return [item(one, f"{where}[{index}]") for index, one in enumerate(value)]
+        return [item(one, f"{where}[{index}]") for index, one in enumerate(value)] if value else []
 
     return convert
 
@@ -197,9 +203,6 @@ def _converter(kind: FieldType) -> _Convert:
 def _writer(kind: FieldType) -> _Convert:
     """Return what checks a Python value of this type and makes the one to encode of it."""
     match kind:
-        case schema.Choice():
-            check = _choice(kind)
-            return lambda value, where: str(check(value, where))
         case schema.Record(cls):
             return _record_out(cls)
         case schema.ListOf():
@@ -208,15 +211,34 @@ def _writer(kind: FieldType) -> _Convert:
             return _converter(kind)
 
 
+#: Of each message: its class, what checks each field, and the names that must be there.
 _IN: Final = {
-    cls.NAME: (cls, [(row.name, _converter(row.kind), row.optional) for row in schema.rows(cls)])
+    cls.NAME: (
+        cls,
+        {row.name: _converter(row.kind) for row in schema.rows(cls)},
+        [row.name for row in schema.rows(cls) if not row.optional],
+    )
     for cls in schema.MESSAGES
 }
-_OUT: Final = {
-    cls: [(row.name, _writer(row.kind), row.optional, row.default) for row in schema.rows(cls)]
+#: Of each message: its fields' values, and what writes each.
+_OUT: Final[dict[type[Message], tuple[Callable[[Any], tuple[Any, ...]], list[tuple[str, _Convert, bool, Any]]]]] = {
+    cls: (
+        attrgetter(*(row.name for row in schema.rows(cls))),
+        [(row.name, _writer(row.kind), row.optional, row.default) for row in schema.rows(cls)],
+    )
     for cls in schema.MESSAGES
 }
 _IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
+
+
+class _Local(threading.local):
+    """A packer for each thread: making one with its buffer takes longer than most messages do."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[dict[str, Any]], bytes] = msgpack.Packer(use_bin_type=True).pack
+
+
+_local: Final = _Local()
 
 
 def encode(message: Message) -> bytes:
@@ -226,13 +248,13 @@ def encode(message: Message) -> bytes:
         ProtocolError: a value does not fit the schema, named as in :func:`decode`.
     """
     out: dict[str, Any] = {"type": message.NAME}
-    for name, write, is_optional, default in _OUT[type(message)]:
-        value = getattr(message, name)
-        if is_optional and (value is None or value == default):
+    values, parts = _OUT[type(message)]
+    for (name, write, is_optional, default), value in zip(parts, values(message), strict=True):
+        if is_optional and (value is default or value is None or value == default):
             continue
         out[name] = write(value, name)
     try:
-        data: bytes = msgpack.packb(out, use_bin_type=True)
+        data = _local.pack(out)
     except (OverflowError, ValueError) as error:
         raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{message.NAME} cannot be encoded: {error}") from error
     limit = schema.MAX_CONTROL if message.ENDPOINT == "control" else schema.MAX_MESSAGE
@@ -280,11 +302,13 @@ def _message(raw: dict[Any, Any]) -> Message:
         raise ProtocolError(
             ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_IN), "type"
         )
-    cls, parts = _IN[name]
+    cls, converters, required = _IN[name]
     values: dict[str, Any] = {}
-    for field, convert, is_optional in parts:
-        if field in raw:
-            values[field] = convert(raw[field], field)
-        elif not is_optional:
+    for field, value in raw.items():
+        convert = converters.get(field)
+        if convert is not None:
+            values[field] = convert(value, field)
+    for field in required:
+        if field not in values:
             raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{name}.{field} is missing", "a value for it", field)
     return cls(**values)

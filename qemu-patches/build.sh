@@ -9,7 +9,7 @@ packages='build-essential ninja-build pkg-config python3-venv libglib2.0-dev lib
     libzmq3-dev libmsgpack-dev seabios qemu-system-data util-linux'
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-client=$here/../protocol
+client=$here/../protocol/x86_dm.h
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/x86-dm
 
 say() { printf 'build.sh: %s\n' "$*" >&2; }
@@ -35,7 +35,7 @@ END
 key() {
     {
         echo "$version"
-        cat "$here"/*.patch "$here/dm.mak" "$here/build.sh" "$client"/*.h
+        cat "$here"/*.patch "$here/dm.mak" "$here/build.sh" "$client"
     } | sha256sum | cut -c1-16
 }
 
@@ -95,7 +95,7 @@ unpack() {
             die "$(basename "$patch") does not apply to qemu $version"
     done
     cp "$here/dm.mak" "$2/configs/devices/x86_64-softmmu/dm.mak"
-    cp "$client"/*.h "$2/target/i386/x86-dm/"
+    cp "$client" "$2/target/i386/x86-dm/x86_dm.h"
 }
 
 # Builds tree $1 in $2.

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 #: A test that carries one of these may be skipped: the host lacks what it names.
-HOST_MARKERS = frozenset({"kvm", "modify_ldt", "vectors"})
+HOST_MARKERS = frozenset({"kvm", "modify_ldt", "vectors", "linux_image"})
 STRICT = os.environ.get("DM_STRICT") == "1"
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from dm.machine.state import EventType, State
+
+
+#: State groups: name to flat list of values, as :func:`dm.machine.state.get_group` gives them.
+Groups: TypeAlias = dict[str, list[int | bytes]]
 
 
 class RegionKind(IntEnum):
@@ -198,6 +202,23 @@ class Engine(Protocol):
 
         Raises:
             ValueError: a value does not fit its width (state unchanged).
+        """
+        ...
+
+    def get_groups(self) -> Groups:
+        """Return the same as :meth:`get_state`, as lists by group (:func:`dm.machine.state.get_group`).
+
+        The lists belong to the engine: a group that has not changed may be the same list as the last time.
+        """
+        ...
+
+    def set_groups(self, delta: Groups) -> None:
+        """Replace the groups of the state in ``delta``; abandons an interrupted instruction.
+
+        Unknown groups, and values after the last known one, are ignored.
+
+        Raises:
+            ValueError: naming the field, when values are missing or one does not fit its width (state unchanged).
         """
         ...
 

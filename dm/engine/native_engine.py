@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import fields
 from typing import Any, Final
 
 from dm.engine import _native
-from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
+from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until
 from dm.isa import features
 from dm.machine.rules import Policy
-from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
+from dm.machine.state import GROUPS, EventType, State, get_group, group_layout, update
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -48,65 +47,76 @@ _POLICIES: Final = {
     Until.PROTECTED: Policy.PROTECTED,
 }
 
-#: Value names and widths of a state in the order of struct wire.
-_LAYOUT: Final = [item for group in GROUPS for item in group_layout(group)]
+_MAX_CODE: Final = 15
+_VALUE_TYPES: Final = {int, bytes}
 
 
 def _code(width: int) -> str:
     return f"{width // 8}s" if width > 64 else "BHIQ"[next(i for i, w in enumerate((8, 16, 32, 64)) if width <= w)]
 
 
-_WIRE: Final = struct.Struct("<" + "".join(_code(width) for _, width in _LAYOUT))
-#: Values narrower than the integer that carries them: (position, width).
-_NARROW: Final = [(i, width) for i, (_, width) in enumerate(_LAYOUT) if width < 8]
-_BLOBS: Final = [(i, width // 8) for i, (_, width) in enumerate(_LAYOUT) if width > 64]
+class _Group:
+    """Where a state group is in struct wire, and how its values are packed there."""
 
+    def __init__(self, group: str, at: int) -> None:
+        self.layout = group_layout(group)
+        self._form = struct.Struct("<" + "".join(_code(width) for _, width in self.layout))
+        self._count = len(self.layout)
+        # what the packing itself does not check: widths below that of the integer, and the length of bytes
+        widths = [width for _, width in self.layout]
+        self._narrow = [(i, 1 << width) for i, width in enumerate(widths) if width < 64 and width not in (8, 16, 32)]
+        self._blobs = [(i, width // 8) for i, width in enumerate(widths) if width > 64]
+        self.start, self.end = at, at + self._form.size
+        self.part = slice(self.start, self.end)
 
-def _positions() -> tuple[list[tuple[str, int]], list[tuple[str, int, int]], int]:
-    """Return where in the unpacked wire form scalars, arrays (with their length) and the segments are."""
-    scalars, arrays, segments, at = [], [], 0, 0
-    for group in GROUPS:
-        if group == FIELD["seg.base"].group:
-            segments = at
-            at += len(group_layout(group))
-            continue
-        for row in (row for row in FIELDS if row.group == group):
-            if row.count and not row.blob:
-                arrays.append((row.name, at, row.count))
-                at += row.count
-            else:
-                scalars.append((row.name, at))
-                at += 1
-    return scalars, arrays, segments
+    def unpack(self, wire: bytes) -> list[Any]:
+        """Return the values."""
+        return list(self._form.unpack(wire[self.part]))
 
+    def pack_into(self, wire: bytearray, values: list[Any]) -> None:
+        """Store values; further ones than the group has are ignored.
 
-_SCALARS, _ARRAYS, _SEGMENTS = _positions()
-_PARTS: Final = len(fields(Segment))
-_MAX_CODE: Final = 15
-
-
-def _pack(state: State) -> bytes:
-    """Return a state as struct wire.
-
-    Raises:
-        ValueError: naming the value that does not fit its width.
-    """
-    values = [value for group in GROUPS for value in get_group(state, group)]
-    try:
-        for i, width in _NARROW:
-            if not 0 <= values[i] < 1 << width:  # type: ignore[operator]
+        Raises:
+            ValueError: naming the value that is missing or does not fit its width; nothing is stored.
+        """
+        values = values[: self._count]
+        try:
+            if not _VALUE_TYPES.issuperset(map(type, values)):
                 raise struct.error
-        if any(len(values[i]) != size for i, size in _BLOBS):  # type: ignore[arg-type]
-            raise struct.error
-        return _WIRE.pack(*values)
-    except (struct.error, TypeError):
-        for (label, width), value in zip(_LAYOUT, values, strict=False):
-            if isinstance(value, bytes):
+            for i, top in self._narrow:
+                if not 0 <= values[i] < top:
+                    raise struct.error
+            for i, size in self._blobs:
+                if len(values[i]) != size:
+                    raise struct.error
+            self._form.pack_into(wire, self.start, *values)
+        except (struct.error, TypeError, IndexError):
+            raise ValueError(self._wrong(values)) from None
+
+    def _wrong(self, values: list[Any]) -> str:
+        for (label, width), value in zip(self.layout, values, strict=False):
+            if width > 64:
+                if not isinstance(value, bytes):
+                    return f"{label} is {value!r}, {width // 8} bytes are needed"
                 if len(value) * 8 != width:
-                    raise ValueError(f"{label} has {len(value)} bytes, {width // 8} needed") from None
-            elif not isinstance(value, int) or not 0 <= value < 1 << width:
-                raise ValueError(f"{label} is {value!r}, an integer below 2**{width} is needed") from None
-        raise ValueError(f"state has {len(values)} values, {len(_LAYOUT)} needed") from None
+                    return f"{label} has {len(value)} bytes, {width // 8} needed"
+            elif type(value) is not int or not 0 <= value < 1 << width:
+                return f"{label} is {value!r}, an integer below 2**{width} is needed"
+        return f"{self.layout[len(values)][0]} is missing: {len(values)} values, {self._count} needed"
+
+
+def _groups() -> dict[str, _Group]:
+    found: dict[str, _Group] = {}
+    at = 0
+    for group in GROUPS:
+        found[group] = _Group(group, at)
+        at = found[group].end
+    return found
+
+
+_GROUPS: Final = _groups()
+_WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
+_PARTS: Final = [(name, group, group.part) for name, group in _GROUPS.items()]
 
 
 class NativeEngine:
@@ -132,8 +142,10 @@ class NativeEngine:
         self._cpu: Any = _ffi.gc(cpu, _lib.dm_free)
         self._exit: Any = _ffi.new("struct dm_exit *")
         self._request: Any = _ffi.new("struct dm_request *")
-        self._wire = bytearray(_WIRE.size)
+        self._wire = bytearray(_WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
+        self._seen = b""
+        self._groups: Groups = {}
         self._memory: list[Any] = []
         self._question: Exit | None = None
         self._answered = False
@@ -147,13 +159,9 @@ class NativeEngine:
 
     def get_state(self) -> State:
         """Return the architectural state; after a question, as it was before the interrupted instruction."""
-        _lib.dm_get_state(self._open, self._buffer)
-        values = _WIRE.unpack(self._wire)
-        found: dict[str, Any] = {name: values[at] for name, at in _SCALARS}
-        found |= {name: list(values[at : at + count]) for name, at, count in _ARRAYS}
-        at = _SEGMENTS
-        found["seg"] = [Segment(*values[n : n + _PARTS]) for n in range(at, at + _PARTS * len(Seg), _PARTS)]
-        return State(**found)
+        state = State()
+        update(state, self.get_groups())
+        return state
 
     def set_state(self, state: State) -> None:
         """Replace the architectural state; abandons an interrupted instruction.
@@ -161,8 +169,40 @@ class NativeEngine:
         Raises:
             ValueError: a value does not fit its width (state unchanged).
         """
+        groups = {group: get_group(state, group) for group in GROUPS}
+        for name, values in groups.items():
+            if len(values) > len(group_layout(name)):
+                raise ValueError(f"state group {name!r} has {len(values)} values, {len(group_layout(name))} needed")
+        self.set_groups(groups)
+
+    def get_groups(self) -> Groups:
+        """Return the same as :meth:`get_state`, as lists by group; one that has not changed is the list last returned.
+
+        The caller must not change the lists.
+        """
+        _lib.dm_get_state(self._open, self._buffer)
+        wire, seen = bytes(self._wire), self._seen
+        if wire != seen:
+            known = self._groups
+            self._groups = {
+                name: known[name] if wire[part] == seen[part] else group.unpack(wire) for name, group, part in _PARTS
+            }
+            self._seen = wire
+        return self._groups
+
+    def set_groups(self, delta: Groups) -> None:
+        """Replace the groups in ``delta``; abandons an interrupted instruction.
+
+        Raises:
+            ValueError: naming the field, when values are missing or one does not fit its width (state unchanged).
+        """
         cpu = self._open
-        _lib.dm_set_state(cpu, _pack(state))
+        _lib.dm_get_state(cpu, self._buffer)
+        for name, values in delta.items():
+            group = _GROUPS.get(name)
+            if group is not None:
+                group.pack_into(self._wire, values)
+        _lib.dm_set_state(cpu, self._buffer)
         self._question, self._answered = None, False
 
     def inject(self, event: EventType, vector: int, *, error: int | None = None, length: int = 0) -> None:

@@ -1,5 +1,6 @@
-"""x87, MMX and SSE as far as described: who may use them, and the control instructions that need no
-arithmetic, and saving and restoring everything (SDM vol. 1, 8.1, 8.3.9 and 10.5).
+"""x87, MMX and SSE as far as described (SDM vol. 1, 8.1, 8.3.9 and 10.5).
+
+Who may use them, the x87 control instructions without arithmetic, and saving and restoring everything.
 
 Everything else the part has ends in exit ``unsupported``.
 """

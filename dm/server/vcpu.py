@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from dm.engine.api import QUESTIONS, Engine, Exit, ExitReason, MemoryMap, Until
-from dm.machine.state import GROUPS, EventType, State, get_group, update
+from dm.machine.state import GROUPS, EventType, State, get_group
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -57,6 +58,14 @@ _READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ})
 _MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
 _MUST_PROGRESS: Final = frozenset({Reason.FAILURE, Reason.INVALID_STATE, Reason.MMIO})
 _UNTIL: Final = {word: Until(str(word)) for word in schema.UntilWord}
+_KINDS: Final = {reason: IoKind(str(reason)) for reason in QUESTIONS}
+_ENDS: Final = {reason: DoneReason(str(reason)) for reason in ExitReason if reason not in QUESTIONS}
+_SLICE_OVER: Final = frozenset({ExitReason.BUDGET, ExitReason.KICKED})
+_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_RCVMORE: Final = int(zmq.RCVMORE)
+#: What a whole state differs from: groups that a shim leaves out are as after RESET.
+_RESET: Final[Groups] = {group: get_group(State.reset(), group) for group in GROUPS}
 
 
 class Owner(Protocol):
@@ -104,15 +113,15 @@ class _Run:
         self.ran_ns = 0
         self.exchanged = time.monotonic_ns()
 
-    def ending(self, in_instruction: bool) -> DoneReason | None:
+    def ending(self, open_steps: int) -> DoneReason | None:
         """Return why the run must end at the next boundary, None while it may go on.
 
-        ``in_instruction``: an instruction is open; it will be finished, and that is progress.
+        ``open_steps``: not 0 while an instruction is open; it will be finished, and that is progress.
         """
         request, report = self.request, self.report
         if request.steps == 0:
             return DoneReason.BUDGET
-        if self.must_progress and report.steps == 0 and not in_instruction:
+        if self.must_progress and report.steps == 0 and not open_steps:
             return None
         if self.stop is not Stop.NONE:
             return DoneReason.KICKED if self.stop is Stop.KICK else DoneReason.STOPPED
@@ -124,12 +133,16 @@ class _Run:
             return DoneReason.BUDGET  # one instruction, or one slice of a repeated one
         return None
 
-    def budget(self, steps: int, in_instruction: bool) -> int:
-        """Return the steps the engine may make now, at most ``steps``; an open instruction has taken one already."""
+    def budget(self, steps: int, open_steps: int) -> int:
+        """Return the steps the engine may make now, at most ``steps``.
+
+        The open instruction is not charged again when it is finished (its budget was that of the run that asked), but
+        its ``open_steps`` will be reported then: one, or as many as string I/O asked for elements.
+        """
         left = steps if self.request.steps is None else self.request.steps - self.report.steps
         if self.request.reason is Reason.MMIO:
             left = 1
-        return min(left - in_instruction, steps)
+        return max(0, min(left - open_steps, steps))
 
 
 class Vcpu:
@@ -148,14 +161,14 @@ class Vcpu:
         self._bound = threading.Event()
         self._bind_error: Exception | None = None
         self._socket: zmq.Socket[bytes]
-        self._poller = zmq.Poller()
+        self._poll = select.poll()
         # of the thread alone from here on
         self._gone = self._closing = self._paused = False
         self._give_up_at: float | None = None
         self._peer = b""
         self._epoch = 0
         self._map: MemoryMap | None = None
-        self._known: State | None = None  # after the last run, and as groups:
+        self._known = False  # the engine has the state after run `_last`, and as groups:
         self._groups: Groups = {}
         self._record: Message | None = None
         self._last = 0
@@ -250,8 +263,10 @@ class Vcpu:
         self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is cut off unheard
         self._socket.bind(self.endpoint)
         os.chmod(self._path, 0o600)
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wake, zmq.POLLIN)
+        descriptor = self._socket.getsockopt(zmq.FD)
+        assert isinstance(descriptor, int)
+        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
 
     def _do_close(self) -> None:
         self._closing = True
@@ -274,23 +289,35 @@ class Vcpu:
     # ------------------------------------------------------------------------------------------ messages
 
     def _attend(self, timeout: int | None) -> None:
-        """Carry out queued calls and take in messages; wait up to ``timeout`` ms (None: for ever) for the first."""
-        if timeout != 0:
-            self._poller.poll(timeout)
-        if self._calls:
-            with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
-                os.eventfd_read(self._wake)
-            while self._calls:
-                self._calls.popleft()()
-        for _ in range(_BURST):
-            if not self._readable():  # also after poll(): it may have been the eventfd alone
-                return
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            self._handle(frames[0], frames[1:])
+        """Carry out queued calls, or take in a message; wait up to ``timeout`` ms (None: for ever) for the first."""
+        if self._carry_out() or self._take_message():
+            return
+        # Nothing is there, and ZeroMQ knows it: only now does its descriptor tell of news (zmq_getsockopt, ZMQ_FD).
+        if self._poll.poll(timeout) and not self._carry_out():
+            self._take_message()
 
-    def _readable(self) -> bool:
-        events = self._socket.getsockopt(zmq.EVENTS)
-        return isinstance(events, int) and bool(events & zmq.POLLIN)
+    def _carry_out(self) -> bool:
+        """Carry out queued calls; return whether there were any."""
+        if not self._calls:
+            return False
+        with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
+            os.eventfd_read(self._wake)
+        while self._calls:
+            self._calls.popleft()()
+        return True
+
+    def _take_message(self) -> bool:
+        """Take in the next message; return whether there was one."""
+        receive = self._socket.recv
+        try:
+            identity = receive(_NOBLOCK)
+        except zmq.Again:
+            return False
+        frames = []
+        while self._socket.getsockopt(_RCVMORE):
+            frames.append(receive(_NOBLOCK))
+        self._handle(identity, frames)
+        return True
 
     def _handle(self, identity: bytes, frames: list[bytes]) -> None:
         self.counters.bytes_in += sum(map(len, frames))
@@ -376,33 +403,31 @@ class Vcpu:
 
     def _submit(self, request: Emulate) -> Groups:
         """Give the engine the state a request submits, and return all its groups."""
+        given = request.state
         if request.base == 0:
-            state = State.reset()
-        elif request.base == self._last and self._known is not None:
-            state = self._known
-        else:
-            known = self._last if self._known is not None else 0
+            given = {**_RESET, **given}
+        elif request.base != self._last or not self._known:
+            known = self._last if self._known else 0
             raise ProtocolError(
                 ErrorClass.UNKNOWN_BASE,
                 f"base is {request.base}",
                 f"{known}, or 0 with a whole state" if known else "0, with a whole state",
                 "base",
             )
-        self._known = None  # a delta that fails half-way leaves no base behind
+        self._known = False  # a state that is refused half-way leaves no base behind
         try:
-            update(state, request.state)
-            if request.state or request.base == 0:  # otherwise the engine still has it
-                self._engine.set_state(state)
+            if given:  # otherwise the engine still has it
+                self._engine.set_groups(given)
             if request.inject is not None:
                 event = request.inject
                 error = event.error if event.has_error else None
                 self._engine.inject(EventType(event.type), event.vector, error=error, length=event.length)
         except ValueError as error:
             raise ProtocolError(ErrorClass.BAD_STATE, str(error), "see the state table", "state") from None
-        if request.base == 0:
-            return _flat(state)
-        given = request.state
-        return {group: given[group][: len(old)] if group in given else old for group, old in self._groups.items()}
+        if not given:
+            return self._groups
+        old = _RESET if request.base == 0 else self._groups
+        return {group: given[group][: len(values)] if group in given else values for group, values in old.items()}
 
     def _on_answer(self, answer: IoAnswer) -> None:
         run = self._run
@@ -451,7 +476,8 @@ class Vcpu:
             self.counters.errors += 1
         self.counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
         try:
-            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
+            self._socket.send(identity, _MORE)
+            self._socket.send(data, _NOBLOCK)
             return
         except zmq.Again:
             _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self.number, message.NAME)
@@ -480,7 +506,7 @@ class Vcpu:
         try:
             self._reply(answer)
         except ProtocolError as error:  # it does not fit the schema: the engine said something odd
-            self._known, self._record = None, self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {error}")
+            self._known, self._record = False, self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {error}")
             self._reply(self._record)
 
     def _failed(self, run: _Run, error: ErrorClass, text: str) -> Error:
@@ -488,25 +514,34 @@ class Vcpu:
         return refusal.message(seq=run.request.seq, session=self._owner.number, vcpu=self.number)
 
     def _execute(self, run: _Run) -> Done:
-        in_instruction = False
+        open_steps = 0  # that the open instruction will have taken once it is finished
+        self._hold(run)
         while True:
-            self._look(run)
-            if not in_instruction and (ending := run.ending(False)) is not None:
+            if not open_steps and (ending := run.ending(0)) is not None:
                 return self._done(run, ending)
-            result = self._step(run, in_instruction)
-            in_instruction = result.reason in QUESTIONS
-            self._flush(run, in_instruction)
-            if in_instruction:
+            result = self._step(run, open_steps)
+            reason = result.reason
+            open_steps = result.count if reason in QUESTIONS else 0
+            self._flush(run, open_steps > 0)
+            if open_steps:
                 self._question(run, result)
-            elif result.reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
+            elif reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
                 self._acknowledge(run)
-            elif result.reason not in (ExitReason.BUDGET, ExitReason.KICKED):
-                return self._done(run, DoneReason(str(result.reason)), result)
+            elif reason not in _SLICE_OVER:
+                return self._done(run, _ENDS[reason], result)
+            elif run.ending(0) is None:
+                self._look()
+            self._hold(run)
 
-    def _look(self, run: _Run) -> None:
-        """See to calls and messages; hold here while paused."""
-        if self._calls or self._readable():
-            self._attend(0)
+    def _look(self) -> None:
+        """Take in messages that have come while the engine ran; a flood never starves the guest."""
+        for _ in range(_BURST):
+            if not self._take_message():
+                return
+
+    def _hold(self, run: _Run) -> None:
+        """Carry out queued calls; hold here while paused."""
+        self._carry_out()
         while self._paused and not self._gone:
             if run.stop is not Stop.NONE:
                 run.must_progress = False  # nothing runs while paused, not even that one instruction
@@ -515,23 +550,20 @@ class Vcpu:
         if self._gone:
             raise _Gone
 
-    def _step(self, run: _Run, in_instruction: bool) -> Exit:
+    def _step(self, run: _Run, open_steps: int) -> Exit:
         """Run the engine for one slice."""
         request = run.request
-        begun = run.report.steps > 0
-        last = (
-            run.ending(in_instruction) is not None
-        )  # only the open instruction is finished, whatever else could end the run
-        options: dict[str, Any] = {}
-        if not begun and not in_instruction:
-            options = {"mmio": request.mmio if request.reason is Reason.MMIO else None, "code": request.code}
+        first = run.report.steps == 0 and not open_steps
+        # then only the open instruction is finished, whatever else could end the run
+        last = open_steps > 0 and run.ending(open_steps) is not None
         started = time.perf_counter_ns()
         result = self._engine.run(
             Until.NEVER if last else _UNTIL[request.until],
-            0 if last else run.budget(self._slice.steps, in_instruction),
-            progress=run.must_progress and not begun and not in_instruction,  # an open one is progress already
+            0 if last else run.budget(self._slice.steps, open_steps),
+            progress=first and run.must_progress,  # an open one is progress already
             window=run.window and not last,
-            **options,
+            mmio=request.mmio if first and request.reason is Reason.MMIO else None,
+            code=request.code if first else b"",
         )
         run.report.add(result)
         taken = time.perf_counter_ns() - started
@@ -542,7 +574,7 @@ class Vcpu:
     def _question(self, run: _Run, result: Exit) -> None:
         answer = self._ask(
             run,
-            IoKind(str(result.reason)),
+            _KINDS[result.reason],
             address=result.address,
             size=result.size,
             count=result.count,
@@ -569,7 +601,7 @@ class Vcpu:
     def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
         """Send a question and wait for its answer."""
         posted, pages, flush = run.report.take()
-        checkpoint = _difference(run.before, _flat(self._engine.get_state())) if run.request.checkpoint else None
+        checkpoint = _difference(run.before, self._engine.get_groups()) if run.request.checkpoint else None
         run.questions += 1
         self.counters.io += 1
         run.question = Io(
@@ -606,8 +638,7 @@ class Vcpu:
         while run.report.full:
             self._ask(run, IoKind.REPORT)
         posted, pages, flush = run.report.take()
-        final = self._engine.get_state()
-        self._known, self._groups = final, _flat(final)
+        self._known, self._groups = True, self._engine.get_groups()
         return Done(
             session=self._owner.number,
             vcpu=self.number,
@@ -623,19 +654,14 @@ class Vcpu:
             posted=posted,
             pages=pages,
             tlb_flush=flush,
-            failing=_failing(final, run.request.until) if run.request.explain else [],
+            failing=_failing(self._engine.get_state(), run.request.until) if run.request.explain else [],
             closing=self._closing,
         )
 
 
-def _flat(state: State) -> Groups:
-    """Return all groups of a state."""
-    return {group: get_group(state, group) for group in GROUPS}
-
-
 def _difference(old: Groups, new: Groups) -> Groups:
     """Return the groups of ``new`` that differ from ``old``."""
-    return {group: values for group, values in new.items() if values != old[group]}
+    return {group: values for group, values in new.items() if values is not old[group] and values != old[group]}
 
 
 def _failing(state: State, until: schema.UntilWord) -> list[schema.Failing]:

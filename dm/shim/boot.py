@@ -14,10 +14,12 @@ from dm.protocol.schema import DoneReason, Io
 from dm.shim.client import SessionLost, ShimError
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
+from dm.shim.multiboot import Kernel
 from dm.shim.pc import Pc
 from dm.shim.screen import Expectation, Screen, Transcript
 from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
+from dm.shim.trace import Trace
 from dm.shim.vcpu import Answer, Vcpu
 
 #: Longest run, so that the terminal and the script are looked at often enough.
@@ -29,9 +31,10 @@ _SERIAL: Final = 1 << 19
 
 
 class Reason(StrEnum):
-    """Why a boot ended; ``lost``: the daemon refused, closed or is gone."""
+    """Why a boot ended; ``exited``: through the exit port; ``lost``: the daemon refused, closed or is gone."""
 
     EXPECTED = "expected"
+    EXITED = "exited"
     TIMEOUT = "timeout"
     HALTED = "halted"
     INTERRUPTED = "interrupted"
@@ -62,7 +65,11 @@ class Stats:
 
 @dataclass
 class Outcome:
-    """How a boot ended: why, a sentence about it, the screen, the end of the serial text, and what it cost."""
+    """How a boot ended: why, a sentence about it, the screen, the end of the serial text, and what it cost.
+
+    ``serial`` is what came through the serial port and the debug console, and POST codes where they are shown;
+    ``post`` the last POST codes; ``exit_value`` the byte written to the exit port, if one was.
+    """
 
     reason: Reason
     detail: str
@@ -72,10 +79,18 @@ class Outcome:
     resets: int
     firmware: dict[int, int]
     satisfied: bool
+    post: list[int] = field(default_factory=list)
+    exit_value: int | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 when every expectation was met and nothing failed, 130 after Ctrl-C, else 1."""
+        """0 when every expectation was met and nothing failed, 130 after Ctrl-C, else 1.
+
+        A guest that ends through the exit port, having met every expectation, says it itself: twice the byte plus 1,
+        in 8 bits, as with QEMU's isa-debug-exit.
+        """
+        if self.exit_value is not None and self.satisfied:
+            return (self.exit_value << 1 | 1) & 0xFF
         if self.reason is Reason.INTERRUPTED:
             return 130 if not self.satisfied else 0
         return 0 if self.satisfied and self.reason not in (Reason.FAILED, Reason.LOST) else 1
@@ -92,6 +107,12 @@ class Boot:
         script: Sequence[Step] = (),
         timeout: float | None = None,
         debug_port: int = 0xE9,
+        post_port: int = 0x80,
+        show_post: bool = False,
+        exit_port: int | None = None,
+        kernel: Kernel | None = None,
+        bios: bytes = b"",
+        trace: Trace | None = None,
     ) -> None:
         """Build the PC, powered on.
 
@@ -101,13 +122,21 @@ class Boot:
             script: what to wait for and to type; when it ends with an expectation, meeting that ends the boot.
             timeout: seconds after which the boot ends; None: never.
             debug_port: port of the debug console, 16 bits.
+            post_port: port of the POST code display, 16 bits.
+            show_post: show each new POST code as a line ``POST 1F`` among the serial text.
+            exit_port: port whose first write ends the boot.
+            kernel: is started instead of a drive.
+            bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
+            trace: takes the instructions; while it wants some the guest runs in single steps.
 
         Raises:
-            ValueError: the size of RAM or the debug port is impossible.
+            ValueError: the size of RAM or the ROM, or a port, is impossible, or the kernel does not fit.
         """
         self.pc = Pc(
-            ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle
-        )
+            ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle,
+            post_port=post_port, post=self._post if show_post else None, exit_port=exit_port, kernel=kernel, bios=bios,
+        )  # fmt: skip
+        self._trace = trace
         self._vcpu: Vcpu
         self._console: Console
         self._steps = list(script)
@@ -127,6 +156,11 @@ class Boot:
             del self._serial[:excess]
             self._expectation.forget(excess)
         self._console.output(data)
+
+    def _post(self, code: int) -> None:
+        """Show a POST code on a line of its own."""
+        start = "\n" if self._serial and self._serial[-1:] != b"\n" else ""
+        self._output(f"{start}POST {code:02X}\n".encode())
 
     def _idle(self, nanoseconds: int) -> None:
         """Sleep until an interrupt may be pending, at most ``nanoseconds``."""
@@ -156,13 +190,13 @@ class Boot:
         self._stats.wall = time.monotonic() - start
         screen = self._look()
         satisfied = not any(isinstance(step, Expect) for step in self._steps)
-        if not satisfied and reason in (Reason.TIMEOUT, Reason.HALTED):
+        if not satisfied and reason in (Reason.TIMEOUT, Reason.HALTED, Reason.EXITED):
             missing = next(step.text for step in self._steps if isinstance(step, Expect))
             detail += f"; expected text {missing!r} has not appeared"
         rows = [row.rstrip() for row in screen.text()]
         return Outcome(
             reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self.pc.resets,
-            dict(self.pc.firmware.calls), satisfied,
+            dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value,
         )  # fmt: skip
 
     def _loop(self, deadline: float | None) -> tuple[Reason, str]:
@@ -179,6 +213,10 @@ class Boot:
                 if typed := self._console.typed():
                     pc.keyboard.type(typed)
             pc.update()
+            if pc.exit_value is not None:
+                self._look()
+                self._play()
+                return Reason.EXITED, f"the guest wrote {pc.exit_value:#04x} to the exit port"
             if pc.system.reset_requested:
                 pc.reset(full=pc.system.full_reset)
             if pc.stuck:
@@ -201,10 +239,14 @@ class Boot:
         pc, stats = self.pc, self._stats
         event = pc.next_event()
         microseconds = SLICE_US if event is None else max(_SHORTEST_US, min(SLICE_US, event // 1000))
+        trace = self._trace if self._trace and self._trace.wanted else None
+        words = trace.before(pc.state, pc.memory) if trace else ""
+        interrupts = pc.interrupts
         start = time.monotonic()
         done = self._vcpu.run(
-            pc.state, pc.memory_map, window=pc.interrupt_waits, microseconds=microseconds, ask=self._ask
-        )
+            pc.state, pc.memory_map, window=pc.interrupt_waits, microseconds=microseconds, ask=self._ask,
+            steps=1 if trace else None,
+        )  # fmt: skip
         stats.running += time.monotonic() - start
         stats.runs += 1
         stats.instructions += done.instructions
@@ -214,6 +256,7 @@ class Boot:
         match done.reason:
             case DoneReason.FIRMWARE:
                 pc.firmware_call(done.address)
+                words = words and f"(firmware at {done.address:#x})"
             case DoneReason.SHUTDOWN:
                 pc.reset(full=False)  # as the chipset answers the shutdown cycle
             case DoneReason.HALT | DoneReason.BUDGET | DoneReason.STOPPED | DoneReason.INTERRUPT_WINDOW:
@@ -222,6 +265,8 @@ class Boot:
                 pass
             case _:
                 return f"the run ended with {done.reason} at {self._where()}: {done.detail or 'no detail'}"
+        if trace:
+            trace.after(words and (words if pc.interrupts == interrupts else "(interrupt)"), pc.state)
         return ""
 
     def _ask(self, question: Io) -> Answer:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -61,6 +62,8 @@ _TIMEOUT: Final = 30.0
 #: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that,
 #: -1, throws away what has arrived but was not read when the daemon closes (libzmq terminates the endpoint's pipe).
 _NO_RECONNECT: Final = 1 << 29
+
+_NOBLOCK: Final = int(zmq.NOBLOCK)
 
 #: Errors on the control socket that concern the session as a whole.
 _ENDS: Final = frozenset({ErrorClass.SESSION_LOST, ErrorClass.UNKNOWN_SESSION, ErrorClass.STALE_EPOCH})
@@ -473,8 +476,9 @@ class Vcpu:
         self._shim = shim
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._socket: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake, zmq.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self._descriptor = -1
         self._epoch = 0
         self._seq = 0
         self._base = 0
@@ -640,28 +644,34 @@ class Vcpu:
         data = codec.encode(message)
         assert self._socket is not None
         with contextlib.suppress(zmq.Again):  # nobody is there to take it; it is sent again after a reconnect
-            self._socket.send(data, zmq.NOBLOCK)
+            self._socket.send(data, _NOBLOCK)
             self.stats.bytes_sent += len(data)
 
     def _receive(self) -> Message:
         """Return the next message; carry out kicks and reconnects meanwhile."""
         while True:
             assert self._socket is not None
-            self._pass_kicks()
-            events = dict(self._poller.poll())
-            if self._wake in events:
-                os.eventfd_read(self._wake)
-                self._renew_if_asked()
-            if self._socket not in events:
+            if self._kicks:
+                self._pass_kicks()
+            try:
+                data = self._socket.recv(_NOBLOCK)
+            except zmq.Again:  # only now does the socket's descriptor tell of news (zmq_getsockopt, ZMQ_FD)
                 if self._shim.lost is not None and self._renewed is None:
-                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}")
+                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}") from None
+                self._wait()
                 continue
-            data = self._socket.recv(zmq.NOBLOCK)
             self.stats.bytes_received += len(data)
             try:
                 return codec.decode(data)
             except ProtocolError as error:
                 raise RunLost(f"the daemon does not speak this protocol: {error}") from None
+
+    def _wait(self) -> None:
+        """Wait for the socket, or for a kick, a reconnect or the loss of the session."""
+        for descriptor, _ in self._poll.poll():
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+                self._renew_if_asked()
 
     def _pass_kicks(self) -> None:
         while self._kicks and self._request is not None:
@@ -689,7 +699,10 @@ class Vcpu:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT)
         self._socket.connect(self.endpoint)
-        self._poller.register(self._socket, zmq.POLLIN)
+        descriptor = self._socket.getsockopt(zmq.FD)
+        assert isinstance(descriptor, int)
+        self._poll.register(descriptor, select.POLLIN)
+        self._descriptor = descriptor
         self._epoch += 1
         if renewed is not None and not renewed[1]:
             self._base = 0
@@ -700,7 +713,7 @@ class Vcpu:
 
     def _drop_socket(self) -> None:
         if self._socket is not None:
-            self._poller.unregister(self._socket)
+            self._poll.unregister(self._descriptor)
             self._socket.close(linger=0)
             self._socket = None
 

@@ -1,4 +1,4 @@
-"""``x86-dm boot``: boot a disk image on the daemon alone, with the small built-in PC."""
+"""``x86-dm boot``: boot a disk image, a kernel or a ROM on the daemon alone, with the small built-in PC."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import contextlib
 import json
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dm.shim import disk
+from dm.protocol.schema import Cpuid
+from dm.shim import disk, multiboot
 from dm.shim.boot import Boot, Outcome, Reason
 from dm.shim.client import Shim, ShimError
 from dm.shim.client import Stats as ClientStats
 from dm.shim.daemon import DaemonError, OwnDaemon
-from dm.shim.memory import MAX_RAM, MIB, MIN_RAM
+from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
+from dm.shim.multiboot import Kernel
 from dm.shim.ram import Ram
 from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect
 from dm.shim.terminal import open_console
+from dm.shim.trace import Trace
 from dm.shim.vcpu import RemoteVcpu
 
 _EXPECT_TIMEOUT: Final = 60.0
@@ -34,9 +38,38 @@ _COUNTERS: Final = {
 }
 
 
+_DEFAULT_POST: Final = 0x80
+
+#: CPUID by --cpu; empty: the daemon's own part.  x86-64 is a 64-bit part with what Linux requires of one (its
+#: arch/x86/include/asm/required-features.h): LM, NX, SSE2 and SYSCALL besides what the P6 has.
+_CPUID: Final = {
+    "p6": [],
+    "x86-64": [
+        Cpuid(0, 0, 1, 0x756E6547, 0x6C65746E, 0x49656E69),
+        Cpuid(1, 0, 0x6F0, 0, 0, 0x078BFBFF),
+        Cpuid(0x80000000, 0, 0x80000001, 0, 0, 0),
+        Cpuid(0x80000001, 0, 0, 0, 1, 0x20100800),
+    ],
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``x86-dm boot``."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="CD-ROM (El Torito), diskette or hard-disk image")
+    parser.add_argument(
+        "image",
+        type=Path,
+        nargs="?",
+        metavar="IMAGE",
+        help="CD-ROM (El Torito), diskette or hard-disk image, or a Multiboot kernel",
+    )
+    parser.add_argument(
+        "--bios",
+        type=Path,
+        metavar="FILE",
+        help="start this ROM (a multiple of 64 KiB that ends at 4 GiB and at 1 MiB) at the reset vector, instead of "
+        "IMAGE and the built-in firmware",
+    )
+    parser.add_argument("--append", default="", metavar="TEXT", help="command line of a Multiboot kernel")
     parser.add_argument(
         "--as", dest="kind", choices=[str(kind) for kind in disk.Kind], help="what the image is, instead of guessing"
     )
@@ -61,6 +94,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up with 1 after SECONDS (60 when something is expected)",
     )
     parser.add_argument("--debugcon", type=_port, default=0xE9, metavar="PORT", help="debug console port (0xe9)")
+    parser.add_argument(
+        "--post-port",
+        type=_port,
+        metavar="PORT",
+        help="show POST codes written to PORT as lines 'POST 1F', for --expect too (with --bios: 0x80)",
+    )
+    parser.add_argument(
+        "--exit-port",
+        type=_port,
+        metavar="PORT",
+        help="end when the guest writes a byte to PORT, with twice the byte plus 1 as exit status",
+    )
+    parser.add_argument(
+        "--cpu",
+        choices=("p6", "x86-64"),
+        default="p6",
+        help="what CPUID shows (p6); x86-64 is what 64-bit kernels insist on, and entering 64-bit mode ends the boot",
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write instructions and states to FILE, for x86-dm explain"
+    )
+    parser.add_argument(
+        "--trace-from",
+        type=_address,
+        metavar="ADDRESS",
+        help="begin the trace at this linear address (the guest single-steps up to there)",
+    )
+    parser.add_argument("--trace-count", type=_count, default=1000, metavar="N", help="instructions to trace (1000)")
     daemon = parser.add_mutually_exclusive_group()
     daemon.add_argument("--engine", choices=("auto", "native", "python"), default="auto", help="engine of the daemon")
     daemon.add_argument("--connect", metavar="ENDPOINT", help="use the daemon that serves ENDPOINT, start none")
@@ -83,6 +144,19 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: use a number of seconds above 0")
 
 
+def _address(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text, 0) < 1 << 32:
+            return int(text, 0)
+    raise argparse.ArgumentTypeError(f"{text}: use a linear address from 0 to 0xffffffff")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: use a number of instructions above 0")
+    return int(text)
+
+
 def _port(text: str) -> int:
     with contextlib.suppress(ValueError):
         if 0 <= int(text, 0) <= 0xFFFF:
@@ -95,26 +169,63 @@ def main(args: argparse.Namespace) -> int:
 
     Returns:
         0 when all that was expected has appeared (or nothing was expected), 1 when not or when something failed, 2
-        for an image that cannot be booted, 130 after Ctrl-C.
+        for an image that cannot be booted, 130 after Ctrl-C; what the guest says through the exit port.
     """
+    if (args.image is None) == (args.bios is None):
+        return _fail("one of IMAGE and --bios FILE is needed; a ROM has no drives", 2)
+    path = args.image or args.bios
     try:
-        image = disk.open_image(args.image, write=args.write)
-        drives = disk.drives(image, disk.Kind(args.kind) if args.kind else disk.detect(image))
+        guest = _guest(args)
     except (OSError, ValueError) as error:
-        return _fail(error if isinstance(error, OSError) else f"{args.image}: {_without(error, args.image)}", 2)
+        return _fail(error if isinstance(error, OSError) else f"{path}: {_without(error, path)}", 2)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Ram(args.memory * MIB) as ram, contextlib.ExitStack() as stack:
-            boot = Boot(ram.view, drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon)
+        with Ram(args.memory * MIB + len(guest.bios)) as ram, contextlib.ExitStack() as stack:
+            trace = None
+            if args.trace:
+                file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
+                trace = Trace(file, start=args.trace_from, count=args.trace_count)
+            boot = Boot(
+                ram.view, guest.drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon,
+                post_port=_DEFAULT_POST if args.post_port is None else args.post_port,
+                show_post=bool(guest.bios) or args.post_port is not None, exit_port=args.exit_port,
+                kernel=guest.kernel, bios=guest.bios, trace=trace,
+            )  # fmt: skip
             endpoint = args.connect or stack.enter_context(OwnDaemon(args.engine)).endpoint
-            shim = stack.enter_context(Shim.connect(endpoint, name=args.image.name))
-            return _run(boot, RemoteVcpu(shim, ram), shim, args)
+            shim = stack.enter_context(Shim.connect(endpoint, name=path.name))
+            return _run(boot, RemoteVcpu(shim, ram, _CPUID[args.cpu]), shim, args)
     except (DaemonError, ShimError, OSError, ValueError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """What to boot: drives, or a kernel, or a ROM."""
+
+    drives: list[disk.Drive]
+    kernel: Kernel | None = None
+    bios: bytes = b""
+
+
+def _guest(args: argparse.Namespace) -> _Guest:
+    """Open what is to be booted.
+
+    Raises:
+        ValueError: it cannot be booted, with the reason.
+        OSError: it cannot be opened.
+    """
+    if args.bios:
+        rom = bytes(disk.open_image(args.bios))
+        check_rom(rom)
+        return _Guest([], bios=rom)
+    image = disk.open_image(args.image, write=args.write)
+    kind = disk.Kind(args.kind) if args.kind else disk.detect(image)
+    kernel = multiboot.parse(bytes(image), args.append) if kind is disk.Kind.MULTIBOOT else None
+    return _Guest(disk.drives(image, kind), kernel)
 
 
 def _timeout(args: argparse.Namespace) -> float | None:
@@ -169,6 +280,8 @@ def _report(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, int]]) 
         "detail": outcome.detail,
         "screen": outcome.screen,
         "serial": outcome.serial,
+        "post": outcome.post,
+        "exit_value": outcome.exit_value,
         "engine": shim.welcome.engine,
         "resets": outcome.resets,
         "stats": {

@@ -8,17 +8,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from dm.shim import eltorito
+from dm.shim import eltorito, multiboot
 
 SECTOR: Final = 512
 
 
 class Kind(StrEnum):
-    """How the firmware presents an image."""
+    """How the firmware presents an image; a Multiboot kernel is no drive, it is started directly."""
 
     FLOPPY = "floppy"
     DISK = "disk"
     CD = "cd"
+    MULTIBOOT = "multiboot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +111,26 @@ def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
 
 
 def detect(image: mmap.mmap | bytearray) -> Kind:
-    """Return what an image is: a bootable ISO 9660 CD, a diskette by its size, else a hard disk.
+    """Return what an image is: an ISO 9660 CD, a diskette by its size, a Multiboot kernel, else a hard disk.
 
     A hybrid image, both CD and disk, counts as CD.
     """
     if eltorito.is_iso9660(image):
         return Kind.CD
-    return Kind.FLOPPY if len(image) in FLOPPIES else Kind.DISK
+    if len(image) in FLOPPIES:
+        return Kind.FLOPPY
+    bootable = bytes(image[510:512]) == b"\x55\xaa"
+    return Kind.DISK if bootable or multiboot.find_header(image) is None else Kind.MULTIBOOT
 
 
 def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
-    """Return the drives an image makes, the one to boot from first.
+    """Return the drives an image makes, the one to boot from first; a Multiboot kernel makes none.
 
     Raises:
         ValueError: the image cannot be of this kind, with the reason.
     """
+    if kind is Kind.MULTIBOOT:
+        return []
     if kind is Kind.CD:
         return _cd_drives(image)
     if kind is Kind.FLOPPY:

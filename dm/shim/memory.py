@@ -1,7 +1,8 @@
 """The small PC's physical memory and how its firmware reaches it.
 
 One shared mapping holds everything: RAM at its own address, the firmware image in the part of it that lies under
-F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well: the screen is read from it, so text output costs no exits at all.
+F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well: the screen is read
+from it, so text output costs no exits at all.
 """
 
 from __future__ import annotations

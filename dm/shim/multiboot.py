@@ -6,6 +6,7 @@ Tool Interface Standard, version 1.2.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,9 +118,9 @@ def _information(at: int, command: str, regions: Sequence[tuple[int, int, int]],
     return bytes(info) + _LOADER_NAME + line + table
 
 
-def find_header(image: bytes) -> int | None:
+def find_header(image: bytes | bytearray | mmap.mmap) -> int | None:
     """Return the offset of the Multiboot header in a file, None if it has none."""
-    head = image[:_SEARCH]
+    head = bytes(image[:_SEARCH])
     for at in range(0, len(head) - 11, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, at)
         if magic == HEADER_MAGIC and magic + flags + checksum & 0xFFFFFFFF == 0:

@@ -80,7 +80,7 @@ class Pc:
             post: takes each new POST code.
             exit_port: port whose first write ends the machine; None: there is none.
             kernel: is started by the firmware instead of a drive.
-            bios: a ROM in place of the built-in firmware, which then does not exist; ``ram`` has room for it at its end.
+            bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
             idle: lets the host sleep up to that many nanoseconds while the firmware waits.
             start: date and time of the real-time clock at guest time 0; None: now, UTC.
 

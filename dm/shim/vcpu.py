@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +35,14 @@ class Vcpu(Protocol):
     """One virtual CPU that lives elsewhere."""
 
     def run(
-        self, state: State, memory: MemoryMap, *, window: bool, microseconds: int, ask: Callable[[Io], Answer]
+        self,
+        state: State,
+        memory: MemoryMap,
+        *,
+        window: bool,
+        microseconds: int,
+        ask: Callable[[Io], Answer],
+        steps: int | None = None,
     ) -> Done:
         """Run ``state`` until the guest needs its machine; ``state`` is brought up to date.
 
@@ -45,6 +52,7 @@ class Vcpu(Protocol):
             window: an external interrupt waits: ask for its vector once it can be taken, deliver it and run on.
             microseconds: end with ``budget`` after running about this long.
             ask: answers the questions that come up on the way.
+            steps: end with ``budget`` after this many instructions, or iterations of REP.
 
         Raises:
             ShimError: the daemon refused the run or is lost.
@@ -55,19 +63,26 @@ class Vcpu(Protocol):
 class RemoteVcpu:
     """A vCPU in a daemon's session, whose memory map is made of one block of RAM."""
 
-    def __init__(self, shim: Shim, ram: Ram) -> None:
-        """Share ``ram`` and create vCPU 0.
+    def __init__(self, shim: Shim, ram: Ram, cpuid: Sequence[schema.Cpuid] = ()) -> None:
+        """Share ``ram`` and create vCPU 0; ``cpuid`` empty means the daemon's own part.
 
         Raises:
             ShimError: the daemon refused it or is lost.
         """
         self._shim = shim
         self._block = shim.add_ram(ram)
-        self._vcpu = shim.create_vcpu(0)
+        self._vcpu = shim.create_vcpu(0, cpuid)
         self._generation = -1
 
     def run(
-        self, state: State, memory: MemoryMap, *, window: bool, microseconds: int, ask: Callable[[Io], Answer]
+        self,
+        state: State,
+        memory: MemoryMap,
+        *,
+        window: bool,
+        microseconds: int,
+        ask: Callable[[Io], Answer],
+        steps: int | None = None,
     ) -> Done:
         """See :meth:`Vcpu.run`."""
         if memory.generation != self._generation:
@@ -83,7 +98,9 @@ class RemoteVcpu:
             stop = Stop.RESET if answer.stop else Stop.NONE
             return client.Answer(answer.data, answer.fault, new, answer.window, stop)
 
-        return self._vcpu.run(state, microseconds=microseconds, window=window, acknowledge=True, on_io=on_io)
+        return self._vcpu.run(
+            state, steps=steps, microseconds=microseconds, window=window, acknowledge=True, on_io=on_io
+        )
 
     def _regions(self, memory: MemoryMap) -> list[schema.Region]:
         return [

@@ -21,7 +21,7 @@ MODULES = {
 NAMES = sorted(name for name, describe in catalogue.DESCRIPTIONS.items() if describe.__module__ in MODULES)
 
 #: Several writes, or one before the last check: nothing else may need the slow way.
-TRANSACTIONS = {"PUSHA", "POPA", "ENTER"}
+TRANSACTIONS = {"PUSHA", "POPA", "ENTER", "FXSAVE", "FXRSTOR"}
 #: Loads of segment, control and debug registers decide for themselves.
 SYSTEM = {("MOV", form) for form in ("Sw", "Cd", "Dd")} | {("POP", seg) for seg in ("ES", "SS", "DS", "FS", "GS")}
 

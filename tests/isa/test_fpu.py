@@ -111,7 +111,7 @@ CR4_OSFXSR = 0x200
 
 
 def image() -> bytes:
-    """An FXSAVE image whose bytes all differ from their neighbours, with a control word and MXCSR that can be loaded."""
+    """A FXSAVE image whose bytes differ from their neighbours, with a control word and MXCSR that can be loaded."""
     data = bytearray(i * 7 & 0xFF for i in range(512))
     data[0:2], data[24:28] = b"\x7f\x13", b"\xa0\x1f\0\0"
     return bytes(data)

@@ -116,7 +116,7 @@ def _native() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_random_worlds(part: int) -> None:
-    fuzz(SEED + part * 500, 500)
+    fuzz(SEED + part * 1000, 1000)
 
 
 @pytest.mark.long

@@ -123,7 +123,7 @@ def meet(first: Machine, second: Machine, target: int) -> bool:
     return False
 
 
-@examples(native=250, python=40)
+@examples(native=1000, python=250)
 @worlds_of(world())
 def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) -> None:
     """run(n), then run(m), is run(n + m): state, memory, what devices see, counts, written pages."""
@@ -139,7 +139,7 @@ def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) ->
     assert changed <= single.written
 
 
-@examples(native=250, python=40)
+@examples(native=1000, python=250)
 @worlds_of(world())
 def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) -> None:
     """At any exit, questions included: get_state, a new engine, set_state; or set_state of its own state; or kicks."""
@@ -171,7 +171,7 @@ def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) ->
     broken.close()
 
 
-@examples(native=250, python=40)
+@examples(native=1000, python=250)
 @worlds_of(world())
 def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
     """Between question and answer, and between answer and run: new maps, looks at the state, kicks."""
@@ -196,7 +196,7 @@ def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
         assert_same(prompt, late)
 
 
-@examples(native=400, python=100)
+@examples(native=1000, python=300)
 @worlds_of(world(mode="scrambled"))
 def test_no_steps_change_nothing(name: str, world: World, r: random.Random) -> None:
     """Any state that fits its widths passes through unchanged, and so does memory."""
@@ -236,7 +236,7 @@ def _as_event(state: State, fault: tuple[int, int, str, tuple[int, int, int]]) -
 FAULTS = {"native": 0, "python": 0}
 
 
-@examples(native=400, python=60)
+@examples(native=1500, python=300)
 @worlds_of(
     st.builds(
         World, mode=st.sampled_from([m for m in MODES if m != "scrambled"]), seed=SEED, sane=st.just(True),

@@ -348,7 +348,9 @@ def _memory(world: World, r: random.Random) -> bytearray:
         at = HANDLERS + 8 * vector
         put(4 * vector, _le(at if usually(0.97) else _number(r), 4))
         put(at, b"\x90\xf4" if world.sane else r.choice(handlers))
-        access = r.choice((0x8E, 0x8F, 0xEE, 0xEF)) if usually(0.85) else r.choice((0x86, 0x87, 0xE6, 0x85, 0xE5, 0, 0x0E))
+        access = (
+            r.choice((0x8E, 0x8F, 0xEE, 0xEF)) if usually(0.85) else r.choice((0x86, 0x87, 0xE6, 0x85, 0xE5, 0, 0x0E))
+        )
         selector = CODE32 if usually(0.93) else r.choice(_SELECTORS)
         if access & 0x1F == 5:
             selector = r.choice((TASK32, TASK16, TASK_VM))
@@ -463,7 +465,9 @@ def _state(world: World, r: random.Random) -> State:
     s.sysenter_cs, s.sysenter_eip, s.sysenter_esp = CODE32, CODE, 0x7A00
     s.gdtr_base, s.gdtr_limit = GDT, 0x1FF
     if world.mode.startswith("pm") or world.mode in ("vm86", "between", "scrambled"):
-        bits, cpl = {"pm16-0": (16, 0), "pm16-3": (16, 3), "pm32-1": (32, 1), "pm32-3": (32, 3)}.get(world.mode, (32, 0))
+        bits, cpl = {"pm16-0": (16, 0), "pm16-3": (16, 3), "pm32-1": (32, 1), "pm32-3": (32, 3)}.get(
+            world.mode, (32, 0)
+        )
         _flat(s, bits, cpl)
         s.idtr_base, s.idtr_limit = IDT, 0x7FF if world.sane or r.random() < 0.9 else r.choice((0x3F, 0xFFFF, 0))
         s.tr.selector, s.tr.base, s.tr.attributes = TR, TSS, 0x8B
@@ -517,7 +521,9 @@ def _state(world: World, r: random.Random) -> State:
             s.dr, s.cr4 = [r.choice((CODE + r.getrandbits(4), _number(r))) for _ in range(4)], s.cr4 | r.choice((0, 8))
         if r.random() < 0.06:
             s.inject_type, s.inject_vector = r.choice((0, 2, 3, 4, 5, 6)), r.getrandbits(6)
-            s.inject_has_error = int(s.inject_type == EventType.EXCEPTION and s.inject_vector in (8, 10, 11, 12, 13, 14))
+            s.inject_has_error = int(
+                s.inject_type == EventType.EXCEPTION and s.inject_vector in (8, 10, 11, 12, 13, 14)
+            )
             s.inject_length = r.choice((0, 1, 2))
         s.shadow = r.choice((1, 2)) if r.random() < 0.06 else 0
         s.nmi_pending = int(r.random() < 0.04)

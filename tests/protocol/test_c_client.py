@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import dm
 from dm.engine import native_status
 from dm.machine.state import GROUPS, group_layout
 from dm.protocol import codec, generate, generate_c, schema
@@ -342,7 +343,7 @@ class Daemon:
     def __init__(self, directory, engine, *options):
         self.endpoint = f"ipc://{directory}/control"
         command = [sys.executable, "-m", "dm.cli", "serve", "--listen", self.endpoint, "--engine", engine, *options]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(Path(dm.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL)
 
     def end(self, number=signal.SIGTERM):

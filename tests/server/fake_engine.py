@@ -15,7 +15,7 @@ import struct
 import threading
 
 from dm.engine.api import CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
-from dm.machine.state import EventType, State
+from dm.machine.state import GROUPS, EventType, State, get_group, update
 
 
 class FakeEngine:
@@ -38,6 +38,14 @@ class FakeEngine:
 
     def set_state(self, state):
         self.state, self.question, self.reply = state.copy(), None, None
+
+    def get_groups(self):
+        return {group: get_group(self.state, group) for group in GROUPS}
+
+    def set_groups(self, delta):
+        state = self.state.copy()
+        update(state, delta)
+        self.set_state(state)
 
     def inject(self, event, vector, *, error=None, length=0):
         if self.state.inject_type != EventType.NONE:

@@ -236,7 +236,7 @@ def test_reset_port_resets(boot):
     def program(guest):
         boots.append(1)
         if len(boots) == 1:
-            assert guest.question(IoKind.PORT_OUT, 0xCF9, b"\x06").reset
+            assert guest.question(IoKind.PORT_OUT, 0xCF9, b"\x06").stop
             yield done(DoneReason.STOPPED)
         guest.write("again")
         while True:

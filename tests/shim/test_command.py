@@ -32,6 +32,10 @@ def test_options(parse):
         (["--timeout", "0"], "above 0"),
         (["--timeout", "nan"], "above 0"),
         (["--debugcon", "65536"], "0 to 0xffff"),
+        (["--exit-port", "-1"], "0 to 0xffff"),
+        (["--trace-from", "4294967296"], "0 to 0xffffffff"),
+        (["--trace-count", "0"], "above 0"),
+        (["--cpu", "z80"], "x86-64"),
         (["--as", "tape"], "floppy"),
         (["--engine", "python", "--connect", "ipc:///x"], "not allowed with"),
     ],
@@ -48,6 +52,7 @@ def test_bad_options_say_what_is_right(parse, words, complaint):
         (b"", [], "is empty"),
         (b"x" * 1000, ["--as", "floppy"], "no diskette"),
         (b"x" * 1000, ["--as", "cd"], "no ISO 9660"),
+        (b"x" * 1000, ["--as", "multiboot"], "no Multiboot header"),
     ],
 )
 def test_images_that_cannot_be_booted(parse, write_image, capsys, data, options, complaint):
@@ -77,3 +82,17 @@ def test_no_daemon_at_the_endpoint(parse, write_image, capsys, monkeypatch, tmp_
     monkeypatch.setattr(command.Shim, "connect", connect)
     assert command.main(parse([str(write_image(bytes(512))), "--connect", f"ipc://{tmp_path}/none"])) == 1
     assert "no daemon answers" in capsys.readouterr().err
+
+
+def test_rom_or_image_but_not_both(parse, write_image, capsys):
+    path = str(write_image(bytes(0x10000)))
+    for words in ([], [path, "--bios", path]):
+        assert command.main(parse(words)) == 2
+        assert "one of IMAGE and --bios FILE is needed" in capsys.readouterr().err
+
+
+def test_rom_of_an_impossible_size(parse, write_image, capsys):
+    path = write_image(bytes(1000))
+    assert command.main(parse(["--bios", str(path)])) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: a ROM of 1000 bytes: a multiple of 64 KiB up to 16 MiB is needed" in error

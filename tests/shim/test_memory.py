@@ -100,3 +100,20 @@ def test_large_pages_and_pae(memory):
     assert view.read_linear(0x212345, 1) == b"P"
     with pytest.raises(PageFaultError):
         view.read_linear(0x40000000, 1)
+
+
+@pytest.mark.parametrize("size", [64 * KIB, 256 * KIB])
+def test_rom_of_the_users(size):
+    rom = bytes(i >> 12 & 0xFF for i in range(size - 1)) + b"\x99"
+    memory = GuestMemory(bytearray(4 * MIB + size), a20=True, rom=rom)
+    assert memory.size == 4 * MIB
+    regions = memory.memory_map(1).regions
+    assert RegionKind.FIRMWARE not in {r.kind for r in regions}
+    top = regions[-1]
+    assert (top.gpa, top.size, top.kind) == ((1 << 32) - size, size, RegionKind.ROM)
+    assert bytes(top.memory[top.offset : top.offset + size]) == rom
+    low = min(size, 128 * KIB)
+    assert memory.read(MIB - low, low) == rom[-low:]
+    assert memory.read(MIB - low - 1, 1) == b"\xff"
+    memory.write(MIB - 1, b"\0")
+    assert memory.read(MIB - 1, 1) == b"\x99"

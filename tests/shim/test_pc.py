@@ -45,8 +45,8 @@ def test_a20_change_comes_back_with_the_answer(bench):
 
 
 def test_reset_ends_the_run(bench):
-    assert not ask(bench, IoKind.PORT_OUT, 0x64, data=b"\xae").reset
-    assert ask(bench, IoKind.PORT_OUT, 0x64, data=b"\xfe").reset
+    assert not ask(bench, IoKind.PORT_OUT, 0x64, data=b"\xae").stop
+    assert ask(bench, IoKind.PORT_OUT, 0x64, data=b"\xfe").stop
 
 
 def test_interrupt_is_offered_and_acknowledged(bench):

@@ -18,8 +18,8 @@ from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, Fault, NeedExact
 from dm.engine.python_engine.translate import procedures
 
-#: Access kinds of the page walk.
-READ, WRITE, USER, FETCH = 0, 1, 2, 4
+#: Access kinds of the page walk; IMPLICIT is what dm.isa.paging says.
+READ, WRITE, USER, FETCH, IMPLICIT = 0, 1, 2, 4, 8
 _SS: Final = 2
 
 #: Where an access goes: (guest-physical address, size) of one piece, or of two when it crosses a page.
@@ -273,10 +273,10 @@ class Access(Cells):
         if not self.recording:
             raise NeedExact
         if size:
-            self._probe_pages(linear, size, WRITE)
+            self._probe_pages(linear, size, WRITE | IMPLICIT)
 
     def _change_system8(self, linear: int, keep: int, change: int) -> None:
-        span = self._reach(linear, 1, WRITE)
+        span = self._reach(linear, 1, WRITE | IMPLICIT)
         old = self.load_span(span)
         entry = self.journal.entries[self.journal.cursor - 1]
         self.store_span(span, old & keep | change).locked = entry
@@ -392,14 +392,14 @@ def _locked_ender(size: int) -> Callable[[Access, int], None]:
 
 def _system_loader(size: int) -> Callable[[Access, int], int]:
     def load_system(self: Access, linear: int) -> int:
-        return self.load_span(self._reach(linear, size, READ))
+        return self.load_span(self._reach(linear, size, IMPLICIT))
 
     return load_system
 
 
 def _system_storer(size: int) -> Callable[[Access, int, int], None]:
     def store_system(self: Access, linear: int, value: int) -> None:
-        self.store_span(self._reach(linear, size, WRITE), value)
+        self.store_span(self._reach(linear, size, WRITE | IMPLICIT), value)
 
     return store_system
 

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from dm.engine.api import CpuConfig, Exit, ExitReason, MemoryMap, Until
+from dm.engine.api import CpuConfig, Exit, ExitReason, Groups, MemoryMap, Until
 from dm.engine.python_engine.cells import M32, Saved
 from dm.engine.python_engine.fetch import Fetcher, Insn
 from dm.engine.python_engine.machine import Machine
@@ -25,7 +25,7 @@ from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, 
 from dm.isa.decode import LONGEST
 from dm.isa.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.rules import Policy
-from dm.machine.state import FIELDS, Activity, EventType, State
+from dm.machine.state import FIELDS, GROUPS, Activity, EventType, State, get_group, update
 
 #: Steps between two looks at the kick.
 CHUNK: Final = 256
@@ -101,6 +101,21 @@ class PythonEngine:
         self._cpu.load_state(state)
         self._cpu.forget_translations()
         self._cpu.derive()
+
+    def get_groups(self) -> Groups:
+        """Return the same as :meth:`get_state`, as lists by group."""
+        state = self.get_state()
+        return {group: get_group(state, group) for group in GROUPS}
+
+    def set_groups(self, delta: Groups) -> None:
+        """Replace the groups in ``delta``; abandons an interrupted instruction.
+
+        Raises:
+            ValueError: values are missing, or one does not fit its width (state unchanged).
+        """
+        state = self.get_state()
+        update(state, delta)
+        self.set_state(state)
 
     def inject(self, event: EventType, vector: int, *, error: int | None = None, length: int = 0) -> None:
         """Deliver this event before the next instruction.

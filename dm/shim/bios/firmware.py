@@ -22,6 +22,7 @@ from dm.shim.devices.pic import PicPair
 from dm.shim.devices.rtc import Rtc
 from dm.shim.disk import SECTOR, Drive, Kind
 from dm.shim.memory import EXTENDED, KIB, GuestMemory, PageFaultError
+from dm.shim.multiboot import Kernel
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,16 @@ class Firmware:
         timer: Timer,
         system: SystemServices,
         serial: SerialServices,
+        kernel: Kernel | None = None,
     ) -> None:
+        """``kernel`` is started instead of a drive.
+
+        Raises:
+            ValueError: there is no memory where the kernel wants to be.
+        """
+        if kernel:
+            kernel.check(system.regions())
+        self._kernel = kernel
         self._memory, self._bus, self._pic, self._rtc = memory, bus, pic, clock
         self._bda, self._video, self._disks, self._keyboard = bda, video, disks, keyboard
         self._timer, self._system = timer, system
@@ -165,7 +175,11 @@ class Firmware:
     # --- bootstrap
 
     def _bootstrap(self, call: Call) -> None:
-        """INT 19h: load the first drive's boot record and jump to it."""
+        """INT 19h: load the kernel, or the first drive's boot record, and jump to it."""
+        if self._kernel:
+            self._system.open_a20()
+            self._kernel.start(self._memory, call.state, self._system.regions())
+            return
         drive = self._disks.drives[0] if self._disks.drives else None
         entry = self._load(drive) if drive else None
         if drive is None or entry is None:

@@ -45,6 +45,10 @@ class SystemServices:
         self._deadline = self._event = None
         self._system.set_a20(False)
 
+    def open_a20(self) -> None:
+        """Open address line 20, as kernels in protected mode expect it."""
+        self._system.set_a20(True)
+
     def service(self, call: Call) -> None:
         """Answer one INT 15h."""
         handler = {

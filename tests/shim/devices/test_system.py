@@ -1,7 +1,7 @@
 import pytest
 
 from dm.shim.bus import PortBus
-from dm.shim.devices.debugcon import DebugConsole, PostCodes
+from dm.shim.devices.debugcon import DebugConsole, ExitPort, PostCodes
 from dm.shim.devices.system import SystemControl
 
 
@@ -81,3 +81,22 @@ def test_post_codes_are_kept_in_order():
         bus.write(0x80, 1, bytes((code & 0xFF,)))
     assert post.codes == [code & 0xFF for code in range(44, 300)]
     assert bus.read(0x80, 1) == bytes((299 & 0xFF,))
+
+
+def test_post_codes_are_shown_when_they_change():
+    shown = []
+    bus, post = PortBus(), PostCodes(0x190, shown.append)
+    post.connect(bus)
+    bus.write(0x190, 1, bytes((1, 1, 2, 1)))
+    bus.write(0x80, 1, b"\x33")
+    assert shown == [1, 2, 1]
+    assert post.codes == [1, 1, 2, 1]
+
+
+def test_exit_port_keeps_the_first_byte():
+    bus, port = PortBus(), ExitPort(0xF4)
+    port.connect(bus)
+    assert port.value is None
+    bus.write(0xF4, 4, bytes((7, 1, 2, 3)))
+    bus.write(0xF4, 1, b"\x08")
+    assert port.value == 7
