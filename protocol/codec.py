@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -211,23 +210,80 @@ def _writer(kind: FieldType) -> _Convert:
             return _converter(kind)
 
 
-#: Of each message: its class, what checks each field, and the names that must be there.
-_IN: Final = {
-    cls.NAME: (
-        cls,
-        {row.name: _converter(row.kind) for row in schema.rows(cls)},
-        [row.name for row in schema.rows(cls) if not row.optional],
-    )
-    for cls in schema.MESSAGES
-}
-#: Of each message: its fields' values, and what writes each.
-_OUT: Final[dict[type[Message], tuple[Callable[[Any], tuple[Any, ...]], list[tuple[str, _Convert, bool, Any]]]]] = {
-    cls: (
-        attrgetter(*(row.name for row in schema.rows(cls))),
-        [(row.name, _writer(row.kind), row.optional, row.default) for row in schema.rows(cls)],
-    )
-    for cls in schema.MESSAGES
-}
+# Reading and writing a message is compiled to a function of its own, as dataclasses do with __init__: integers, flags
+# and bytes are checked in line, anything else, and every refusal, is left to the functions above.
+_ABSENT: Final = object()
+
+
+def _fits(kind: FieldType) -> str:
+    """Return the condition in Python that ``value`` is right as it is; "False" where a function must see to it."""
+    match kind:
+        case schema.U(bits):
+            return f"value.__class__ is int and 0 <= value <= {(1 << bits) - 1:#x}"
+        case schema.Flag():
+            return "value is True or value is False"
+        case schema.Blob(limit):
+            return f"value.__class__ is bytes and len(value) <= {limit}"
+        case _:
+            return "False"
+
+
+def _absent(row: schema.Row) -> str:
+    """Return the statement in Python for a field that a message does not have."""
+    if not row.optional:
+        return f"raise missing({row.name!r})"
+    fresh = repr(row.default) if isinstance(row.default, list | dict) else f"default_{row.name}"  # those are empty
+    return f"made.{row.name} = {fresh}"
+
+
+def _compile(lines: list[str], names: dict[str, Any]) -> Callable[[Any], Any]:
+    exec("\n".join(lines), names)  # made from the schema alone
+    function: Callable[[Any], Any] = names["function"]
+    return function
+
+
+def _reader(cls: type[Message]) -> Callable[[dict[Any, Any]], Message]:
+    """Return what makes a message of a decoded map."""
+
+    def missing(field: str) -> ProtocolError:
+        return ProtocolError(ErrorClass.BAD_MESSAGE, f"{cls.NAME}.{field} is missing", "a value for it", field)
+
+    names: dict[str, Any] = {"new": cls.__new__, "cls": cls, "absent": _ABSENT, "missing": missing}
+    lines = ["def function(raw):", "  made, get = new(cls), raw.get"]
+    for row in schema.rows(cls):
+        name = row.name
+        names |= {f"check_{name}": _converter(row.kind), f"default_{name}": row.default}
+        lines += [
+            f"  value = get({name!r}, absent)",
+            f"  if value is absent: {_absent(row)}",
+            f"  elif {_fits(row.kind)}: made.{name} = value",
+            f"  else: made.{name} = check_{name}(value, {name!r})",
+        ]
+    return _compile([*lines, "  return made"], names)
+
+
+def _dumper(cls: type[Message]) -> Callable[[Message], dict[str, Any]]:
+    """Return what makes the map to encode of a message; fields that have their default are left out."""
+    names: dict[str, Any] = {}
+    lines = ["def function(message):", f"  out = {{'type': {cls.NAME!r}}}"]
+    for row in schema.rows(cls):
+        name, default = row.name, f"default_{row.name}"
+        names |= {f"check_{name}": _writer(row.kind), default: row.default}
+        right = _fits(row.kind)
+        if isinstance(row.kind, schema.Choice):
+            right, names[f"enum_{name}"] = f"value.__class__ is enum_{name}", row.kind.enum
+        said = f"value is not {default} and value is not None and value != {default}" if row.optional else "True"
+        lines += [
+            f"  value = message.{name}",
+            f"  if {said}:",
+            f"    if {right}: out[{name!r}] = value",
+            f"    else: out[{name!r}] = check_{name}(value, {name!r})",
+        ]
+    return _compile([*lines, "  return out"], names)
+
+
+_READERS: Final = {cls.NAME: _reader(cls) for cls in schema.MESSAGES}
+_DUMPERS: Final = {cls: _dumper(cls) for cls in schema.MESSAGES}
 _IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
 
 
@@ -247,12 +303,7 @@ def encode(message: Message) -> bytes:
     Raises:
         ProtocolError: a value does not fit the schema, named as in :func:`decode`.
     """
-    out: dict[str, Any] = {"type": message.NAME}
-    values, parts = _OUT[type(message)]
-    for (name, write, is_optional, default), value in zip(parts, values(message), strict=True):
-        if is_optional and (value is default or value is None or value == default):
-            continue
-        out[name] = write(value, name)
+    out = _DUMPERS[type(message)](message)
     try:
         data = _local.pack(out)
     except (OverflowError, ValueError) as error:
@@ -298,17 +349,9 @@ def _message(raw: dict[Any, Any]) -> Message:
             if "type" in raw
             else ProtocolError(ErrorClass.BAD_MESSAGE, "type is missing", "the name of a message", "type")
         )
-    if name not in _IN:
+    read = _READERS.get(name)
+    if read is None:
         raise ProtocolError(
-            ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_IN), "type"
+            ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_READERS), "type"
         )
-    cls, converters, required = _IN[name]
-    values: dict[str, Any] = {}
-    for field, value in raw.items():
-        convert = converters.get(field)
-        if convert is not None:
-            values[field] = convert(value, field)
-    for field in required:
-        if field not in values:
-            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{name}.{field} is missing", "a value for it", field)
-    return cls(**values)
+    return read(raw)

@@ -21,7 +21,7 @@ ALLOWED = {
     "protocol": {"machine"},
     "qmp": {"machine", "protocol"},
     "server": {"engine", "machine", "protocol", "qmp"},
-    "shim": {"engine", "machine", "protocol"},
+    "shim": {"engine", "isa", "machine", "protocol"},
     "vectors": {"engine", "machine"},
     "bench": {"engine", "isa", "machine", "protocol", "shim", "vectors"},
     "cli": {"engine"},

@@ -58,5 +58,4 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(tmp_path
     done = run("test", PATH=str(tmp_path), PYTHON=sys.executable, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 2
     assert "apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev" in done.stderr
-    assert "xorriso" not in done.stderr
     assert not (tmp_path / "cache").exists()

@@ -13,7 +13,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from dm.machine.state import EventType, State
 
-
 #: State groups: name to flat list of values, as :func:`dm.machine.state.get_group` gives them.
 Groups: TypeAlias = dict[str, list[int | bytes]]
 

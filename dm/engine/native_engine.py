@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import fields
 from typing import Any, Final
 
 from dm.engine import _native
 from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until
 from dm.isa import features
 from dm.machine.rules import Policy
-from dm.machine.state import GROUPS, EventType, State, get_group, group_layout, update
+from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -119,6 +120,27 @@ _WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
 _PARTS: Final = [(name, group, group.part) for name, group in _GROUPS.items()]
 
 
+def _places() -> tuple[list[tuple[str, str, int]], list[tuple[str, str, slice]]]:
+    """Return name, group and place of the state's scalars and of its arrays; not of the segments."""
+    scalars, arrays = [], []
+    for group in GROUPS:
+        at = 0
+        for row in (row for row in FIELDS if row.group == group and "." not in row.name):
+            if row.count and not row.blob:
+                arrays.append((row.name, group, slice(at, at + row.count)))
+                at += row.count
+            else:
+                scalars.append((row.name, group, at))
+                at += 1
+    return scalars, arrays
+
+
+_SCALARS, _ARRAYS = _places()
+_SEGMENTS: Final = FIELD["seg.base"].group
+_WIDE: Final = len(fields(Segment))
+_SEGMENT_PARTS: Final = [slice(at, at + _WIDE) for at in range(0, len(Seg) * _WIDE, _WIDE)]
+
+
 class NativeEngine:
     """One vCPU run by generated C; see :class:`dm.engine.api.Engine`.  The GIL is released while guest code runs."""
 
@@ -159,9 +181,11 @@ class NativeEngine:
 
     def get_state(self) -> State:
         """Return the architectural state; after a question, as it was before the interrupted instruction."""
-        state = State()
-        update(state, self.get_groups())
-        return state
+        groups: dict[str, list[Any]] = self.get_groups()
+        found: dict[str, Any] = {name: groups[group][at] for name, group, at in _SCALARS}
+        found |= {name: groups[group][at] for name, group, at in _ARRAYS}
+        found["seg"] = [Segment(*groups[_SEGMENTS][part]) for part in _SEGMENT_PARTS]
+        return State(**found)
 
     def set_state(self, state: State) -> None:
         """Replace the architectural state; abandons an interrupted instruction.

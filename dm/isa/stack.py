@@ -123,13 +123,14 @@ def PUSHA(x: Insn) -> None:
 
 @instruction()
 def POPA(x: Insn) -> None:
-    """POPA, POPAD: pop all registers but SP, whose slot is passed over."""
+    """POPA, POPAD: pop all registers but SP, whose slot is read (a fault there is taken) and dropped."""
     m = x.m
     size = x.osize // 8
-    numbers = [number for number in reversed(Gpr) if number != Gpr.SP]
-    for number in numbers:
-        x.register(number).write(top(m, x.osize, (7 - number) * size))
-        _keep(m)
+    for number in reversed(Gpr):
+        value = top(m, x.osize, (7 - number) * size)
+        if number != Gpr.SP:
+            x.register(number).write(value)
+            _keep(m)
     set_esp(m, moved(m, 8 * size))
 
 

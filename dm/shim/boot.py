@@ -202,6 +202,10 @@ class Boot:
     def _loop(self, deadline: float | None) -> tuple[Reason, str]:
         pc = self.pc
         while True:
+            if pc.exit_value is not None:
+                self._look()
+                self._play()
+                return Reason.EXITED, f"the guest wrote {pc.exit_value:#04x} to the exit port"
             now = time.monotonic()
             if now >= self._next_look:
                 self._look()
@@ -213,10 +217,6 @@ class Boot:
                 if typed := self._console.typed():
                     pc.keyboard.type(typed)
             pc.update()
-            if pc.exit_value is not None:
-                self._look()
-                self._play()
-                return Reason.EXITED, f"the guest wrote {pc.exit_value:#04x} to the exit port"
             if pc.system.reset_requested:
                 pc.reset(full=pc.system.full_reset)
             if pc.stuck:

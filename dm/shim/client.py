@@ -24,13 +24,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from types import TracebackType
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import zmq
 
-from dm.machine.state import GROUPS, State, get_group, update
+from dm.machine.state import FIELD, FIELDS, GROUPS, Segment, State, update
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -127,6 +128,33 @@ class Stats:
 
     def __add__(self, other: Stats) -> Stats:
         return Stats(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+def _plan(group: str) -> tuple[str, Callable[[State], tuple[object, ...]], list[int]]:
+    rows = [row for row in FIELDS if row.group == group]
+    arrays = [at for at, row in enumerate(rows) if row.count and not row.blob]
+    first, *others = (row.name for row in rows)
+    if not others:  # of one name attrgetter makes no tuple
+        return group, lambda state: (getattr(state, first),), arrays
+    return group, attrgetter(first, *others), arrays[::-1]
+
+
+_SEGMENTS: Final = FIELD["seg.base"].group
+_SEGMENT_PARTS: Final = attrgetter(*(part.name for part in fields(Segment)))
+#: Of each group but the segments: its name, what gets its fields, and which of them are arrays, the last one first.
+_PLANS: Final = [_plan(group) for group in GROUPS if group != _SEGMENTS]
+
+
+def _flat(state: State) -> Groups:
+    """Return all groups of a state: dm.machine.state.get_group for each, in a fifth of the time."""
+    groups: dict[str, list[Any]] = {}
+    for group, get, arrays in _PLANS:
+        values = list(get(state))
+        for at in arrays:
+            values[at : at + 1] = values[at]  # type: ignore[call-overload]
+        groups[group] = values
+    groups[_SEGMENTS] = [value for segment in state.seg for value in _SEGMENT_PARTS(segment)]
+    return groups
 
 
 def _no_devices(io: Io) -> Answer:
@@ -547,7 +575,7 @@ class Vcpu:
             raise self._shim.lost
         if self._shim.closing:
             raise SessionLost("the daemon is shutting down")
-        now = {group: get_group(state, group) for group in GROUPS}
+        now = _flat(state)
         self._seq += 1
         self._answered = None
         self._request = Emulate(

@@ -122,7 +122,9 @@ class Expectation:
             known = number < self._row and self._seen.get(number) == row
             if number <= after or known:
                 continue
-            origin = self._column if number == self._row else 0
+            # The marked row counts from its start if what stood before the mark was overwritten.
+            kept = self._seen.get(number, "")[: self._column] == row[: self._column]
+            origin = self._column if number == self._row and kept else 0
             line, after = row[origin:], number
             while rows[after] and not rows[after][-1].isspace() and after + 1 in rows:
                 after += 1

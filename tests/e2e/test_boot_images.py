@@ -88,12 +88,13 @@ def test_syslinux_obeys_its_prompt_on_a_diskette(tmp_path: Path) -> None:
     assert any("SYSLINUX" in row for row in result["screen"])
 
 
-def test_ipxe_starts_and_finds_no_network(tmp_path: Path) -> None:
+def test_ipxe_starts_and_obeys_its_prompt(tmp_path: Path) -> None:
     """ISOLINUX loads it by the Linux boot protocol; it moves itself to the top of memory and saves the FPU's state."""
     need(IPXE)
     image = shutil.copy(IPXE, tmp_path / "ipxe.iso")
     steps = ("--expect", "iPXE initialising devices", "--expect", "Open Source Network Boot Firmware")
-    result = report(image, *steps, "--expect", "No more network devices", "--timeout", 100)
+    prompt = ("--expect", "Ctrl-B", "--keys", "<ctrl-b>", "--expect", "iPXE>", "--keys", r"help\n")
+    result = report(image, *steps, *prompt, "--expect", "Available commands", "--timeout", 100)
     assert any("Features:" in row for row in result["screen"])
     assert result["resets"] == 0
 

@@ -99,7 +99,7 @@ def _row(
         return None
     op = r.code[prefix_length(r.code)]
     string = 0xA4 <= op <= 0xA7 or 0xAA <= op <= 0xAF
-    if steps > 1 and not string:
+    if steps and not string:
         return None  # a loop onto itself: hardware made more than one step
     writes = [(offset, bytes([value])) for offset, value in changes]
     if op == 0x9C and not exception:
@@ -116,7 +116,7 @@ def _without_trap_flag(
 ) -> list[tuple[int, bytes]]:
     """PUSHF pushed the trap flag that stepping needs: clear it in the second byte of the image."""
     stack = next(entry for entry in ldt if entry[0] == r.seg[2] >> 3)
-    image = stack[1] + (gpr[4] & (0xFFFFFFFF if stack[3] else 0xFFFF))
+    image = stack[1] + (gpr[4] & (0xFFFFFFFF if stack[3] else 0xFFFF)) & 0xFFFFFFFF
     found = dict(writes)
     pushed = found.get(image + 1, bytes([_before(r, image + 1)]))
     found[image + 1] = bytes([pushed[0] & ~1])

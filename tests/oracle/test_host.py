@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def run_all(tmp_path: Path, engine: str, total: int, seed: int) -> None:
     jobs = [(str(program), engine, seed + n, BATCH) for n in range(-(-total // BATCH))]
     done, wrong, words = 0, Counter[str](), []
     started = time.monotonic()
-    with get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
-        for count, by_opcode, text in pool.imap_unordered(run_batch, jobs):
+    # An executor, not a Pool: it says so when a process dies, instead of waiting for it.
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), get_context("spawn")) as pool:
+        for count, by_opcode, text in pool.map(run_batch, jobs):
             done += count
             wrong += by_opcode
             words += text

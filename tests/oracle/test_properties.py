@@ -117,13 +117,15 @@ def meet(first: Machine, second: Machine, target: int) -> bool:
     for _ in range(40):
         first.advance(target)
         second.advance(target)
-        if first.steps == second.steps or (first.ended and second.ended):
+        # A delivery given up at its question is still due, although the step that faulted has been counted.
+        waiting = second.ended is None and second.engine.get_state().inject_type != EventType.NONE
+        if (first.steps == second.steps and not waiting) or (first.ended and second.ended):
             return True
-        target = max(first.steps, second.steps)
+        target = max(first.steps, second.steps) + waiting
     return False
 
 
-@examples(native=1000, python=250)
+@examples(native=800, python=200)
 @worlds_of(world())
 def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) -> None:
     """run(n), then run(m), is run(n + m): state, memory, what devices see, counts, written pages."""
@@ -139,7 +141,7 @@ def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) ->
     assert changed <= single.written
 
 
-@examples(native=1000, python=250)
+@examples(native=800, python=200)
 @worlds_of(world())
 def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) -> None:
     """At any exit, questions included: get_state, a new engine, set_state; or set_state of its own state; or kicks."""
@@ -171,7 +173,7 @@ def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) ->
     broken.close()
 
 
-@examples(native=1000, python=250)
+@examples(native=800, python=200)
 @worlds_of(world())
 def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
     """Between question and answer, and between answer and run: new maps, looks at the state, kicks."""
@@ -196,7 +198,7 @@ def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
         assert_same(prompt, late)
 
 
-@examples(native=1000, python=300)
+@examples(native=500, python=200)
 @worlds_of(world(mode="scrambled"))
 def test_no_steps_change_nothing(name: str, world: World, r: random.Random) -> None:
     """Any state that fits its widths passes through unchanged, and so does memory."""

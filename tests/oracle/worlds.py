@@ -45,7 +45,7 @@ _PLACES = (0, 4, 0x7F, 0x600, 0x1000, 0x7800, 0x8FFE, 0x9000, 0x9FFE, 0xAFFF, CO
 _VALUES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _PREFIXES = (0x66, 0x67, 0xF2, 0xF3, 0xF0, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
 _TWO_BYTE = (
-    *range(0x00, 0x0E), 0x0D, 0x18, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x34, 0x35, 0x38, *range(0x40, 0x50),
+    *range(0x0E), 0x18, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x34, 0x35, 0x38, *range(0x40, 0x50),
     *range(0x80, 0x90), *range(0x90, 0xA0), *range(0xA0, 0xC2), *range(0xC7, 0xD0), 0xFF,
 )  # fmt: skip
 
@@ -549,7 +549,7 @@ def build(world: World) -> Built:
     r = random.Random(world.seed)
     ram = _memory(world, r)
     state = _state(world, r)
-    bits = 32 if world.mode.startswith("pm32") or world.mode == "between" and state.cs.attributes & 0x4000 else 16
+    bits = 32 if world.mode.startswith("pm32") or (world.mode == "between" and state.cs.attributes & 0x4000) else 16
     code = [instruction(seed, bits) for seed in world.instructions]
     text = b"".join(code) + b"\xf4"
     ram[CODE : CODE + len(text)] = text
@@ -592,6 +592,7 @@ class Machine:
         self.flushed = False
         self.written: set[int] = set()
         self.pending = False  # an answered question: the step that asked is paid
+        self.asleep = False  # an interrupt is due before the next run
         self.remap()
         self.engine.set_state(built.state)
 
@@ -627,6 +628,10 @@ class Machine:
 
     def run(self, budget: int, **options) -> Exit:  # type: ignore[no-untyped-def]
         """Run once; keep what was seen.  A question is left open."""
+        if self.asleep:
+            self.asleep = False
+            self.wakes -= 1
+            self.engine.inject(EventType.EXTERNAL, 0x21 + self.wakes)
         end = self.engine.run(budget=budget, **options)
         self.pending = False
         self.steps += end.steps
@@ -651,8 +656,7 @@ class Machine:
         if end.reason in QUESTIONS:
             self.answer(end)
         elif end.reason is ExitReason.HALT and self.wakes and self._wakeable():
-            self.wakes -= 1
-            self.engine.inject(EventType.EXTERNAL, 0x21 + self.wakes)
+            self.asleep = True
         elif end.reason not in (ExitReason.BUDGET, ExitReason.KICKED):
             self.ended = end
 

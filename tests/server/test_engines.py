@@ -132,6 +132,22 @@ def test_string_input_is_one_exchange_into_ram(vm):
     assert pages == [3]
 
 
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 7, 40, 41, 42])
+@pytest.mark.parametrize("code", ["F36E", "F36C"])
+def test_a_budget_is_exact_also_when_a_block_is_asked_for(vm, code, steps):
+    vm.load(code + "40 EBFD")  # rep outsb or insb; again: inc ax; jmp again
+    state = vm.start(ecx=5, esi=0x2000, edi=0x3000, edx=0x3F8)
+    moved = []
+
+    def device(io):
+        moved.append(io.count)
+        return bytes(io.count) if io.kind is IoKind.PORT_IN else b""
+
+    done = vm.vcpu.run(state, steps=steps, on_io=device)
+    assert (done.reason, done.steps) == (DoneReason.BUDGET, steps)
+    assert sum(moved) == 5 - state.ecx == min(steps, 5)
+
+
 def test_read_modify_write_of_a_device(vm):
     vm.load("8006 0000 05 F4")  # add byte [0], 5; hlt
     state = vm.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -15,6 +16,7 @@ from dm.shim.client import SessionLost
 from dm.shim.disk import Kind, drives
 from dm.shim.script import Expect, Send, Type
 from dm.shim.terminal import PlainConsole
+from dm.shim.trace import Trace
 
 
 def done(reason, address=0, detail="", closing=False):
@@ -28,10 +30,11 @@ class Guest:
     """Runs POST and then the steps of ``program``, a generator that yields how each run ended."""
 
     def __init__(self, program):
-        self.program, self.windows, self.maps = program, [], []
+        self.program, self.windows, self.maps, self.steps_asked = program, [], [], []
 
-    def run(self, state, memory, *, window, microseconds, ask):
+    def run(self, state, memory, *, window, microseconds, ask, steps=None):
         assert microseconds > 0
+        self.steps_asked.append(steps)
         self.windows.append(window)
         self.maps.append(memory)
         if state.cs.base == 0xFFFF0000:
@@ -305,3 +308,46 @@ def test_masked_a20_reaches_the_next_run(boot):
     assert guest.maps[0].a20
     assert not guest.maps[1].a20
     assert guest.maps[1].generation > guest.maps[0].generation
+
+
+def test_post_codes_are_lines_among_the_serial_text(boot):
+    def program(guest):
+        guest.question(IoKind.PORT_OUT, 0x190, b"\x1f")
+        guest.write("half")
+        guest.question(IoKind.PORT_OUT, 0x190, b"\x20")
+        while True:
+            yield done(DoneReason.BUDGET)
+
+    outcome, *_ = boot(program, script=[Expect("POST 20")], post_port=0x190, show_post=True, timeout=5)
+    assert outcome.exit_code == 0
+    assert outcome.serial == "POST 1F\nhalf\nPOST 20\n"
+    assert outcome.post == [0x1F, 0x20]
+
+
+@pytest.mark.parametrize(("text", "code"), [("bye", 0x07), ("hello", 1)])
+def test_exit_port_ends_the_boot(boot, text, code):
+    """With QEMU's status, unless an expected text has not appeared."""
+
+    def program(guest):
+        guest.write("bye")
+        assert guest.question(IoKind.PORT_OUT, 0xF4, b"\x03").stop
+        yield done(DoneReason.STOPPED)
+
+    outcome, *_ = boot(program, script=[Expect(text), Type(())], exit_port=0xF4, timeout=5)
+    assert (outcome.reason, outcome.exit_value, outcome.exit_code) == (Reason.EXITED, 3, code)
+    assert ("'hello' has not appeared" in outcome.detail) == (code == 1)
+
+
+def test_trace_single_steps_as_long_as_it_lasts(boot):
+    def program(guest):
+        for _ in range(3):
+            yield done(DoneReason.BUDGET)
+        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x12))
+        yield guest.halt(interrupts=False)
+
+    out = io.StringIO()
+    _, guest, *_ = boot(program, trace=Trace(out, count=5), timeout=5)
+    assert guest.steps_asked == [1] * 5 + [None]
+    words = [json.loads(line)["instruction"] for line in out.getvalue().splitlines()]
+    assert len(words) == 6
+    assert (words[0], words[1], words[-1]) == ("", "(firmware at 0xfe05b)", "(firmware at 0xfe124)")

@@ -4,7 +4,7 @@ from dm.engine.api import RegionKind
 from dm.machine.state import State
 from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @pytest.fixture

@@ -91,6 +91,14 @@ def test_change_above_the_last_match_counts():
     assert e.find("menu 2", t, b"")
 
 
+def test_row_written_over_counts_from_its_start():
+    t, e = Transcript(), Expectation()
+    t.update(pad("press a key for the prompt"))
+    assert e.find("key", t, b"")
+    t.update(pad("shell> "))
+    assert e.find("shell>", t, b"")
+
+
 def test_text_across_the_right_edge():
     t, e = Transcript(), Expectation()
     t.update(["x" * 78 + "he", "llo".ljust(80), *[BLANK] * 23])

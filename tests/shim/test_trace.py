@@ -57,7 +57,7 @@ def test_nothing_is_written_before_the_start_address(memory):
 def test_default_size_is_that_of_the_code_segment(memory):
     state = at(0x234)
     state.cs.attributes |= 1 << 14
-    assert Trace(io.StringIO()).before(state, memory) == "0100:00000234 mov eax,0x81664005"
+    assert Trace(io.StringIO()).before(state, memory) == "0100:00000234 mov eax,0x66400005"
 
 
 def test_page_that_is_not_there(memory):
