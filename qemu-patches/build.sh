@@ -89,7 +89,7 @@ download() {
 # Unpacks the source package in $1 to $2 and applies the series.
 unpack() {
     rm -rf "$2"
-    dpkg-source --no-check -x "$1"/*.dsc "$2" >/dev/null
+    dpkg-source --no-check --no-copy -x "$1"/*.dsc "$2" >/dev/null
     for patch in "$here"/*.patch; do
         patch -d "$2" -p1 --batch --no-backup-if-mismatch <"$patch" >/dev/null ||
             die "$(basename "$patch") does not apply to qemu $version"

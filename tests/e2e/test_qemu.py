@@ -24,7 +24,7 @@ TOOLS = ("grub-mkrescue", "xorriso", "mformat")
 IPXE = Path("/usr/lib/ipxe/ipxe.iso")
 SPLIT = ("-machine", "kernel-irqchip=split")
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # building QEMU takes minutes
 
 Boot = Callable[..., Qemu]
 
