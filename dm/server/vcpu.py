@@ -476,7 +476,12 @@ class Vcpu:
             self.counters.errors += 1
         self.counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
         try:
-            self._socket.send(identity, _MORE)
+            try:
+                self._socket.send(identity, _MORE)
+            except zmq.Again:
+                # The peer may have read since: ZeroMQ looks for word of that when asked for its events, not here.
+                self._socket.getsockopt(zmq.EVENTS)
+                self._socket.send(identity, _MORE)
             self._socket.send(data, _NOBLOCK)
             return
         except zmq.Again:

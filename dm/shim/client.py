@@ -671,9 +671,14 @@ class Vcpu:
         message.epoch = self._epoch
         data = codec.encode(message)
         assert self._socket is not None
-        with contextlib.suppress(zmq.Again):  # nobody is there to take it; it is sent again after a reconnect
-            self._socket.send(data, _NOBLOCK)
-            self.stats.bytes_sent += len(data)
+        for _ in range(2):
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(data, _NOBLOCK)
+                self.stats.bytes_sent += len(data)
+                return
+            # Either the daemon has read since, which ZeroMQ looks for when asked for its events and not in send, or
+            # nobody is there to take it; then it is sent again after a reconnect.
+            self._socket.getsockopt(zmq.EVENTS)
 
     def _receive(self) -> Message:
         """Return the next message; carry out kicks and reconnects meanwhile."""

@@ -70,3 +70,13 @@ def test_smap_holds_for_descriptor_tables_with_ac_set(vm):
     assert vm.state.ebx == 0xFFFF  # the instruction's own read
     assert vm.fault() == 14
     assert vm.state.cr2 == 0x2000
+
+
+def test_alignment_faults_that_go_on_for_ever_end_with_the_budget(vm):
+    """#AC is benign: during its own delivery it is delivered instead, again and again (SDM vol. 3A, table 6-5)."""
+    state = real_mode(esp=0x7001)
+    state.cpl, state.cr0, state.rflags = 3, 0x40010, 0x40002
+    vm.load("8b060100 f4", state)
+    end = vm.run(budget=4)
+    assert (end.reason, end.steps, end.instructions) == (ExitReason.BUDGET, 4, 0)
+    assert vm.state.inject_vector == 17

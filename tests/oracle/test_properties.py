@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from dm.machine.state import EventType, State
 
 SEED = st.integers(0, (1 << 32) - 1)
 STEPS = 60
+#: How often each property was put to the test.
+APPLIED: Counter[str] = Counter()
 
 
 def world(**fixed: object) -> st.SearchStrategy[World]:
@@ -38,7 +41,10 @@ def world(**fixed: object) -> st.SearchStrategy[World]:
 
 
 def examples(native: int, python: int):  # type: ignore[no-untyped-def]
-    """Run a property on both engines, with so many worlds on each; a hundred times as many when ``long``."""
+    """Run a property on both engines, with so many worlds on each; a hundred times as many when ``long``.
+
+    A property returns whether it applied to the world; it must to one in ten.
+    """
 
     def decorate(check):  # type: ignore[no-untyped-def]
         def on(name: str, count: int, *, fixed: bool):  # type: ignore[no-untyped-def]
@@ -49,7 +55,7 @@ def examples(native: int, python: int):  # type: ignore[no-untyped-def]
             @given(world=check.worlds, cut=SEED)
             def run(world: World, cut: int) -> None:
                 note(f"cut {cut}, {worlds.show(world)}")
-                check(name, world, random.Random(cut))
+                APPLIED[check.__name__] += bool(check(name, world, random.Random(cut)))
 
             return run
 
@@ -64,7 +70,10 @@ def examples(native: int, python: int):  # type: ignore[no-untyped-def]
         def test(name: str, long: bool) -> None:
             if name == "native" and not native_status()[0]:
                 pytest.skip(native_status()[1])
-            on(name, counts[name] * (100 if long else 1), fixed=not long)()
+            count = counts[name] * (100 if long else 1)
+            seen = APPLIED[check.__name__]
+            on(name, count, fixed=not long)()
+            assert APPLIED[check.__name__] - seen > count / 10, "the property applies to too few worlds"
 
         test.__doc__ = check.__doc__
         return test
@@ -125,25 +134,26 @@ def meet(first: Machine, second: Machine, target: int) -> bool:
     return False
 
 
-@examples(native=800, python=200)
+@examples(native=500, python=150)
 @worlds_of(world())
-def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) -> None:
+def test_a_run_may_be_cut_anywhere(name: str, world: World, r: random.Random) -> bool:
     """run(n), then run(m), is run(n + m): state, memory, what devices see, counts, written pages."""
     single, whole = machines(name, world)
     for target in sorted(r.sample(range(1, STEPS + 1), 3)):
         while single.ended is None and single.steps < target:
             single.advance(single.steps + 1)
         if not meet(single, whole, target):
-            return
+            return False
         assert_same(single, whole)
     changed = {int(line.partition(":")[0], 16) >> 12 for line in whole.changed()}
     assert changed <= whole.written
     assert changed <= single.written
+    return True
 
 
-@examples(native=800, python=200)
+@examples(native=500, python=150)
 @worlds_of(world())
-def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) -> None:
+def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) -> bool:
     """At any exit, questions included: get_state, a new engine, set_state; or set_state of its own state; or kicks."""
     straight, broken = machines(name, world)
     broken.engine = create(name, broken.config)  # restart() closes engines: this machine has its own
@@ -168,14 +178,16 @@ def test_a_run_may_go_on_elsewhere(name: str, world: World, r: random.Random) ->
                 broken.restart()
             elif broken.ended is None and pick == 2:
                 broken.engine.set_state(broken.engine.get_state())
-    if meet(straight, broken, target):
+    met = meet(straight, broken, target)
+    if met:
         assert_same_end(straight, broken)
     broken.close()
+    return met
 
 
-@examples(native=800, python=200)
+@examples(native=500, python=150)
 @worlds_of(world())
-def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
+def test_answers_may_be_late(name: str, world: World, r: random.Random) -> bool:
     """Between question and answer, and between answer and run: new maps, looks at the state, kicks."""
     prompt, late = machines(name, world)
     target = r.randint(1, STEPS)
@@ -194,13 +206,15 @@ def test_answers_may_be_late(name: str, world: World, r: random.Random) -> None:
         for _ in range(r.randrange(3)):
             r.choice((late.remap, late.engine.kick))()
         assert late.engine.get_state() == before  # an answer alone changes nothing
-    if meet(prompt, late, target):
+    met = meet(prompt, late, target)
+    if met:
         assert_same(prompt, late)
+    return met
 
 
 @examples(native=500, python=200)
 @worlds_of(world(mode="scrambled"))
-def test_no_steps_change_nothing(name: str, world: World, r: random.Random) -> None:
+def test_no_steps_change_nothing(name: str, world: World, r: random.Random) -> bool:
     """Any state that fits its widths passes through unchanged, and so does memory."""
     (machine,) = machines(name, world, 1)
     state = worlds.build(world).state
@@ -210,6 +224,7 @@ def test_no_steps_change_nothing(name: str, world: World, r: random.Random) -> N
         assert (end.reason, end.steps, end.instructions) == (ExitReason.BUDGET, 0, 0)
         assert worlds.compare(machine.engine.get_state(), state) == ""
     assert machine.ram == machine.first
+    return True
 
 
 def _without_accessed(machine: Machine) -> bytearray:
@@ -235,23 +250,22 @@ def _as_event(state: State, fault: tuple[int, int, str, tuple[int, int, int]]) -
     return waiting
 
 
-FAULTS = {"native": 0, "python": 0}
-
-
-@examples(native=1500, python=300)
+@examples(native=800, python=150)
 @worlds_of(
     st.builds(
         World, mode=st.sampled_from([m for m in MODES if m != "scrambled"]), seed=SEED, sane=st.just(True),
         paging=st.sampled_from(("", "32", "pae")), instructions=st.lists(SEED, min_size=1, max_size=6).map(tuple),
     )
 )  # fmt: skip
-def test_a_fault_changes_nothing_but_what_its_delivery_does(name: str, world: World, r: random.Random) -> None:
+def test_a_fault_changes_nothing_but_what_its_delivery_does(name: str, world: World, r: random.Random) -> bool:
     """A step that faults leaves what injecting its exception into the state before it leaves."""
-    faulting, injected = machines(name, world)
+    applied = False
+    built = worlds.build(world)  # engines of their own, so that their last fault is not an older one
+    faulting, injected = (Machine(name, world, built=built) for _ in range(2))
     for _ in range(12):
         before, ram = faulting.engine.get_state(), bytearray(faulting.ram)
         faulting.engine.close()
-        faulting.engine = create(name, faulting.config)  # one whose last fault is not an older one
+        faulting.engine = create(name, faulting.config)
         faulting.remap()
         faulting.engine.set_state(before)
         count = faulting.instructions
@@ -263,6 +277,8 @@ def test_a_fault_changes_nothing_but_what_its_delivery_does(name: str, world: Wo
             break
         if not fault[2] or faulting.instructions != count:
             continue
+        if faulting.engine.get_state().tr != before.tr:
+            break  # a task switch had passed its point of no return: the fault is the new task's (vol. 3A, 7.3)
         injected.ram[:] = ram
         injected.remap()
         injected.engine.close()
@@ -277,19 +293,11 @@ def test_a_fault_changes_nothing_but_what_its_delivery_does(name: str, world: Wo
             break  # the delivery itself faults
         assert worlds.compare(faulting.engine.get_state(), injected.engine.get_state()) == "", fault
         assert _without_accessed(faulting) == _without_accessed(injected), fault
-        FAULTS[name] += 1
+        applied = True
         break
     for machine in (faulting, injected):
         machine.close()
-    _engine.cache_clear()
-
-
-@pytest.mark.parametrize("name", ["native", "python"])
-def test_that_faults_were_seen(name: str) -> None:
-    """The property above is about something: most of its worlds do fault."""
-    if not FAULTS[name]:
-        pytest.skip("the property on faults ran elsewhere")
-    assert FAULTS[name] >= 20
+    return applied
 
 
 def test_worlds_of_one_seed_are_the_same() -> None:

@@ -108,6 +108,15 @@ def test_ports(vm):
     assert (done.reason, done.instructions, state.rax & 0xFF, state.rip) == (DoneReason.HALT, 4, 0x55, 7)
 
 
+def test_thousands_of_exchanges_without_a_pause(vm):
+    """Nobody waits long enough for ZeroMQ to look by itself whether the peer has read: sends must not starve."""
+    vm.load("EC EBFD")  # in al, dx; jmp back
+    state = vm.start()
+    seen = []
+    done = vm.vcpu.run(state, steps=10_000, on_io=lambda io: seen.append(io.address) or b"\0")
+    assert (done.reason, done.steps, len(seen)) == (DoneReason.BUDGET, 10_000, 5_000)
+
+
 def test_string_output_is_one_exchange(vm):
     vm.load("F36E F4")  # rep outsb; hlt
     vm.ram.view[0x2000:0x2005] = b"hello"

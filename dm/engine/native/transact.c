@@ -116,7 +116,7 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
         if (!fault)
             return abandoned(cpu, OPEN_DELIVER);
     }
-    charge(cpu, 1, 0); /* cannot happen; a step is due so that the budget ends it */
+    charge(cpu, 1, 0); /* #AC while #AC is delivered goes on for ever: the budget ends it */
     return RUN_ON;
 }
 

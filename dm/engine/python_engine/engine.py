@@ -34,6 +34,8 @@ MOST_POSTED: Final = 512
 MOST_WRITTEN: Final = 12288
 #: Attempts at an instruction with a locked operand that others keep changing.
 MOST_ATTEMPTS: Final = 10000
+#: Deliveries in a row that may fault before a step is charged: #AC while #AC is delivered goes on for ever.
+MOST_DELIVERIES: Final = 8
 _TF, _RF = 1 << 8, 1 << 16
 _BS: Final = 1 << 14
 _NONE: Final = int(EventType.NONE)
@@ -461,17 +463,18 @@ class PythonEngine:
         self._insn = None
         self._look = True
         try:
-            while True:
+            for _ in range(MOST_DELIVERIES):
                 try:
                     self._transact(True)
-                    break
                 except Fault as fault:
                     self._raise(fault)
-                    if cpu.activity == Activity.SHUTDOWN:
-                        break
+                    if cpu.activity != Activity.SHUTDOWN:
+                        continue
+                self._progressed = True
+                return
         finally:
             cpu.delivering = 0
-        self._progressed = True
+        self._charge(1, 0)
 
     def _raise(self, fault: Fault) -> None:
         self._last_fault = fault
