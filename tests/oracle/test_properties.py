@@ -126,11 +126,14 @@ def meet(first: Machine, second: Machine, target: int) -> bool:
     for _ in range(40):
         first.advance(target)
         second.advance(target)
-        # A delivery given up at its question is still due, although the step that faulted has been counted.
+        # Deliveries cost no step: one may be before, one behind.  One that was given up at its question is still due.
         waiting = second.ended is None and second.engine.get_state().inject_type != EventType.NONE
-        if (first.steps == second.steps and not waiting) or (first.ended and second.ended):
+        behind = bool(first.ended) != bool(second.ended)
+        if (first.steps == second.steps and not waiting and not behind) or (first.ended and second.ended):
             return True
-        target = max(first.steps, second.steps) + waiting
+        if behind and (second if first.ended else first).steps > (first if first.ended else second).steps:
+            return True  # one has gone on where the other has ended: they will not be the same
+        target = max(first.steps, second.steps) + (waiting or behind)
     return False
 
 
