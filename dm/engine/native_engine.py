@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import fields
+from enum import IntEnum
 from typing import Any, Final
 
 from dm.engine import _native
@@ -83,7 +84,10 @@ class _Group:
         values = values[: self._count]
         try:
             if not _VALUE_TYPES.issuperset(map(type, values)):
-                raise struct.error
+                # Names of the state table's enumerations are as good as their numbers.
+                values = [int(v) if isinstance(v, IntEnum) else v for v in values]
+                if not _VALUE_TYPES.issuperset(map(type, values)):
+                    raise struct.error
             for i, top in self._narrow:
                 if not 0 <= values[i] < top:
                     raise struct.error
