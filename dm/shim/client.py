@@ -683,6 +683,8 @@ class Vcpu:
     def _receive(self) -> Message:
         """Return the next message; carry out kicks and reconnects meanwhile."""
         while True:
+            if self._renewed is not None:  # before anything that the old socket may still hold
+                self._renew_if_asked()
             assert self._socket is not None
             if self._kicks:
                 self._pass_kicks()
