@@ -23,6 +23,7 @@ from dm.version import VERSION
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("dm.server.command", "run the daemon that hypervisors connect to"),
     "boot": ("dm.shim.command", "boot a disk image on the daemon alone, with a small built-in PC"),
+    "keygen": ("dm.keys", "make CURVE keys for daemons and clients on tcp"),
     "qmp": ("dm.qmp.command", "send a QMP command to a daemon"),
     "vectors": ("dm.vectors.command", "hold an engine against recorded hardware tests"),
     "isa": ("dm.isa.command", "print the opcode map, disassemble, report coverage"),

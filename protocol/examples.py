@@ -29,13 +29,17 @@ from dm.protocol.schema import (
     MemoryMap,
     Message,
     Ok,
+    PageRange,
+    Patch,
     Ping,
+    PortRange,
     Posted,
     Query,
     Ram,
     RamRemove,
     Reason,
     Region,
+    StatePorts,
     Stop,
     UntilWord,
     VcpuCounters,
@@ -54,7 +58,7 @@ _PC: Final = [
 
 #: What each golden message shows, and the message.
 GOOD: Final[tuple[tuple[str, Message], ...]] = (
-    ("hello of a new session", Hello(seq=1, min_version=1, max_version=1, features=list(FEATURES), name="vm1")),
+    ("hello of a new session", Hello(seq=1, min_version=1, max_version=2, features=list(FEATURES), name="vm1")),
     ("hello after a reconnect", Hello(seq=1, min_version=1, max_version=3, resume=0x7FFFFFFF, epoch=2)),
     (
         "welcome",
@@ -76,9 +80,11 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
     ),
     ("ram by descriptor", Ram(seq=2, session=77, ram=1, size=1 << 32)),
     ("ram by path", Ram(seq=2, session=77, ram=2, size=4096, path="/dev/shm/x86-dm/vm1-é")),
+    ("ram by messages", Ram(seq=2, session=77, ram=3, size=1 << 20, messages=True)),
     ("ram-remove", RamRemove(seq=3, session=77, ram=2)),
     ("memory-map of a small PC", MemoryMap(seq=4, session=77, map=Map(1, _PC, True))),
     ("memory-map without regions, A20 off", MemoryMap(seq=5, session=77, map=Map((1 << 64) - 1, [], False))),
+    ("state-ports", StatePorts(seq=5, session=77, ports=[PortRange(0x5658, 0x5659), PortRange(0xB2, 0xB2)])),
     ("vcpu-create with a CPUID row", VcpuCreate(seq=6, session=77, vcpu=0, cpuid=[Cpuid(1, 0, 0x633, 0, 0, 0x80F9FF)])),
     ("vcpu-create of an old part", VcpuCreate(seq=7, session=77, vcpu=255, model="80286")),
     ("vcpu-ready", VcpuReady(seq=6, session=77, vcpu=0, endpoint="ipc:///run/x86-dm.sock.d/vcpu-77-0")),
@@ -115,7 +121,9 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
     ),
     (
         "emulate of nothing: the state comes back as it went",
-        Emulate(session=77, vcpu=0, epoch=1, seq=3, generation=1, base=2, state={}, steps=0),
+        Emulate(
+            session=77, vcpu=0, epoch=1, seq=3, generation=1, base=2, state={}, steps=0, changed=[PageRange(3, 7, 1)]
+        ),
     ),
     (
         "emulate of one MMIO instruction",
@@ -170,6 +178,37 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             checkpoint={"general": [1, 2, 3, 4, 5, 6, 7, 8, 0x7C03, 0x46]},
         ),
     ),
+    (
+        "io: a page of a block by messages, with what the guest has changed elsewhere",
+        Io(
+            session=77,
+            vcpu=0,
+            epoch=1,
+            seq=2,
+            io=4,
+            kind=IoKind.MEMORY_READ,
+            address=0x7000,
+            ram=3,
+            size=1,
+            count=4096,
+            pages=[6],
+            patches=[Patch(3, 0x6FFC, b"\x00\x7c\x00\x00")],
+        ),
+    ),
+    (
+        "io: a state port",
+        Io(
+            session=77,
+            vcpu=0,
+            epoch=1,
+            seq=2,
+            io=4,
+            kind=IoKind.PORT_IN,
+            address=0x5658,
+            size=4,
+            registers=[0x564D5868, 0xA, 0x5658, 0xFFFFFFFF, 0x7000, 0, 0, 0],
+        ),
+    ),
     ("io: acknowledge an interrupt", Io(session=77, vcpu=0, epoch=1, seq=2, io=4, kind=IoKind.INTERRUPT_ACK)),
     ("io-answer with data", IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=2, data=bytes(range(16)))),
     (
@@ -177,8 +216,25 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
         IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=1, map=Map(2, _PC[:1], False), window=True, stop=Stop.RESET),
     ),
     ("io-answer: the MSR does not exist", IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=5, fault=True)),
+    (
+        "io-answer: a state port's, and a disk has written to two pages",
+        IoAnswer(
+            session=77,
+            vcpu=0,
+            epoch=1,
+            seq=2,
+            io=4,
+            data=b"\x06\x00\x00\x00",
+            registers=[6, 4, 0x5658, 0x564D5868, 0x7000, 0, 0, 0],
+            changed=[PageRange(3, 0x100, 2)],
+        ),
+    ),
     ("kick", Kick(session=77, vcpu=0, epoch=1, seq=2)),
     ("kick that only says an interrupt waits", Kick(session=77, vcpu=0, epoch=1, seq=2, stop=Stop.NONE, window=True)),
+    (
+        "kick that only says which pages have changed",
+        Kick(session=77, vcpu=0, epoch=1, seq=2, stop=Stop.NONE, changed=[PageRange(3, 0, 1)]),
+    ),
     (
         "done: the hypervisor can take it",
         Done(
@@ -204,6 +260,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             state={},
             posted=[Posted(0xA0000, b"\xff", 1)],
             pages=[1],
+            patches=[Patch(3, 0x1000, b"\x01")],
             failing=[Failing("CS_BASE_V86", "cs.base", "0xf0000", "selector << 4", "SDM 3C 27.3.1.2")],
             closing=True,
         ),

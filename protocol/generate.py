@@ -45,16 +45,23 @@ def _doc(cls: type[Any]) -> str:
     return "\n".join(line.strip() for line in (cls.__doc__ or "").strip().splitlines())
 
 
+def _since(cls: type[schema.Message]) -> str:
+    return f", since version {cls.SINCE}" if cls.SINCE > 1 else ""
+
+
 def tables() -> str:
     """Return the generated part of the text: limits, messages, records, words, state groups."""
     out = ["## Limits", "", "| limit | value |", "| --- | --- |"]
     limits = ("VERSION", "OLDEST", "MAX_MESSAGE", "MAX_CONTROL", "MAX_DATA", "MAX_REGIONS", "MAX_VCPUS")
-    limits += ("MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED")  # type: ignore[assignment]
+    limits += ("MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED", "MAX_PATCHES")  # type: ignore[assignment]
+    limits += ("MAX_PATCH_DATA", "MAX_MESSAGE_RAM", "MAX_PORTS", "MAX_GROUPS", "MAX_GROUP_VALUES", "MAX_GROUP_BLOB")  # type: ignore[assignment]
     out += [f"| `{name}` | {getattr(schema, name)} |" for name in limits]
+    out += ["", "## Features", "", "| feature | since |", "| --- | --- |"]
+    out += [f"| `{feature}` | {since} |" for feature, since in schema.FEATURES.items()]
     out += ["", "## Messages", ""]
     for message in schema.MESSAGES:
         where = "both endpoints" if message.ENDPOINT == "both" else f"{message.ENDPOINT} endpoint"
-        out += [f"### {message.NAME}", "", f"From the {message.SENDER}, {where}. {_doc(message)}", "", *_table(message)]
+        out += [f"### {message.NAME}", "", f"From the {message.SENDER}, {where}{_since(message)}. {_doc(message)}", "", *_table(message)]
     out += ["## Records", "", "Arrays on the wire, values in this order.", ""]
     for record in schema.RECORDS:
         out += [f"### {record.__name__}", "", _doc(record), "", *_table(record)]

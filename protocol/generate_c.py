@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dm.machine.state import FIELDS, GROUPS, Seg, State, get_group, group_layout
-from dm.protocol import codec, schema
+from dm.protocol import schema
 
 HERE: Final = Path(__file__).resolve().parent
 TEMPLATE: Final = HERE / "x86_dm.in.h"
@@ -21,13 +21,10 @@ HEADER: Final = HERE / "x86_dm.h"
 
 _LIMITS: Final = (
     *("VERSION", "OLDEST", "MAX_MESSAGE", "MAX_CONTROL", "MAX_DATA", "MAX_REGIONS", "MAX_VCPUS"),
-    *("MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED"),
+    *("MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED", "MAX_PATCHES", "MAX_PATCH_DATA", "MAX_PORTS"),
 )
-_CODEC_LIMITS: Final = {
-    "MAX_GROUPS": codec._MAX_GROUPS,
-    "MAX_GROUP_VALUES": codec._MAX_GROUP_VALUES,
-    "MAX_GROUP_BLOB": codec._MAX_GROUP_BLOB,
-}
+#: Limits that only the C codec itself needs.
+_INNER_LIMITS: Final = ("MAX_GROUPS", "MAX_GROUP_VALUES", "MAX_GROUP_BLOB")
 
 
 def _snake(cls: type[Any]) -> str:
@@ -229,7 +226,7 @@ def _slots() -> Iterator[str]:
 
 def tables() -> str:
     """Return the tables that the C codec works from."""
-    out = [f"#define X86_DM__{name} {value}u" for name, value in _CODEC_LIMITS.items()] + [""]
+    out = [f"#define X86_DM__{name} {getattr(schema, name)}u" for name in _INNER_LIMITS] + [""]
     for enum in schema.ENUMS:
         words = ", ".join(f'"{word}"' for word in enum)
         out += [f"static const char *const x86_dm__{_snake(enum)}_words[] = {{{words}}};"]

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Final, TypeAlias
 
 #: Newest and oldest protocol version this schema describes.
-VERSION: Final = 1
+VERSION: Final = 2
 OLDEST: Final = 1
 #: Largest message on a vCPU's endpoint, in bytes.
 MAX_MESSAGE: Final = 1 << 20
@@ -34,6 +34,17 @@ MAX_RAM_BLOCKS: Final = 256
 MAX_PAGES: Final = 1 << 15
 #: Most posted (coalesced) writes in one report.
 MAX_POSTED: Final = 1 << 13
+#: Most patches of memory by messages in one report and bytes in all of them; most ranges of changed pages.
+MAX_PATCHES: Final = 1 << 11
+MAX_PATCH_DATA: Final = 1 << 16
+#: Most bytes of memory by messages in a session.
+MAX_MESSAGE_RAM: Final = 1 << 32
+#: Most ranges of ports with a flag.
+MAX_PORTS: Final = 256
+#: Bounds of a state: groups in it, values in a group, bytes in a value.
+MAX_GROUPS: Final = 32
+MAX_GROUP_VALUES: Final = 256
+MAX_GROUP_BLOB: Final = 8192
 
 #: State groups as they travel: group name to flat list of values, in the order of the state table.
 Groups: TypeAlias = dict[str, list[int | bytes]]
@@ -207,7 +218,11 @@ class UntilWord(StrEnum):
 
 
 class IoKind(StrEnum):
-    """What an ``io`` asks.  ``report`` asks nothing: it only delivers posted writes and written pages."""
+    """What an ``io`` asks.
+
+    ``report`` asks nothing: it only delivers posted writes and written pages.  ``memory-read`` (since 2) asks for
+    ``count`` bytes of block ``ram`` by messages, from offset ``address`` on; it has nothing to do with devices.
+    """
 
     PORT_IN = "port-in"
     PORT_OUT = "port-out"
@@ -217,6 +232,7 @@ class IoKind(StrEnum):
     MSR_WRITE = "msr-write"
     INTERRUPT_ACK = "interrupt-ack"
     REPORT = "report"
+    MEMORY_READ = "memory-read"
 
 
 class Stop(StrEnum):
@@ -304,6 +320,32 @@ class Posted:
 
 
 @dataclass(slots=True)
+class Patch:
+    """Bytes that the guest has changed in a block by messages."""
+
+    ram: int = required(U32, "the block", since=2)
+    offset: int = required(U64, "first of them in the block", since=2)
+    data: bytes = required(Blob(4096), "their new values, all in one page", since=2)
+
+
+@dataclass(slots=True)
+class PageRange:
+    """Pages of a block by messages that lie one behind the other."""
+
+    ram: int = required(U32, "the block", since=2)
+    first: int = required(U64, "offset of the first in the block >> 12", since=2)
+    count: int = required(U64, "how many", since=2)
+
+
+@dataclass(slots=True)
+class PortRange:
+    """Ports that lie one behind the other."""
+
+    first: int = required(U16, "first port", since=2)
+    last: int = required(U16, "last port, not below the first", since=2)
+
+
+@dataclass(slots=True)
 class Failing:
     """One entry rule that does not hold."""
 
@@ -378,7 +420,10 @@ class Welcome(Message):
 
 @dataclass(slots=True, kw_only=True)
 class Ram(Message):
-    """Make a block of RAM known: with its descriptor on the RAM socket, or by path on the control endpoint."""
+    """Make a block of RAM known.
+
+    With its descriptor on the RAM socket; or, on the control endpoint, by path or to travel in messages.
+    """
 
     NAME, SENDER, ENDPOINT = "ram", "shim", "control"
     seq: int = required(U64, "request number")
@@ -386,6 +431,7 @@ class Ram(Message):
     ram: int = required(U32, "number the shim gives the block; not in use, not 0")
     size: int = required(U64, "bytes, a positive multiple of 4096")
     path: str = optional(Text(4096), "absolute, below the daemon's memory path; empty: a descriptor comes along", "")
+    messages: bool = optional(FLAG, "the block stays with the shim, its pages travel in messages", False, since=2)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -406,6 +452,16 @@ class MemoryMap(Message):
     seq: int = required(U64, "request number")
     session: int = required(U32, "session")
     map: Map = required(Record(Map), "the new map")
+
+
+@dataclass(slots=True, kw_only=True)
+class StatePorts(Message):
+    """Say which ports' devices read and change the CPU's registers; replaces what was said before."""
+
+    NAME, SENDER, ENDPOINT, SINCE = "state-ports", "shim", "control", 2
+    seq: int = required(U64, "request number", since=2)
+    session: int = required(U32, "session", since=2)
+    ports: list[PortRange] = optional(ListOf(Record(PortRange), MAX_PORTS), "those ports", [], since=2)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -511,6 +567,9 @@ class Emulate(Message):
     mmio: int | None = optional(U64, "address the one instruction of reason `mmio` must touch", None)
     explain: bool = optional(FLAG, "`done` lists the entry rules that fail", False)
     checkpoint: bool = optional(FLAG, "every `io` carries the state at the start of its instruction", False)
+    changed: list[PageRange] = optional(
+        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -524,7 +583,7 @@ class Io(Message):
     seq: int = required(U64, "of the run")
     io: int = required(U32, "counts the questions of this run, from 1")
     kind: IoKind = required(Choice(IoKind), "what is asked")
-    address: int = optional(U64, "port, guest-physical address or MSR number", 0)
+    address: int = optional(U64, "port, guest-physical address or MSR number; memory-read: offset in the block", 0)
     size: int = optional(U8, "bytes of one element", 0)
     count: int = optional(U32, "elements; above 1 for string I/O", 1)
     down: bool = optional(FLAG, "MMIO strings: each element is `size` below the one before, not above", False)
@@ -536,6 +595,13 @@ class Io(Message):
     steps: int = optional(U64, "instructions and REP iterations in this run so far", 0)
     checkpoint: Groups | None = optional(
         STATE, "state at the start of this instruction: groups that differ from the state submitted", None
+    )
+    patches: list[Patch] = optional(
+        ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
+    )
+    ram: int = optional(U32, "memory-read: the block", 0, since=2)
+    registers: list[int] = optional(
+        ListOf(U64, 16), "state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction", [], since=2
     )
 
 
@@ -554,6 +620,12 @@ class IoAnswer(Message):
     map: Map | None = optional(Record(Map), "the access changed the memory map; takes effect at once", None)
     window: bool | None = optional(FLAG, "an external interrupt waits (true) or no longer does (false)", None)
     stop: Stop = optional(Choice(Stop), "end the run after this instruction", Stop.NONE)
+    changed: list[PageRange] = optional(
+        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+    )
+    registers: list[int] = optional(
+        ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -567,6 +639,9 @@ class Kick(Message):
     seq: int = required(U64, "of the run")
     stop: Stop = optional(Choice(Stop), "end the run at the next boundary", Stop.KICK)
     window: bool | None = optional(FLAG, "as in `io-answer`; with `stop` none the run goes on", None)
+    changed: list[PageRange] = optional(
+        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -590,6 +665,9 @@ class Done(Message):
     tlb_flush: bool = optional(FLAG, "the guest flushed or changed paging since the last exchange", False)
     failing: list[Failing] = optional(ListOf(Record(Failing), 128), "entry rules that fail, when asked for", [])
     closing: bool = optional(FLAG, "the daemon is shutting down: take the vCPU elsewhere", False)
+    patches: list[Patch] = optional(
+        ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -614,6 +692,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     Ram,
     RamRemove,
     MemoryMap,
+    StatePorts,
     VcpuCreate,
     VcpuReady,
     VcpuDestroy,
@@ -632,11 +711,20 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
 #: Messages by the word in ``type``.
 BY_NAME: Final[dict[str, type[Message]]] = {cls.NAME: cls for cls in MESSAGES}
 #: Records in the order of the text.
-RECORDS: Final = (Region, Map, Cpuid, Event, Posted, Failing, VcpuCounters)
+RECORDS: Final = (Region, Map, Cpuid, Event, Posted, Patch, PageRange, PortRange, Failing, VcpuCounters)
 #: Enumerations in the order of the text.
 ENUMS: Final[tuple[type[StrEnum], ...]] = (Kind, Reason, UntilWord, IoKind, Stop, DoneReason, ErrorClass)
-#: Features of version 1 that a shim may ask for.
-FEATURES: Final = ("ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain")
+#: Features that a shim may ask for, with the version that brought them.
+FEATURES: Final = {
+    "ram-fd": 1,
+    "ram-path": 1,
+    "coalesced": 1,
+    "acknowledge": 1,
+    "checkpoint": 1,
+    "explain": 1,
+    "ram-messages": 2,
+    "state-ports": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)

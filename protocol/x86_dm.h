@@ -33,7 +33,7 @@ struct x86_dm_blob {
     uint32_t size; /* bytes */
 };
 
-#define X86_DM_VERSION 1u
+#define X86_DM_VERSION 2u
 #define X86_DM_OLDEST 1u
 #define X86_DM_MAX_MESSAGE 1048576u
 #define X86_DM_MAX_CONTROL 65536u
@@ -43,6 +43,9 @@ struct x86_dm_blob {
 #define X86_DM_MAX_RAM_BLOCKS 256u
 #define X86_DM_MAX_PAGES 32768u
 #define X86_DM_MAX_POSTED 8192u
+#define X86_DM_MAX_PATCHES 2048u
+#define X86_DM_MAX_PATCH_DATA 65536u
+#define X86_DM_MAX_PORTS 256u
 
 /* How a region of guest-physical memory answers; what no region covers is a hole and answers like mmio. */
 enum x86_dm_kind {
@@ -75,7 +78,7 @@ enum x86_dm_until {
     X86_DM_UNTIL_NEVER,
 };
 
-/* What an io asks. report asks nothing: it only delivers posted writes and written pages. */
+/* What an io asks. report asks nothing: it only delivers posted writes and written pages. memory-read (since 2) asks for count bytes of block ram by messages, from offset address on; it has nothing to do with devices. */
 enum x86_dm_io_kind {
     X86_DM_IO_KIND_PORT_IN,
     X86_DM_IO_KIND_PORT_OUT,
@@ -85,6 +88,7 @@ enum x86_dm_io_kind {
     X86_DM_IO_KIND_MSR_WRITE,
     X86_DM_IO_KIND_INTERRUPT_ACK,
     X86_DM_IO_KIND_REPORT,
+    X86_DM_IO_KIND_MEMORY_READ,
 };
 
 /* What ends a run at the end of the current instruction. */
@@ -279,6 +283,26 @@ struct x86_dm_posted {
     uint8_t size; /* bytes of each write; data is a multiple of it */
 };
 
+/* Bytes that the guest has changed in a block by messages. */
+struct x86_dm_patch {
+    uint32_t ram; /* the block */
+    uint64_t offset; /* first of them in the block */
+    struct x86_dm_blob data; /* their new values, all in one page */
+};
+
+/* Pages of a block by messages that lie one behind the other. */
+struct x86_dm_page_range {
+    uint32_t ram; /* the block */
+    uint64_t first; /* offset of the first in the block >> 12 */
+    uint64_t count; /* how many */
+};
+
+/* Ports that lie one behind the other. */
+struct x86_dm_port_range {
+    uint16_t first; /* first port */
+    uint16_t last; /* last port, not below the first */
+};
+
 /* One entry rule that does not hold. */
 struct x86_dm_failing {
     const char *rule; /* its stable name */
@@ -331,13 +355,14 @@ struct x86_dm_welcome {
     const char *engine_note; /* why this engine, when it is not the usual one */
 };
 
-/* Make a block of RAM known: with its descriptor on the RAM socket, or by path on the control endpoint. */
+/* Make a block of RAM known. With its descriptor on the RAM socket; or, on the control endpoint, by path or to travel in messages. */
 struct x86_dm_ram {
     uint64_t seq; /* request number */
     uint32_t session; /* session */
     uint32_t ram; /* number the shim gives the block; not in use, not 0 */
     uint64_t size; /* bytes, a positive multiple of 4096 */
     const char *path; /* absolute, below the daemon's memory path; empty: a descriptor comes along */
+    bool messages; /* the block stays with the shim, its pages travel in messages */
 };
 
 /* Forget a block of RAM that the map no longer uses. */
@@ -352,6 +377,14 @@ struct x86_dm_memory_map {
     uint64_t seq; /* request number */
     uint32_t session; /* session */
     struct x86_dm_map map; /* the new map */
+};
+
+/* Say which ports' devices read and change the CPU's registers; replaces what was said before. */
+struct x86_dm_state_ports {
+    uint64_t seq; /* request number */
+    uint32_t session; /* session */
+    uint32_t n_ports;
+    const struct x86_dm_port_range *ports; /* those ports */
 };
 
 /* Create a vCPU; it gets an endpoint of its own. */
@@ -436,6 +469,8 @@ struct x86_dm_emulate {
     uint64_t mmio; /* address the one instruction of reason mmio must touch */
     bool explain; /* done lists the entry rules that fail */
     bool checkpoint; /* every io carries the state at the start of its instruction */
+    uint32_t n_changed;
+    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
 };
 
 /* A question in the middle of an instruction. The daemon waits for io-answer. */
@@ -446,7 +481,7 @@ struct x86_dm_io {
     uint64_t seq; /* of the run */
     uint32_t io; /* counts the questions of this run, from 1 */
     enum x86_dm_io_kind kind; /* what is asked */
-    uint64_t address; /* port, guest-physical address or MSR number */
+    uint64_t address; /* port, guest-physical address or MSR number; memory-read: offset in the block */
     uint8_t size; /* bytes of one element */
     uint32_t count; /* elements; above 1 for string I/O */
     bool down; /* MMIO strings: each element is size below the one before, not above */
@@ -460,6 +495,11 @@ struct x86_dm_io {
     uint64_t steps; /* instructions and REP iterations in this run so far */
     bool has_checkpoint;
     struct x86_dm_groups checkpoint; /* state at the start of this instruction: groups that differ from the state submitted */
+    uint32_t n_patches;
+    const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
+    uint32_t ram; /* memory-read: the block */
+    uint32_t n_registers;
+    const uint64_t *registers; /* state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction */
 };
 
 /* Answer to io. */
@@ -476,6 +516,10 @@ struct x86_dm_io_answer {
     bool has_window;
     bool window; /* an external interrupt waits (true) or no longer does (false) */
     enum x86_dm_stop stop; /* end the run after this instruction */
+    uint32_t n_changed;
+    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
+    uint32_t n_registers;
+    const uint64_t *registers; /* state ports: the registers after the access; empty: it changed none */
 };
 
 /* Act on a run that is under way. Not answered itself; one for a run that is over is ignored. */
@@ -487,6 +531,8 @@ struct x86_dm_kick {
     enum x86_dm_stop stop; /* end the run at the next boundary */
     bool has_window;
     bool window; /* as in io-answer; with stop none the run goes on */
+    uint32_t n_changed;
+    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
 };
 
 /* The run has ended; the vCPU belongs to the shim again. */
@@ -510,6 +556,8 @@ struct x86_dm_done {
     uint32_t n_failing;
     const struct x86_dm_failing *failing; /* entry rules that fail, when asked for */
     bool closing; /* the daemon is shutting down: take the vCPU elsewhere */
+    uint32_t n_patches;
+    const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
 };
 
 /* A request was refused and has changed nothing; or, unasked, the session or the run is gone. */
@@ -531,6 +579,7 @@ enum x86_dm_type {
     X86_DM_RAM,
     X86_DM_RAM_REMOVE,
     X86_DM_MEMORY_MAP,
+    X86_DM_STATE_PORTS,
     X86_DM_VCPU_CREATE,
     X86_DM_VCPU_READY,
     X86_DM_VCPU_DESTROY,
@@ -557,6 +606,7 @@ struct x86_dm_message {
         struct x86_dm_ram ram;
         struct x86_dm_ram_remove ram_remove;
         struct x86_dm_memory_map memory_map;
+        struct x86_dm_state_ports state_ports;
         struct x86_dm_vcpu_create vcpu_create;
         struct x86_dm_vcpu_ready vcpu_ready;
         struct x86_dm_vcpu_destroy vcpu_destroy;
@@ -667,6 +717,9 @@ enum x86_dm_status x86_dm_set_map(struct x86_dm *dm, const struct x86_dm_region 
 /* Number a map that goes with an answer; it counts as sent.  `map` refers to `regions`. */
 enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
                                    struct x86_dm_map *map, struct x86_dm_failure *why);
+/* Name the ports whose devices read and change registers; replaces what was said before.  Feature state-ports. */
+enum x86_dm_status x86_dm_set_state_ports(struct x86_dm *dm, const struct x86_dm_port_range *ports, uint32_t n,
+                                          struct x86_dm_failure *why);
 
 /* Create a vCPU; n = 0 rows of CPUID: the model's own table.  Returns NULL and says why when there is none. */
 struct x86_dm_vcpu *x86_dm_create_vcpu(struct x86_dm *dm, uint16_t number, const char *model,
@@ -697,6 +750,7 @@ struct x86_dm_answer {
     const struct x86_dm_map *map; /* the access changed the memory map (x86_dm_next_map()), or NULL */
     int window;                   /* an external interrupt waits: 1 yes, 0 no longer, -1 as before */
     enum x86_dm_stop stop;        /* end the run after this instruction */
+    uint64_t registers[16];       /* state ports: as in the question; what the device changes here, changes in the guest */
 };
 
 /* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
@@ -803,7 +857,7 @@ struct x86_dm__group {
 static const char *const x86_dm__kind_words[] = {"ram", "rom", "mmio", "coalesced", "hypervisor", "firmware"};
 static const char *const x86_dm__reason_words[] = {"request", "real-mode", "invalid-state", "failure", "mmio"};
 static const char *const x86_dm__until_words[] = {"vmx", "vmx-ug", "vmx-raw", "svm", "svm-raw", "protected", "instructions", "never"};
-static const char *const x86_dm__io_kind_words[] = {"port-in", "port-out", "mmio-read", "mmio-write", "msr-read", "msr-write", "interrupt-ack", "report"};
+static const char *const x86_dm__io_kind_words[] = {"port-in", "port-out", "mmio-read", "mmio-write", "msr-read", "msr-write", "interrupt-ack", "report", "memory-read"};
 static const char *const x86_dm__stop_words[] = {"none", "kick", "reset", "init", "nmi", "smi"};
 static const char *const x86_dm__done_reason_words[] = {"budget", "kicked", "stopped", "enterable", "halt", "shutdown", "debug", "interrupt-window", "firmware", "hypervisor", "unsupported", "mmio-mismatch", "memory-lost"};
 static const char *const x86_dm__error_class_words[] = {"bad-message", "unknown-message", "too-large", "version", "unknown-session", "unknown-vcpu", "stale-epoch", "stale-sequence", "unknown-base", "bad-generation", "bad-memory", "bad-state", "bad-answer", "limit", "busy", "aborted", "session-lost", "shutting-down", "internal"};
@@ -861,6 +915,34 @@ static const struct x86_dm__row x86_dm__posted_rows[] = {
      offsetof(struct x86_dm_posted, size), sizeof(uint8_t), 0, NULL, NULL},
 };
 static const struct x86_dm__table x86_dm__posted_table = {"Posted", x86_dm__posted_rows, 3, 0};
+
+static const struct x86_dm__row x86_dm__patch_rows[] = {
+    {"ram", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_patch, ram),
+     offsetof(struct x86_dm_patch, ram), sizeof(uint32_t), 0, NULL, NULL},
+    {"offset", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_patch, offset),
+     offsetof(struct x86_dm_patch, offset), sizeof(uint64_t), 0, NULL, NULL},
+    {"data", X86_DM__BLOB, X86_DM__REQUIRED, 4096, 0, offsetof(struct x86_dm_patch, data),
+     offsetof(struct x86_dm_patch, data), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__patch_table = {"Patch", x86_dm__patch_rows, 3, 0};
+
+static const struct x86_dm__row x86_dm__page_range_rows[] = {
+    {"ram", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_page_range, ram),
+     offsetof(struct x86_dm_page_range, ram), sizeof(uint32_t), 0, NULL, NULL},
+    {"first", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_page_range, first),
+     offsetof(struct x86_dm_page_range, first), sizeof(uint64_t), 0, NULL, NULL},
+    {"count", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_page_range, count),
+     offsetof(struct x86_dm_page_range, count), sizeof(uint64_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__page_range_table = {"PageRange", x86_dm__page_range_rows, 3, 0};
+
+static const struct x86_dm__row x86_dm__port_range_rows[] = {
+    {"first", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_port_range, first),
+     offsetof(struct x86_dm_port_range, first), sizeof(uint16_t), 0, NULL, NULL},
+    {"last", X86_DM__U, X86_DM__REQUIRED, 16, 0, offsetof(struct x86_dm_port_range, last),
+     offsetof(struct x86_dm_port_range, last), sizeof(uint16_t), 0, NULL, NULL},
+};
+static const struct x86_dm__table x86_dm__port_range_table = {"PortRange", x86_dm__port_range_rows, 2, 0};
 
 static const struct x86_dm__row x86_dm__failing_rows[] = {
     {"rule", X86_DM__TEXT, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_failing, rule),
@@ -967,8 +1049,10 @@ static const struct x86_dm__row x86_dm__ram_rows[] = {
      offsetof(struct x86_dm_ram, size), sizeof(uint64_t), 0, NULL, NULL},
     {"path", X86_DM__TEXT, X86_DM__OPTIONAL, 4096, 0, offsetof(struct x86_dm_ram, path),
      offsetof(struct x86_dm_ram, path), sizeof(const char *), 0, NULL, NULL},
+    {"messages", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_ram, messages),
+     offsetof(struct x86_dm_ram, messages), sizeof(bool), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__ram_table = {"ram", x86_dm__ram_rows, 5, X86_DM_MAX_CONTROL};
+static const struct x86_dm__table x86_dm__ram_table = {"ram", x86_dm__ram_rows, 6, X86_DM_MAX_CONTROL};
 
 static const struct x86_dm__row x86_dm__ram_remove_rows[] = {
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram_remove, seq),
@@ -989,6 +1073,16 @@ static const struct x86_dm__row x86_dm__memory_map_rows[] = {
      offsetof(struct x86_dm_memory_map, map), sizeof(struct x86_dm_map), 0, NULL, &x86_dm__map_table},
 };
 static const struct x86_dm__table x86_dm__memory_map_table = {"memory-map", x86_dm__memory_map_rows, 3, X86_DM_MAX_CONTROL};
+
+static const struct x86_dm__row x86_dm__state_ports_rows[] = {
+    {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_state_ports, seq),
+     offsetof(struct x86_dm_state_ports, seq), sizeof(uint64_t), 0, NULL, NULL},
+    {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_state_ports, session),
+     offsetof(struct x86_dm_state_ports, session), sizeof(uint32_t), 0, NULL, NULL},
+    {"ports", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 256, offsetof(struct x86_dm_state_ports, ports),
+     offsetof(struct x86_dm_state_ports, n_ports), sizeof(struct x86_dm_port_range), 0, NULL, &x86_dm__port_range_table},
+};
+static const struct x86_dm__table x86_dm__state_ports_table = {"state-ports", x86_dm__state_ports_rows, 3, X86_DM_MAX_CONTROL};
 
 static const struct x86_dm__row x86_dm__vcpu_create_rows[] = {
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_vcpu_create, seq),
@@ -1107,8 +1201,10 @@ static const struct x86_dm__row x86_dm__emulate_rows[] = {
      offsetof(struct x86_dm_emulate, explain), sizeof(bool), 0, NULL, NULL},
     {"checkpoint", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_emulate, checkpoint),
      offsetof(struct x86_dm_emulate, checkpoint), sizeof(bool), 0, NULL, NULL},
+    {"changed", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_emulate, changed),
+     offsetof(struct x86_dm_emulate, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
 };
-static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 18, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 19, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, session),
@@ -1121,7 +1217,7 @@ static const struct x86_dm__row x86_dm__io_rows[] = {
      offsetof(struct x86_dm_io, seq), sizeof(uint64_t), 0, NULL, NULL},
     {"io", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, io),
      offsetof(struct x86_dm_io, io), sizeof(uint32_t), 0, NULL, NULL},
-    {"kind", X86_DM__WORD, X86_DM__REQUIRED, 8, 0, offsetof(struct x86_dm_io, kind),
+    {"kind", X86_DM__WORD, X86_DM__REQUIRED, 9, 0, offsetof(struct x86_dm_io, kind),
      offsetof(struct x86_dm_io, kind), sizeof(enum x86_dm_io_kind), 0, NULL, x86_dm__io_kind_words},
     {"address", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io, address),
      offsetof(struct x86_dm_io, address), sizeof(uint64_t), 0, NULL, NULL},
@@ -1145,8 +1241,14 @@ static const struct x86_dm__row x86_dm__io_rows[] = {
      offsetof(struct x86_dm_io, steps), sizeof(uint64_t), 0, NULL, NULL},
     {"checkpoint", X86_DM__STATE, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_io, checkpoint),
      offsetof(struct x86_dm_io, has_checkpoint), sizeof(struct x86_dm_groups), 0, NULL, NULL},
+    {"patches", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_io, patches),
+     offsetof(struct x86_dm_io, n_patches), sizeof(struct x86_dm_patch), 0, NULL, &x86_dm__patch_table},
+    {"ram", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_io, ram),
+     offsetof(struct x86_dm_io, ram), sizeof(uint32_t), 0, NULL, NULL},
+    {"registers", X86_DM__U, X86_DM__OPTIONAL, 64, 16, offsetof(struct x86_dm_io, registers),
+     offsetof(struct x86_dm_io, n_registers), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__io_table = {"io", x86_dm__io_rows, 17, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__io_table = {"io", x86_dm__io_rows, 20, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_answer_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io_answer, session),
@@ -1169,8 +1271,12 @@ static const struct x86_dm__row x86_dm__io_answer_rows[] = {
      offsetof(struct x86_dm_io_answer, has_window), sizeof(bool), 0, NULL, NULL},
     {"stop", X86_DM__WORD, X86_DM__OPTIONAL, 6, 0, offsetof(struct x86_dm_io_answer, stop),
      offsetof(struct x86_dm_io_answer, stop), sizeof(enum x86_dm_stop), 0, NULL, x86_dm__stop_words},
+    {"changed", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_io_answer, changed),
+     offsetof(struct x86_dm_io_answer, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
+    {"registers", X86_DM__U, X86_DM__OPTIONAL, 64, 16, offsetof(struct x86_dm_io_answer, registers),
+     offsetof(struct x86_dm_io_answer, n_registers), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 10, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 12, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__kick_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_kick, session),
@@ -1185,8 +1291,10 @@ static const struct x86_dm__row x86_dm__kick_rows[] = {
      offsetof(struct x86_dm_kick, stop), sizeof(enum x86_dm_stop), 1, NULL, x86_dm__stop_words},
     {"window", X86_DM__FLAG, X86_DM__NOT_SAID, 0, 0, offsetof(struct x86_dm_kick, window),
      offsetof(struct x86_dm_kick, has_window), sizeof(bool), 0, NULL, NULL},
+    {"changed", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_kick, changed),
+     offsetof(struct x86_dm_kick, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
 };
-static const struct x86_dm__table x86_dm__kick_table = {"kick", x86_dm__kick_rows, 6, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__kick_table = {"kick", x86_dm__kick_rows, 7, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__done_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_done, session),
@@ -1221,8 +1329,10 @@ static const struct x86_dm__row x86_dm__done_rows[] = {
      offsetof(struct x86_dm_done, n_failing), sizeof(struct x86_dm_failing), 0, NULL, &x86_dm__failing_table},
     {"closing", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_done, closing),
      offsetof(struct x86_dm_done, closing), sizeof(bool), 0, NULL, NULL},
+    {"patches", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_done, patches),
+     offsetof(struct x86_dm_done, n_patches), sizeof(struct x86_dm_patch), 0, NULL, &x86_dm__patch_table},
 };
-static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 16, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 17, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__error_rows[] = {
     {"error", X86_DM__WORD, X86_DM__REQUIRED, 19, 0, offsetof(struct x86_dm_error, error),
@@ -1250,6 +1360,7 @@ static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {
     &x86_dm__ram_table,
     &x86_dm__ram_remove_table,
     &x86_dm__memory_map_table,
+    &x86_dm__state_ports_table,
     &x86_dm__vcpu_create_table,
     &x86_dm__vcpu_ready_table,
     &x86_dm__vcpu_destroy_table,
@@ -1266,7 +1377,7 @@ static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {
     &x86_dm__error_table,
 };
 static const char *const x86_dm__features[] = {
-    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain"
+    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain", "ram-messages", "state-ports"
 };
 static const struct x86_dm__slot x86_dm__general_slots[] = {
     {"gpr[0]", 64, offsetof(struct x86_dm_state, gpr[0])},
@@ -2499,6 +2610,7 @@ struct x86_dm {
     unsigned interval_ms;
     struct x86_dm_message welcome;
     struct x86_dm_buffer map; /* the last map, as a packed memory-map; empty: none */
+    struct x86_dm_buffer state_ports; /* likewise */
     struct x86_dm__block *blocks;
     struct x86_dm_vcpu *vcpus;
 };
@@ -3156,6 +3268,34 @@ enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region
     return status;
 }
 
+enum x86_dm_status x86_dm_set_state_ports(struct x86_dm *dm, const struct x86_dm_port_range *ports, uint32_t n,
+                                          struct x86_dm_failure *why)
+{
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    if (!x86_dm_has_feature(dm, "state-ports")) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE, "this daemon knows no state ports");
+    }
+    x86_dm_init(&message, X86_DM_STATE_PORTS);
+    message.state_ports.ports = ports;
+    message.state_ports.n_ports = n;
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm_pack(&bytes, &message, why);
+    if (status == X86_DM_FINE) {
+        status = x86_dm__do(dm, &message, why);
+    }
+    if (status == X86_DM_FINE) {
+        x86_dm_buffer_free(&dm->state_ports);
+        dm->state_ports = bytes;
+    } else {
+        x86_dm_buffer_free(&bytes);
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------- vCPUs and life */
 
 /* Use a new socket and epoch from now on; `same` false: with a daemon that knows of no earlier run. */
@@ -3276,6 +3416,13 @@ static enum x86_dm_status x86_dm__rebuild(struct x86_dm *dm, struct x86_dm_failu
             x86_dm_message_free(&message);
         }
     }
+    if (status == X86_DM_FINE && dm->state_ports.size) {
+        status = x86_dm_unpack(&message, dm->state_ports.data, dm->state_ports.size, X86_DM_MAX_CONTROL, why);
+        if (status == X86_DM_FINE) {
+            status = x86_dm__do(dm, &message, why);
+            x86_dm_message_free(&message);
+        }
+    }
     for (struct x86_dm_vcpu *v = dm->vcpus; v && status == X86_DM_FINE; v = v->next) {
         status = x86_dm_unpack(&message, v->create.data, v->create.size, X86_DM_MAX_CONTROL, why);
         if (status == X86_DM_FINE) {
@@ -3357,6 +3504,7 @@ void x86_dm_close(struct x86_dm *dm, bool bye)
     }
     x86_dm_message_free(&dm->welcome);
     x86_dm_buffer_free(&dm->map);
+    x86_dm_buffer_free(&dm->state_ports);
     pthread_cond_destroy(&dm->answered);
     pthread_mutex_destroy(&dm->lock);
     pthread_mutex_destroy(&dm->admin);
@@ -3372,13 +3520,11 @@ void x86_dm_wake(struct x86_dm_vcpu *vcpu)
     x86_dm__signal(vcpu->wake);
 }
 
-void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
+/* Note a kick, which the run's thread passes on before it waits again. */
+static void x86_dm__note_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
 {
     uint32_t before = __atomic_load_n(&vcpu->kicks, __ATOMIC_RELAXED), after;
 
-    if ((unsigned)stop >= sizeof(x86_dm__stop_words) / sizeof(x86_dm__stop_words[0])) {
-        return;
-    }
     do {
         after = before | (uint32_t)1 << (unsigned)stop;
         if (window >= 0) {
@@ -3386,6 +3532,14 @@ void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
                     (uint32_t)(window ? X86_DM__WINDOW_ON : X86_DM__WINDOW_OFF);
         }
     } while (!__atomic_compare_exchange_n(&vcpu->kicks, &before, after, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+}
+
+void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
+{
+    if ((unsigned)stop >= sizeof(x86_dm__stop_words) / sizeof(x86_dm__stop_words[0])) {
+        return;
+    }
+    x86_dm__note_kick(vcpu, stop, window);
     x86_dm__signal(vcpu->wake);
 }
 
@@ -3522,9 +3676,12 @@ static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct
         if (interrupted || items[0].revents) {
             x86_dm__drain(vcpu->wake);
             if (devices->on_wake && devices->on_wake(devices->opaque)) {
-                x86_dm_kick(vcpu, X86_DM_STOP_KICK, -1);
+                x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
+                status = x86_dm__pass_kicks(vcpu, why);
             }
-            status = x86_dm__renew_if_asked(vcpu, why);
+            if (status == X86_DM_FINE) {
+                status = x86_dm__renew_if_asked(vcpu, why);
+            }
             if (status != X86_DM_FINE) {
                 return status;
             }
@@ -3602,6 +3759,9 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
         given.size = (uint32_t)size;
         memset(given.data, 0xff, (size_t)size);
     }
+    if (io->n_registers) {
+        memcpy(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]));
+    }
     if (devices->on_io && io->kind != X86_DM_IO_KIND_REPORT) {
         devices->on_io(devices->opaque, io, &given);
     }
@@ -3624,6 +3784,10 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
         answer.io_answer.window = given.window != 0;
     }
     answer.io_answer.stop = given.stop;
+    if (io->n_registers && memcmp(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]))) {
+        answer.io_answer.registers = given.registers;
+        answer.io_answer.n_registers = io->n_registers;
+    }
     status = x86_dm_pack(&vcpu->answer, &answer, why);
     if (status == X86_DM_FINE) {
         vcpu->has_answer = true;

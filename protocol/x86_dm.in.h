@@ -127,6 +127,9 @@ enum x86_dm_status x86_dm_set_map(struct x86_dm *dm, const struct x86_dm_region 
 /* Number a map that goes with an answer; it counts as sent.  `map` refers to `regions`. */
 enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region *regions, uint32_t n, bool a20,
                                    struct x86_dm_map *map, struct x86_dm_failure *why);
+/* Name the ports whose devices read and change registers; replaces what was said before.  Feature state-ports. */
+enum x86_dm_status x86_dm_set_state_ports(struct x86_dm *dm, const struct x86_dm_port_range *ports, uint32_t n,
+                                          struct x86_dm_failure *why);
 
 /* Create a vCPU; n = 0 rows of CPUID: the model's own table.  Returns NULL and says why when there is none. */
 struct x86_dm_vcpu *x86_dm_create_vcpu(struct x86_dm *dm, uint16_t number, const char *model,
@@ -157,6 +160,7 @@ struct x86_dm_answer {
     const struct x86_dm_map *map; /* the access changed the memory map (x86_dm_next_map()), or NULL */
     int window;                   /* an external interrupt waits: 1 yes, 0 no longer, -1 as before */
     enum x86_dm_stop stop;        /* end the run after this instruction */
+    uint64_t registers[16];       /* state ports: as in the question; what the device changes here, changes in the guest */
 };
 
 /* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
@@ -1290,6 +1294,7 @@ struct x86_dm {
     unsigned interval_ms;
     struct x86_dm_message welcome;
     struct x86_dm_buffer map; /* the last map, as a packed memory-map; empty: none */
+    struct x86_dm_buffer state_ports; /* likewise */
     struct x86_dm__block *blocks;
     struct x86_dm_vcpu *vcpus;
 };
@@ -1947,6 +1952,34 @@ enum x86_dm_status x86_dm_next_map(struct x86_dm *dm, const struct x86_dm_region
     return status;
 }
 
+enum x86_dm_status x86_dm_set_state_ports(struct x86_dm *dm, const struct x86_dm_port_range *ports, uint32_t n,
+                                          struct x86_dm_failure *why)
+{
+    struct x86_dm_buffer bytes = {0};
+    struct x86_dm_message message;
+    enum x86_dm_status status;
+
+    if (!x86_dm_has_feature(dm, "state-ports")) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE, "this daemon knows no state ports");
+    }
+    x86_dm_init(&message, X86_DM_STATE_PORTS);
+    message.state_ports.ports = ports;
+    message.state_ports.n_ports = n;
+    pthread_mutex_lock(&dm->admin);
+    status = x86_dm_pack(&bytes, &message, why);
+    if (status == X86_DM_FINE) {
+        status = x86_dm__do(dm, &message, why);
+    }
+    if (status == X86_DM_FINE) {
+        x86_dm_buffer_free(&dm->state_ports);
+        dm->state_ports = bytes;
+    } else {
+        x86_dm_buffer_free(&bytes);
+    }
+    pthread_mutex_unlock(&dm->admin);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------- vCPUs and life */
 
 /* Use a new socket and epoch from now on; `same` false: with a daemon that knows of no earlier run. */
@@ -2067,6 +2100,13 @@ static enum x86_dm_status x86_dm__rebuild(struct x86_dm *dm, struct x86_dm_failu
             x86_dm_message_free(&message);
         }
     }
+    if (status == X86_DM_FINE && dm->state_ports.size) {
+        status = x86_dm_unpack(&message, dm->state_ports.data, dm->state_ports.size, X86_DM_MAX_CONTROL, why);
+        if (status == X86_DM_FINE) {
+            status = x86_dm__do(dm, &message, why);
+            x86_dm_message_free(&message);
+        }
+    }
     for (struct x86_dm_vcpu *v = dm->vcpus; v && status == X86_DM_FINE; v = v->next) {
         status = x86_dm_unpack(&message, v->create.data, v->create.size, X86_DM_MAX_CONTROL, why);
         if (status == X86_DM_FINE) {
@@ -2148,6 +2188,7 @@ void x86_dm_close(struct x86_dm *dm, bool bye)
     }
     x86_dm_message_free(&dm->welcome);
     x86_dm_buffer_free(&dm->map);
+    x86_dm_buffer_free(&dm->state_ports);
     pthread_cond_destroy(&dm->answered);
     pthread_mutex_destroy(&dm->lock);
     pthread_mutex_destroy(&dm->admin);
@@ -2163,13 +2204,11 @@ void x86_dm_wake(struct x86_dm_vcpu *vcpu)
     x86_dm__signal(vcpu->wake);
 }
 
-void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
+/* Note a kick, which the run's thread passes on before it waits again. */
+static void x86_dm__note_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
 {
     uint32_t before = __atomic_load_n(&vcpu->kicks, __ATOMIC_RELAXED), after;
 
-    if ((unsigned)stop >= sizeof(x86_dm__stop_words) / sizeof(x86_dm__stop_words[0])) {
-        return;
-    }
     do {
         after = before | (uint32_t)1 << (unsigned)stop;
         if (window >= 0) {
@@ -2177,6 +2216,14 @@ void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
                     (uint32_t)(window ? X86_DM__WINDOW_ON : X86_DM__WINDOW_OFF);
         }
     } while (!__atomic_compare_exchange_n(&vcpu->kicks, &before, after, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+}
+
+void x86_dm_kick(struct x86_dm_vcpu *vcpu, enum x86_dm_stop stop, int window)
+{
+    if ((unsigned)stop >= sizeof(x86_dm__stop_words) / sizeof(x86_dm__stop_words[0])) {
+        return;
+    }
+    x86_dm__note_kick(vcpu, stop, window);
     x86_dm__signal(vcpu->wake);
 }
 
@@ -2313,9 +2360,12 @@ static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct
         if (interrupted || items[0].revents) {
             x86_dm__drain(vcpu->wake);
             if (devices->on_wake && devices->on_wake(devices->opaque)) {
-                x86_dm_kick(vcpu, X86_DM_STOP_KICK, -1);
+                x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
+                status = x86_dm__pass_kicks(vcpu, why);
             }
-            status = x86_dm__renew_if_asked(vcpu, why);
+            if (status == X86_DM_FINE) {
+                status = x86_dm__renew_if_asked(vcpu, why);
+            }
             if (status != X86_DM_FINE) {
                 return status;
             }
@@ -2393,6 +2443,9 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
         given.size = (uint32_t)size;
         memset(given.data, 0xff, (size_t)size);
     }
+    if (io->n_registers) {
+        memcpy(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]));
+    }
     if (devices->on_io && io->kind != X86_DM_IO_KIND_REPORT) {
         devices->on_io(devices->opaque, io, &given);
     }
@@ -2415,6 +2468,10 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
         answer.io_answer.window = given.window != 0;
     }
     answer.io_answer.stop = given.stop;
+    if (io->n_registers && memcmp(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]))) {
+        answer.io_answer.registers = given.registers;
+        answer.io_answer.n_registers = io->n_registers;
+    }
     status = x86_dm_pack(&vcpu->answer, &answer, why);
     if (status == X86_DM_FINE) {
         vcpu->has_answer = true;

@@ -1,69 +1,233 @@
-"""``x86-dm bench``: measure the engines and the exchange."""
+"""``x86-dm bench``: measure the engines and the exchange, alone and beside peers."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from dm.bench import engines, transport
-from dm.bench.engines import Figure
+from dm.bench import engines, programs, transport
+from dm.bench.compare import Comparison, compare, counted, geometric_mean, table
+from dm.bench.engines import BenchError, Figure
 from dm.bench.kernels import KERNELS
-from dm.engine import engine_in_use
+from dm.bench.peers import PEERS, Missing, Peer, find
+from dm.engine import create, engine_in_use
+from dm.engine.api import CpuConfig
+from dm.shim.client import ShimError
+from dm.shim.daemon import DaemonError
 
-_RUNS: Final = 5
+#: Number of runs, and seconds that a run of a kernel takes.
+FULL: Final = (5, 0.5)
+QUICK: Final = (3, 0.1)
+
+#: Parts besides the kernels.  ``build`` runs only when it is named: it keeps both CPUs busy for a while.
+_PARTS: Final = {
+    "requests": "one instruction as a request, without transport",
+    "transport": "request and I/O exit through a daemon, each beside a bare ZeroMQ echo of the same bytes",
+    "busy": "the same while a second VM runs",
+    "scaling": "two vCPUs and two VMs against one",
+    "start": "start-up time and idle memory of the daemon",
+    "grub": "x86-dm boot to GRUB's prompt",
+    "build": "building the native engine (only when named)",
+}
+_NAMES: Final = ("kernels", *KERNELS, *_PARTS)
+
+
+class UsageError(Exception):
+    """An argument names what does not exist."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    kernels = "\n".join(f"  {kernel.name:12}{kernel.about}" for kernel in KERNELS.values())
+    parts = "\n".join(f"  {name:12}{about}" for name, about in _PARTS.items())
+    parser.epilog = (
+        f"kernels, in MIPS (a whole REP is one instruction):\n{kernels}\n\nother parts:\n{parts}\n\n"
+        "Peers are found, never installed: a missing one is named with what brings it. DM_PEER_QEMU names the QEMU\n"
+        "to compare with. Progress goes to standard error. Exit status: 0, 1 when a measurement failed, 2 for usage."
+    )
     parser.add_argument("--quick", action="store_true", help="three short runs of each; for a first impression")
     parser.add_argument("--engine", choices=("native", "python"), help="engine to measure (default: the one in use)")
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument(
-        "--only", metavar="PART", help="only this kernel, or one of: requests, transport, scaling, start"
+        "--only", metavar="PART,...", help="only these kernels and parts (kernels: all kernels; build: the extra one)"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="?",
+        const="all",
+        metavar="PEER,...",
+        help="run each kernel on peers too, in turn with this engine: " + ", ".join(PEERS) + " (default: all)",
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Measure and print; returns 0, or 2 for an unknown part."""
-    engine = args.engine or engine_in_use()[0]
-    runs, seconds = (3, 0.05) if args.quick else (_RUNS, 0.5)
-    parts = _parts(engine, runs, seconds)
-    if args.only and args.only not in parts:
-        print(f"x86-dm bench: --only {args.only}: one of {', '.join(parts)} is needed", file=sys.stderr)
-        return 2
-    figures: list[Figure] = []
-    if not args.json:
-        print(f"engine {engine}, median of {runs} runs (lowest, highest)")
-    for name, measure in parts.items():
-        if args.only and name != args.only:
-            continue
-        if args.json and sys.stderr.isatty():
-            print(f"measuring {name}", file=sys.stderr)
-        for figure in measure():
-            figures.append(figure)
-            if not args.json:
-                print(
-                    f"{figure.name:44} {figure.median:10.2f} {figure.unit:5} ({figure.low:.2f}, {figure.high:.2f})",
-                    flush=True,
-                )
-    if args.json:
-        rows = [{"name": f.name, "unit": f.unit, "median": f.median, "low": f.low, "high": f.high} for f in figures]
-        print(json.dumps({"engine": engine, "runs": runs, "figures": rows}, indent=2))
-    return 0
+@dataclass
+class Report:
+    """What was measured; printed as it comes, or as JSON at the end."""
+
+    engine: str
+    runs: int
+    quiet: bool
+    figures: list[Figure] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    peers: list[Peer] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        """Print a line of the text report."""
+        if not self.quiet:
+            print(line, flush=True)
+
+    def add(self, figures: Iterable[Figure]) -> None:
+        """Take figures and print them."""
+        for figure in figures:
+            self.figures.append(figure)
+            self.say(row(figure))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        value: dict[str, Any] = {
+            "engine": self.engine,
+            "runs": self.runs,
+            "figures": [
+                {"name": f.name, "unit": f.unit, "median": f.median, "low": f.low, "high": f.high} for f in self.figures
+            ],
+            "skipped": self.skipped,
+            "failed": self.failed,
+        }
+        if self.peers:
+            value["peers"] = [peer_json(peer, self.comparisons) for peer in self.peers]
+        return value
 
 
-def _parts(engine: str, runs: int, seconds: float) -> dict[str, Callable[[], Iterator[Figure]]]:
-    def kernel(name: str) -> Callable[[], Iterator[Figure]]:
-        return lambda: iter([engines.speed(KERNELS[name], engine, runs, seconds)])
+def row(figure: Figure) -> str:
+    """Return a figure as a line of the text report."""
+    return f"{figure.name:46} {figure.median:10.2f} {figure.unit:5} ({figure.low:.2f}, {figure.high:.2f})"
 
-    count = int(2000 * seconds) + 200
+
+def peer_json(peer: Peer, comparisons: Iterable[Comparison]) -> dict[str, Any]:
+    """Return one peer's comparisons as JSON values: ratios above 1 say that this engine is faster."""
+    own = [c for c in comparisons if c.peer == peer.name]
+    ratios = counted(own, peer.name)
+    kernels: dict[str, Any] = {}
+    for c in own:
+        if c.failure:
+            kernels[c.kernel] = {"failure": c.failure}
+        else:
+            kernels[c.kernel] = {
+                "mips": statistics.median(c.theirs),
+                "ours": statistics.median(c.ours),
+                "ratio": c.ratio,
+                "low": min(c.ratios),
+                "high": max(c.ratios),
+            }
     return {
-        **{name: kernel(name) for name in KERNELS},
-        "requests": lambda: iter(engines.single_requests(KERNELS["alu"], engine, runs, count)),
-        "transport": lambda: iter(transport.round_trips(engine, runs, count)),
-        "scaling": lambda: iter(transport.scaling(engine, runs, seconds)),
-        "start": lambda: iter(transport.start_up(engine, runs)),
+        "name": peer.name,
+        "version": peer.version,
+        "kernels": kernels,
+        "geometric_mean": geometric_mean(ratios) if ratios else None,
+        "at_least_4": sum(ratio >= 4 for ratio in ratios),
     }
+
+
+def progress(text: str) -> None:
+    """Say on standard error what is being measured."""
+    print(f"x86-dm bench: {text}", file=sys.stderr, flush=True)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure and print; returns 0, 1 when something could not be measured, 2 for a name that does not exist."""
+    try:
+        chosen = _choose(args.only)
+        wanted = _peers(args.peers)
+        engine = args.engine or engine_in_use()[0]
+        create(engine, CpuConfig()).close()
+    except (UsageError, RuntimeError) as error:
+        print(f"x86-dm bench: {error}", file=sys.stderr)
+        return 2
+    runs, seconds = QUICK if args.quick else FULL
+    report = Report(engine, runs, quiet=args.json)
+    report.say(f"engine {engine}, median of {runs} runs (lowest, highest)")
+    if wanted:
+        report.peers = _find(wanted, report)
+    for name in chosen:
+        if args.json or (name in KERNELS and report.peers):
+            progress(name)
+        try:
+            _measure(name, report, seconds)
+        except programs.Skipped as reason:
+            report.skipped[name] = str(reason)
+            report.say(f"{name}: skipped, {reason}")
+        except (BenchError, DaemonError, ShimError, OSError) as error:
+            report.failed[name] = str(error)
+            print(f"x86-dm bench: {name}: {error}", file=sys.stderr)
+    if report.comparisons:
+        ours = {figure.name: figure.median for figure in report.figures}
+        report.say("\n" + table(report.comparisons, ours))
+    if args.json:
+        print(json.dumps(report.as_json(), indent=2))
+    return 1 if report.failed else 0
+
+
+def _choose(only: str | None) -> list[str]:
+    """Return the parts to measure, in order."""
+    if only is None:
+        return [*KERNELS, *(name for name in _PARTS if name != "build")]
+    names = only.split(",")
+    for name in names:
+        if name not in _NAMES:
+            raise UsageError(f"--only {name}: one of {', '.join(_NAMES)} is needed")
+    return list(dict.fromkeys(part for name in names for part in (KERNELS if name == "kernels" else [name])))
+
+
+def _peers(text: str | None) -> list[str]:
+    """Return the names of the peers that are asked for."""
+    if text is None:
+        return []
+    if text == "all":
+        return list(PEERS)
+    names = {name.lower(): name for name in PEERS}
+    for name in text.split(","):
+        if name.lower() not in names:
+            raise UsageError(f"--peers {name}: one of {', '.join(PEERS)} is needed")
+    return [names[name.lower()] for name in text.split(",")]
+
+
+def _find(wanted: list[str], report: Report) -> list[Peer]:
+    present = []
+    for name in wanted:
+        peer = find(name)
+        if isinstance(peer, Missing):
+            report.skipped[name] = peer.remedy
+            report.say(f"{name}: not here; {peer.remedy}")
+        else:
+            present.append(peer)
+            report.say(f"{name}: {peer.version}")
+    return present
+
+
+def _measure(name: str, report: Report, seconds: float) -> None:
+    engine, runs = report.engine, report.runs
+    count = int(2000 * seconds) + 200
+    if name in KERNELS:
+        kernel = KERNELS[name]
+        mips, comparisons = compare(kernel, engine, report.peers, runs, seconds, progress)
+        report.add([Figure.of(name, "MIPS", mips)])
+        report.comparisons += comparisons
+        return
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "requests": lambda: engines.single_requests(KERNELS["alu"], engine, runs, count),
+        "transport": lambda: transport.round_trips(engine, runs, count),
+        "busy": lambda: transport.beside_busy(engine, runs, count),
+        "scaling": lambda: transport.scaling(engine, runs, seconds),
+        "start": lambda: programs.start_up(engine, runs),
+        "grub": lambda: programs.time_to_grub(engine, runs),
+        "build": lambda: programs.build_time(1 if seconds < 0.5 else 3),
+    }
+    report.add(parts[name]())

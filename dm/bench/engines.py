@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dm.bench.kernels import DEVICE, MEMORY, ORIGIN, Kernel
+from dm.bench import image
+from dm.bench.kernels import DEVICE, MEMORY, ORIGIN, Kernel, real_mode
 from dm.engine import create
-from dm.engine.api import CpuConfig, Engine, Exit, ExitReason, MemoryMap, Region, RegionKind, Until
+from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, Until
+from dm.machine.state import State
 
 
 @dataclass(frozen=True)
@@ -29,85 +31,142 @@ class Figure:
 
 
 class BenchError(Exception):
-    """A kernel did not end as it must."""
+    """A kernel did not end as it must, or a program that is measured failed."""
 
 
-def prepare(kernel: Kernel, engine_name: str) -> Engine:
-    """Return an engine with the kernel in its memory."""
-    memory = bytearray(MEMORY)
-    memory[ORIGIN : ORIGIN + len(kernel.code)] = kernel.code
-    for address, data in kernel.memory:
-        memory[address : address + len(data)] = data
-    engine = create(engine_name, CpuConfig())
-    engine.set_map(
-        MemoryMap(1, (Region(0, DEVICE, RegionKind.RAM, memory), Region(DEVICE, MEMORY - DEVICE, RegionKind.MMIO)))
-    )
-    return engine
+@dataclass(frozen=True)
+class Ran:
+    """What one run of an image's kernel took and gave; a whole REP is one instruction."""
+
+    seconds: float
+    instructions: int
+    checksum: int
+
+    @property
+    def mips(self) -> float:
+        """Millions of instructions a second."""
+        return self.instructions / self.seconds / 1e6
 
 
-def run(engine: Engine, kernel: Kernel, rounds: int) -> tuple[float, int]:
-    """Run a kernel to its HLT; returns (seconds, instructions)."""
-    state = kernel.start()
-    state.ecx = rounds
-    engine.set_state(state)
-    register = 0
-    instructions = 0
-    started = time.perf_counter()
-    while True:
-        end: Exit = engine.run()
-        instructions += end.instructions
-        if end.reason is ExitReason.HALT:
-            return time.perf_counter() - started, instructions
-        if end.reason is ExitReason.MMIO_READ:
-            engine.answer(bytes([register]))
-        elif end.reason is ExitReason.MMIO_WRITE:
-            register = end.data[0]
-            engine.answer()
-        elif end.reason is not ExitReason.KICKED:
-            raise BenchError(f"kernel {kernel.name} ended with {end.reason} {end.detail}")
+class Machine:
+    """An engine with RAM below DEVICE, a device register there, and an image where a PC has its firmware."""
+
+    def __init__(self, engine: str) -> None:
+        """Make one; ``engine`` is ``native`` or ``python``."""
+        self._memory = bytearray(MEMORY)
+        self.engine = create(engine, CpuConfig())
+        top = MEMORY - image.SIZE
+        self.engine.set_map(
+            MemoryMap(
+                1,
+                (
+                    Region(0, DEVICE, RegionKind.RAM, self._memory),
+                    Region(DEVICE, top - DEVICE, RegionKind.MMIO),
+                    Region(top, image.SIZE, RegionKind.ROM, self._memory, top),
+                    Region((1 << 32) - image.SIZE, image.SIZE, RegionKind.ROM, self._memory, top),
+                ),
+            )
+        )
+
+    def run(self, kernel: Kernel, rounds: int) -> Ran:
+        """Run a kernel's image from reset.
+
+        Raises:
+            BenchError: it does not end in HLT, or leaves no checksum.
+        """
+        try:
+            return self.boot(image.build(kernel, rounds))
+        except BenchError as error:
+            raise BenchError(f"kernel {kernel.name} {error}") from None
+
+    def boot(self, rom: bytes) -> Ran:
+        """Run an image from reset.
+
+        Raises:
+            BenchError: it does not end in HLT, or leaves no checksum.
+        """
+        self._memory[-image.SIZE :] = rom
+        self.engine.set_state(State.reset())
+        reader = image.Reader()
+        register = instructions = 0
+        while True:
+            end = self.engine.run()
+            now = time.perf_counter()
+            if reader.started is not None and reader.ended is None:
+                instructions += end.instructions
+            if end.reason is ExitReason.PORT_OUT and end.address == image.DEBUG_PORT:
+                reader.feed(end.data, now)
+                self.engine.answer()
+            elif end.reason is ExitReason.MMIO_READ:
+                self.engine.answer(bytes([register]))
+            elif end.reason is ExitReason.MMIO_WRITE:
+                register = end.data[0]
+                self.engine.answer()
+            elif end.reason is ExitReason.HALT and reader.checksum is not None:
+                return Ran(reader.seconds, instructions, reader.checksum)
+            elif end.reason is not ExitReason.KICKED:
+                raise BenchError(f"ended with {end.reason} {end.detail}".rstrip())
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
 
 
-def calibrate(attempt: Callable[[int], float], seconds: float) -> int:
-    """Return a number of rounds that takes about ``seconds``; ``attempt(rounds)`` gives the time taken."""
-    rounds = 1
+def calibrate(attempt: Callable[[int], float], seconds: float, first: int = 1, most: int = (1 << 32) - 1) -> int:
+    """Return a number of rounds that takes about ``seconds``; ``attempt(rounds)`` gives the time taken.
+
+    ``first`` is tried first; the result is at most ``most``.
+    """
+    rounds = first
     while True:
         took = attempt(rounds)
-        if took >= seconds / 4:
-            return max(1, round(rounds * seconds / took))
-        rounds = max(rounds * 2, round(rounds * seconds / 4 / max(took, 1e-6)) if took > 1e-3 else rounds * 8)
-
-
-def speed(kernel: Kernel, engine_name: str, runs: int, seconds: float) -> Figure:
-    """Return the kernel's speed in millions of guest instructions a second, a whole REP counted as one."""
-    engine = prepare(kernel, engine_name)
-    try:
-        rounds = calibrate(lambda n: run(engine, kernel, n)[0], seconds)
-        values = []
-        for _ in range(runs):
-            took, instructions = run(engine, kernel, rounds)
-            values.append(instructions / took / 1e6)
-        return Figure.of(kernel.name, "MIPS", values)
-    finally:
-        engine.close()
+        if took >= seconds / 4 or rounds == most:
+            return min(most, max(1, round(rounds * seconds / took)))
+        # A time this short says little, and less than the half of what is wanted is enough for the last step.
+        grow = seconds / 2 / took if took > 2e-3 else 16.0
+        rounds = min(most, round(rounds * min(256.0, max(2.0, grow))))
 
 
 def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> list[Figure]:
-    """Return what one instruction costs as a request without transport, and what moving the state costs."""
-    engine = prepare(kernel, engine_name)
-    state = kernel.start()
+    """Return what one instruction costs as a request without transport, and what moving the state costs.
+
+    The state moves once as an object, whole, and once as the daemon moves it: as groups, of which the request brings
+    the general registers.
+    """
+    machine = Machine(engine_name)
+    engine = machine.engine
+    memory = bytearray(MEMORY)
+    memory[ORIGIN : ORIGIN + len(kernel.code)] = kernel.code
+    engine.set_map(MemoryMap(2, (Region(0, MEMORY, RegionKind.RAM, memory),)))
+    state = real_mode()
     state.ecx = 0x7FFFFFFF
     engine.set_state(state)
-    one, whole = [], []
+    registers = {"general": list(engine.get_groups()["general"])}
+
+    def one() -> None:
+        engine.run(Until.NEVER, 1)
+
+    def groups() -> None:
+        engine.set_groups(registers)
+        engine.run(Until.NEVER, 1)
+        engine.get_groups()
+
+    def whole() -> None:
+        engine.set_state(state)
+        engine.run(Until.NEVER, 1)
+        engine.get_state()
+
+    names = {
+        "single request": one,
+        "single request, groups in and out": groups,
+        "single request, state in and out": whole,
+    }
+    values: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(runs):
-        started = time.perf_counter()
-        for _ in range(count):
-            engine.run(Until.NEVER, 1)
-        one.append((time.perf_counter() - started) / count * 1e6)
-        started = time.perf_counter()
-        for _ in range(count):
-            engine.set_state(state)
-            engine.run(Until.NEVER, 1)
-            engine.get_state()
-        whole.append((time.perf_counter() - started) / count * 1e6)
-    engine.close()
-    return [Figure.of("single request", "us", one), Figure.of("single request, state in and out", "us", whole)]
+        for name, call in names.items():
+            started = time.perf_counter()
+            for _ in range(count):
+                call()
+            values[name].append((time.perf_counter() - started) / count * 1e6)
+    machine.close()
+    return [Figure.of(name, "us", taken) for name, taken in values.items()]

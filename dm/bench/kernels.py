@@ -1,67 +1,67 @@
 """Guest programs that engines are measured with.
 
-Each starts at 1000h with a number of rounds in ECX and ends in HLT.  Bytes stand with their meaning, so that a peer can
-be given the same program.
+Each is called at 1000h with a number of rounds in ECX and :data:`REGISTERS` in the others, and returns; what it
+computes is in its registers and between 8000h and FFFFh.  Bytes stand with their meaning; :mod:`dm.bench.image` makes
+images of them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from dm.machine.state import State
 
-ORIGIN: Final = 0x1000
 MEMORY: Final = 1 << 20
-DEVICE: Final = 0xF0000  # where kernel rmw-mmio finds a device register
+ORIGIN: Final = 0x1000
+STACK: Final = 0x1FF0  # below 2000h: in the code's own page, as boot programs have it
+DATA: Final = 0x8000
+TABLES: Final = 0x10000
+DEVICE: Final = 0xE0000  # where kernel rmw-mmio finds a device register
+#: EAX, EDX, EBX, EBP, ESI and EDI at the call, by number.
+REGISTERS: Final = {0: 0x12345678, 2: 0x0F1E2D3C, 3: 0x9ABCDEF1, 5: 0x31415926, 6: 0x2468ACE0, 7: 0x13579BDF}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A program: ``code`` at ORIGIN, what else memory holds (address, bytes), and the state it starts from."""
+    """A program: ``code`` at ORIGIN and what else memory holds, as (address, bytes).
+
+    ``paged``: it wants flat 32-bit protected mode, the first 4 MiB mapped to themselves by tables at TABLES.
+    ``device``: it wants a byte-wide register at DEVICE, whose segment is in ES.  ``stack`` is where its stack begins.
+    """
 
     name: str
     about: str
     code: bytes
-    start: Callable[[], State]
     memory: tuple[tuple[int, bytes], ...] = ()
+    paged: bool = False
+    device: bool = False
+    stack: int = STACK
 
 
-def _hex(listing: str) -> bytes:
-    """Assemble a listing of ``bytes ; meaning`` lines."""
-    return bytes.fromhex("".join(line.split(";")[0] for line in listing.splitlines()))
+def listing(text: str) -> bytes:
+    """Assemble ``bytes ; meaning`` lines."""
+    return bytes.fromhex("".join(line.split(";")[0] for line in text.splitlines()))
 
 
 def real_mode() -> State:
-    """Real mode, all segments 0, stack below 2000h (in the code's own page, as boot programs have it)."""
+    """Return the state in which real-mode kernels are called: all segments 0."""
     state = State.reset()
+    for number, value in REGISTERS.items():
+        state.gpr[number] = value
     state.cs.selector, state.cs.base, state.rip = 0, 0, ORIGIN
-    state.esp = 0x1FF0
-    return state
-
-
-def paged() -> State:
-    """Flat 32-bit protected mode with paging: the first 4 MiB mapped to themselves through tables at 10000h."""
-    state = real_mode()
-    state.cr0, state.cr3 = 0x80000011, 0x10000
-    for seg in state.seg[:6]:
-        seg.selector, seg.base, seg.limit, seg.attributes = 0x10, 0, 0xFFFFFFFF, 0xC093
-    state.cs.selector, state.cs.attributes = 8, 0xC09B
-    state.esp = 0x80000
-    return state
-
-
-def _device() -> State:
-    state = real_mode()
-    state.es.selector, state.es.base = DEVICE >> 4, DEVICE
+    state.esp = STACK
     return state
 
 
 def _tables() -> tuple[tuple[int, bytes], ...]:
-    table = b"".join((n << 12 | 7).to_bytes(4, "little") for n in range(1024))
-    return (0x10000, (0x11007).to_bytes(4, "little")), (0x11000, table)
+    directory = (TABLES + 0x1007).to_bytes(4, "little") + bytes(0xFFC)
+    return (TABLES, directory), (TABLES + 0x1000, b"".join((n << 12 | 7).to_bytes(4, "little") for n in range(1024)))
+
+
+def _noise(size: int) -> tuple[tuple[int, bytes], ...]:
+    return ((DATA, random.Random(2).randbytes(size)),)
 
 
 def _branchy(blocks: int = 1500, seed: int = 1) -> bytes:
@@ -101,7 +101,7 @@ def _branchy(blocks: int = 1500, seed: int = 1) -> bytes:
     for n, body in enumerate(bodies):
         out += body
         out += b"\xe9" + ((start[follow[n]] - len(out) - 3) & 0xFFFF).to_bytes(2, "little")  # jmp
-    out += b"\x66\x49\x0f\x85" + ((-len(out) - 6) & 0xFFFF).to_bytes(2, "little") + b"\xf4"  # dec ecx; jnz start; hlt
+    out += b"\x66\x49\x0f\x85" + ((-len(out) - 6) & 0xFFFF).to_bytes(2, "little") + b"\xc3"  # dec ecx; jnz start; ret
     return bytes(out)
 
 
@@ -111,7 +111,7 @@ KERNELS: Final[dict[str, Kernel]] = {
         Kernel(
             "alu",
             "six-instruction register loop",
-            _hex(
+            listing(
                 """
                 01d8    ; loop: add ax, bx
                 31c2    ; xor dx, ax
@@ -119,15 +119,14 @@ KERNELS: Final[dict[str, Kernel]] = {
                 d1c3    ; rol bx, 1
                 6649    ; dec ecx
                 75f4    ; jnz loop
-                f4      ; hlt
+                c3      ; ret
                 """
             ),
-            real_mode,
         ),
         Kernel(
             "sieve",
             "sieve of Eratosthenes over 16 KiB of bytes",
-            _hex(
+            listing(
                 """
                 bf0080      ; round: mov di, 8000h
                 51          ; push cx
@@ -150,21 +149,20 @@ KERNELS: Final[dict[str, Kernel]] = {
                 72df        ; jb next
                 6649        ; dec ecx
                 75cb        ; jnz round
-                f4          ; hlt
+                c3          ; ret
                 """
             ),
-            real_mode,
         ),
         Kernel(
             "fib",
             "recursive Fibonacci, stack and code in one page",
-            _hex(
+            listing(
                 """
                 b81200      ; round: mov ax, 18
                 e80500      ; call fib
                 6649        ; dec ecx
                 75f6        ; jnz round
-                f4          ; hlt
+                c3          ; ret
                 83f802      ; fib: cmp ax, 2
                 7212        ; jb done
                 50          ; push ax
@@ -180,12 +178,11 @@ KERNELS: Final[dict[str, Kernel]] = {
                 c3          ; done: ret
                 """
             ),
-            real_mode,
         ),
         Kernel(
             "crc",
             "bitwise CRC-32, 32-bit registers in 16-bit code",
-            _hex(
+            listing(
                 """
                 66b8ffffffff  ; round: mov eax, -1
                 be0080        ; mov si, 8000h
@@ -201,15 +198,15 @@ KERNELS: Final[dict[str, Kernel]] = {
                 72e6          ; jb byte
                 6649          ; dec ecx
                 75d9          ; jnz round
-                f4            ; hlt
+                c3            ; ret
                 """
             ),
-            real_mode,
+            _noise(256),
         ),
         Kernel(
             "str",
             "rep movsw of 512 words and a lodsb/stosb loop over 256 bytes",
-            _hex(
+            listing(
                 """
                 be0080    ; round: mov si, 8000h
                 bf00a0    ; mov di, a000h
@@ -227,16 +224,16 @@ KERNELS: Final[dict[str, Kernel]] = {
                 89d9      ; mov cx, bx
                 6649      ; dec ecx
                 75dc      ; jnz round
-                f4        ; hlt
+                c3        ; ret
                 """
             ),
-            real_mode,
+            _noise(1024),
         ),
-        Kernel("branchy", "1,500 random blocks, 23 KB of code: the realistic one", _branchy(), real_mode),
+        Kernel("branchy", "1,500 random blocks, 29 KB of code: the realistic one", _branchy(), stack=0xFFF0),
         Kernel(
             "call32",
             "recursive Fibonacci as a compiler writes it, 32-bit paged protected mode",
-            _hex(
+            listing(
                 """
                 51              ; round: push ecx
                 6a12            ; push 18
@@ -245,7 +242,7 @@ KERNELS: Final[dict[str, Kernel]] = {
                 59              ; pop ecx
                 49              ; dec ecx
                 75f1            ; jnz round
-                f4              ; hlt
+                c3              ; ret
                 55              ; fib: push ebp
                 89e5            ; mov ebp, esp
                 53              ; push ebx
@@ -268,21 +265,22 @@ KERNELS: Final[dict[str, Kernel]] = {
                 c3              ; ret
                 """
             ),
-            paged,
             _tables(),
+            paged=True,
+            stack=0x80000,
         ),
         Kernel(
             "rmw-mmio",
             "read-modify-write of a device register: two exits each",
-            _hex(
+            listing(
                 """
                 26fe060000  ; round: inc byte [es:0]
                 6649        ; dec ecx
                 75f7        ; jnz round
-                f4          ; hlt
+                c3          ; ret
                 """
             ),
-            _device,
+            device=True,
         ),
     )
 }

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import zmq
 
-from dm.bench.engines import Figure
-from dm.bench.kernels import KERNELS, MEMORY, ORIGIN, Kernel
+from dm.bench.engines import BenchError, Figure
+from dm.bench.kernels import KERNELS, MEMORY, ORIGIN, Kernel, real_mode
 from dm.machine.state import State
 from dm.protocol.schema import DoneReason, Kind, Region
 from dm.shim.client import Shim, Vcpu
@@ -26,15 +29,15 @@ _PORT_LOOP = b"\xec\xeb\xfd"
 
 
 @contextmanager
-def machine(endpoint: str, kernel: Kernel, code: bytes = b"") -> Iterator[tuple[Vcpu, State]]:
-    """A session with one vCPU and the kernel (or other code) in its memory."""
+def machine(endpoint: str, kernel: Kernel, code: bytes = b"", vcpus: int = 1) -> Iterator[tuple[Any, ...]]:
+    """A session with the kernel (or other code) in its memory; yields its vCPUs and the state they start from."""
     with Shim.connect(endpoint, name=f"bench-{kernel.name}") as shim, Ram(MEMORY) as ram:
         program = code or kernel.code
         ram.view[ORIGIN : ORIGIN + len(program)] = program
         for address, data in kernel.memory:
             ram.view[address : address + len(data)] = data
         shim.set_map([Region(0, MEMORY, Kind.RAM, shim.add_ram(ram))])
-        yield shim.create_vcpu(0), kernel.start()
+        yield *(shim.create_vcpu(number) for number in range(vcpus)), real_mode()
 
 
 class Echo:
@@ -61,6 +64,14 @@ class Echo:
         self._socket.close(0)
 
 
+def _bytes(vcpu: Vcpu, call: Callable[[], object]) -> tuple[int, int]:
+    """Return how many bytes a vCPU sends and receives in a second call."""
+    call()
+    before = vcpu.stats.bytes_sent, vcpu.stats.bytes_received
+    call()
+    return vcpu.stats.bytes_sent - before[0], vcpu.stats.bytes_received - before[1]
+
+
 def _time(call: Callable[[], object], count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
@@ -77,21 +88,14 @@ def round_trips(engine: str, runs: int, count: int) -> list[Figure]:
     with OwnDaemon(engine) as daemon, tempfile.TemporaryDirectory() as folder:
         with machine(daemon.endpoint, KERNELS["alu"]) as (vcpu, state):
             state.ecx = 0x7FFFFFFF
-            vcpu.run(state, steps=1)
-            before = vcpu.stats.bytes_sent, vcpu.stats.bytes_received
-            vcpu.run(state, steps=1)
-            sent, received = vcpu.stats.bytes_sent - before[0], vcpu.stats.bytes_received - before[1]
-            echo = Echo(folder, sent, received)
+            echo = Echo(folder, *_bytes(vcpu, lambda: vcpu.run(state, steps=1)))
             figures += _pairs("request", lambda: vcpu.run(state, steps=1), echo, runs, count)
             echo.close()
         with machine(daemon.endpoint, KERNELS["alu"], _PORT_LOOP) as (vcpu, state):
             vcpu.run(state, steps=2)
-            before = vcpu.stats.bytes_sent, vcpu.stats.bytes_received
-            vcpu.run(state, steps=2000)
             exits = 1000
-            echo = Echo(
-                folder, (vcpu.stats.bytes_sent - before[0]) // exits, (vcpu.stats.bytes_received - before[1]) // exits
-            )
+            sent, received = _bytes(vcpu, lambda: vcpu.run(state, steps=2 * exits))
+            echo = Echo(folder, sent // exits, received // exits)
             theirs, ours = [], []
             for _ in range(runs):
                 ours.append(_time(lambda: vcpu.run(state, steps=2 * count), 1) / count)
@@ -113,50 +117,98 @@ def _compare(name: str, ours: list[float], theirs: list[float]) -> list[Figure]:
     return [
         Figure.of(name, "us", ours),
         Figure.of(f"{name}: bare echo", "us", theirs),
-        Figure.of(f"{name} / bare echo", "x", [a / b for a, b in zip(ours, theirs, strict=True)]),
+        Figure.of(f"{name} / bare echo", "x", _over(ours, theirs)),
     ]
 
 
-def scaling(engine: str, runs: int, seconds: float) -> list[Figure]:
-    """Return MIPS of kernel alu on one vCPU, on two at once, and a request beside a busy VM against an idle daemon."""
+def beside_busy(engine: str, runs: int, count: int) -> list[Figure]:
+    """Return round trips and their echoes again while a second VM runs without pause, and how much longer they take.
+
+    Each run measures idle, then busy, with the daemon and the echo in turn.
+    """
     figures = []
-    microseconds = int(seconds * 1e6)
     with (
         OwnDaemon(engine) as daemon,
-        machine(daemon.endpoint, KERNELS["alu"]) as (first, first_state),
-        machine(daemon.endpoint, KERNELS["alu"]) as (second, second_state),
+        tempfile.TemporaryDirectory() as folder,
+        machine(daemon.endpoint, KERNELS["alu"]) as (vcpu, state),
+        machine(daemon.endpoint, KERNELS["alu"], _PORT_LOOP) as (device, device_state),
+        machine(daemon.endpoint, KERNELS["alu"]) as (other, other_state),
     ):
-        alone, together = [], []
+        state.ecx = 0x7FFFFFFF
+        echo = Echo(folder, *_bytes(vcpu, lambda: vcpu.run(state, steps=1)))
+        calls: dict[str, Callable[[], float]] = {
+            "request": lambda: _time(lambda: vcpu.run(state, steps=1), count),
+            "I/O exit": lambda: _time(lambda: device.run(device_state, steps=2 * count), 1) / count,
+            "bare echo": lambda: _time(echo.once, count),
+        }
+        for call in calls.values():
+            call()
+        idle: dict[str, list[float]] = {name: [] for name in calls}
+        busy: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(runs):
-            alone.append(_busy(first, first_state, microseconds))
-            results: list[float] = []
-            thread = threading.Thread(target=_busy_into, args=(results, second, second_state, microseconds))
-            thread.start()
-            mine = _busy(first, first_state, microseconds)
-            thread.join()
-            together.append(mine + results[0])
+            for name, call in calls.items():
+                idle[name].append(call())
+            with _running(other, other_state):
+                for name, call in calls.items():
+                    busy[name].append(call())
+        echo.close()
+    for name in calls:
         figures += [
-            Figure.of("one vCPU", "MIPS", alone),
-            Figure.of("two vCPUs", "MIPS", together),
-            Figure.of("two vCPUs / one", "x", [b / a for a, b in zip(alone, together, strict=True)]),
+            Figure.of(f"{name}, another VM busy", "us", busy[name]),
+            Figure.of(f"{name}, another VM busy / idle", "x", _over(busy[name], idle[name])),
         ]
-        quiet, beside = [], []
-        for _ in range(runs):
-            quiet.append(_time(lambda: first.run(first_state, steps=1), 200))
-            thread = threading.Thread(target=lambda: _busy(second, second_state, 400_000))
-            thread.start()
-            time.sleep(0.05)
-            beside.append(_time(lambda: first.run(first_state, steps=1), 200))
-            thread.join()
-        figures += [
-            Figure.of("request, another VM busy", "us", beside),
-            Figure.of("request, another VM busy / idle", "x", [b / a for a, b in zip(quiet, beside, strict=True)]),
-        ]
+    for name in ("request", "I/O exit"):
+        ratio = _over(busy[name], busy["bare echo"])
+        figures.append(Figure.of(f"{name} / bare echo, another VM busy", "x", ratio))
     return figures
 
 
-def _busy_into(results: list[float], vcpu: Vcpu, state: State, microseconds: int) -> None:
-    results.append(_busy(vcpu, state, microseconds))
+@contextmanager
+def _running(vcpu: Vcpu, state: State) -> Iterator[None]:
+    """Keep a vCPU running, in runs of 50 ms, until the end of the ``with``."""
+    end = threading.Event()
+
+    def keep() -> None:
+        while not end.is_set():
+            _busy(vcpu, state, 50_000)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    time.sleep(0.05)
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def scaling(engine: str, runs: int, seconds: float) -> list[Figure]:
+    """Return MIPS of kernel alu on one vCPU, on two vCPUs of one VM, and on one each of two VMs."""
+    microseconds = int(seconds * 1e6)
+    with (
+        OwnDaemon(engine) as daemon,
+        machine(daemon.endpoint, KERNELS["alu"], vcpus=2) as (first, second, state),
+        machine(daemon.endpoint, KERNELS["alu"]) as (other, other_state),
+    ):
+        alone, siblings, apart = [], [], []
+        for _ in range(runs):
+            alone.append(_busy(first, copy.deepcopy(state), microseconds))
+            pairs = ((first, copy.deepcopy(state)), (second, copy.deepcopy(state)))
+            siblings.append(_together(pairs, microseconds))
+            apart.append(_together(((first, copy.deepcopy(state)), (other, other_state)), microseconds))
+    return [
+        Figure.of("one vCPU", "MIPS", alone),
+        Figure.of("two vCPUs of one VM", "MIPS", siblings),
+        Figure.of("two vCPUs of one VM / one", "x", _over(siblings, alone)),
+        Figure.of("two VMs", "MIPS", apart),
+        Figure.of("two VMs / one", "x", _over(apart, alone)),
+    ]
+
+
+def _together(pairs: Iterable[tuple[Vcpu, State]], microseconds: int) -> float:
+    """Return the sum of the MIPS of vCPUs that run at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return sum([run.result() for run in [pool.submit(_busy, *pair, microseconds) for pair in pairs]])
 
 
 def _busy(vcpu: Vcpu, state: State, microseconds: int) -> float:
@@ -164,36 +216,11 @@ def _busy(vcpu: Vcpu, state: State, microseconds: int) -> float:
     state.rip = ORIGIN
     started = time.perf_counter()
     done = vcpu.run(state, microseconds=microseconds)
-    assert done.reason is DoneReason.BUDGET
-    return done.instructions / (time.perf_counter() - started) / 1e6
+    taken = time.perf_counter() - started
+    if done.reason is not DoneReason.BUDGET:
+        raise BenchError(f"a run of {microseconds} us ended with {done.reason.name}")
+    return done.instructions / taken / 1e6
 
 
-def start_up(engine: str, runs: int) -> list[Figure]:
-    """Return seconds from starting the daemon to its first answer, and the memory an idle one with one VM holds."""
-    seconds, megabytes = [], []
-    for _ in range(runs):
-        started = time.perf_counter()
-        with OwnDaemon(engine) as daemon, machine(daemon.endpoint, KERNELS["alu"]) as (vcpu, state):
-            vcpu.run(state, steps=1)
-            seconds.append(time.perf_counter() - started)
-            megabytes.append(sum(map(_resident, _family(daemon.pid))) / 1e6)
-    return [
-        Figure.of("start to first answer", "s", seconds),
-        Figure.of("idle memory, daemon and worker", "MB", megabytes),
-    ]
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _family(int(child))
-    return found
-
-
-def _resident(pid: int) -> int:
-    """Proportional share of memory, in bytes (proc_pid_smaps(5))."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _over(values: list[float], by: list[float]) -> list[float]:
+    return [a / b for a, b in zip(values, by, strict=True)]

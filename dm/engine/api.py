@@ -139,13 +139,14 @@ QUESTIONS = frozenset(
 class Exit:
     """Result of one :meth:`Engine.run`.
 
-    ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR) or MSR number.  ``size`` is the
-    element size in bytes, ``count`` the number of elements (above 1 for string I/O).  ``data`` holds the
-    ``size * count`` bytes written, little-endian.  ``detail`` says in words what was unsupported or lost.  ``posted``
-    are coalesced writes (gpa, bytes) made since the last exit, in order; they precede the question.  ``steps`` counts
-    instructions, REP iterations and instructions that faulted (their delivery included) since the last exit,
-    ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the last exit,
-    sorted.
+    ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR; of a mismatch the one touched, 0 when
+    the instruction touches none) or MSR number.  ``size`` is the element size in bytes, ``count`` the number of
+    elements (above 1 for string I/O).  ``data`` holds the ``size * count`` bytes written, little-endian.  ``down``:
+    each MMIO element lies ``size`` below the one before, not above.  ``detail`` says in words what was unsupported or
+    lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit, in order; they precede the question.
+    ``steps`` counts instructions, REP iterations and instructions that faulted (their delivery included) since the
+    last exit, ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the
+    last exit, sorted.
     ``tlb_flush`` is set when the guest flushed or changed paging.
     """
 
@@ -154,6 +155,7 @@ class Exit:
     size: int = 0
     count: int = 1
     data: bytes = b""
+    down: bool = False
     detail: str = ""
     steps: int = 0
     instructions: int = 0

@@ -71,9 +71,9 @@ class _Group:
         self.start, self.end = at, at + self._form.size
         self.part = slice(self.start, self.end)
 
-    def unpack(self, wire: bytes) -> list[Any]:
-        """Return the values."""
-        return list(self._form.unpack(wire[self.part]))
+    def unpack(self, data: bytes) -> list[Any]:
+        """Return the values that the group's part of a struct wire holds."""
+        return list(self._form.unpack(data))
 
     def pack_into(self, wire: bytearray, values: list[Any]) -> None:
         """Store values; further ones than the group has are ignored.
@@ -170,7 +170,8 @@ class NativeEngine:
         self._request: Any = _ffi.new("struct dm_request *")
         self._wire = bytearray(_WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
-        self._seen = b""
+        self._seen = b""  # what get_groups() last saw, whole and by group, and what it made of it
+        self._parts: dict[str, bytes] = {}
         self._groups: Groups = {}
         self._memory: list[Any] = []
         self._question: Exit | None = None
@@ -209,13 +210,14 @@ class NativeEngine:
         The caller must not change the lists.
         """
         _lib.dm_get_state(self._open, self._buffer)
-        wire, seen = bytes(self._wire), self._seen
-        if wire != seen:
-            known = self._groups
-            self._groups = {
-                name: known[name] if wire[part] == seen[part] else group.unpack(wire) for name, group, part in _PARTS
-            }
-            self._seen = wire
+        wire = bytes(self._wire)
+        if wire != self._seen:
+            self._seen, found, parts = wire, dict(self._groups), self._parts
+            for name, group, part in _PARTS:
+                data = wire[part]
+                if parts.get(name) != data:
+                    parts[name], found[name] = data, group.unpack(data)
+            self._groups = found
         return self._groups
 
     def set_groups(self, delta: Groups) -> None:
@@ -313,6 +315,7 @@ class NativeEngine:
             size=out.size,
             count=out.count,
             data=bytes(_ffi.buffer(out.data, out.size * out.count)) if reason in _WRITES else b"",
+            down=bool(out.down),
             detail=_ffi.string(_lib.dm_label(out.label)).decode() if reason is ExitReason.UNSUPPORTED else "",
             steps=out.steps,
             instructions=out.instructions,

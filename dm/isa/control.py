@@ -6,7 +6,7 @@ from typing import Final
 
 from dm.isa import flags, mode
 from dm.isa import primitives as p
-from dm.isa.cells import ACTIVITY, ATTRIBUTES, BASE, CPL, CR0, CR2, CR3, CR4, DR, DR6, DR7, EFER, cell
+from dm.isa.cells import ACTIVITY, ATTRIBUTES, BASE, CPL, CR0, CR2, CR3, CR4, DR, DR6, DR7, EFER, MODEL, cell
 from dm.isa.features import has
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.isa.mode import fault_if
@@ -126,7 +126,9 @@ def write_cr4(m: Microcode, value: Value) -> None:
 
 
 def _check_cr_number(m: Microcode, number: Value) -> None:
-    exists = m.const(16, 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4).bit(number)
+    # CR4 came with the Pentium.
+    cr4 = m.select(m.get(MODEL) < 5, m.const(16, 0), m.const(16, 1 << 4))
+    exists = (cr4 | 1 << 0 | 1 << 2 | 1 << 3).bit(number)
     fault_if(m, ~exists, p.UD, 0, "NO_SUCH_CR", number.zext(32))
     mode.require_cpl0(m)
 

@@ -18,6 +18,8 @@ from dm.machine.state import Seg
 LONGEST: Final = 15
 
 SEGMENT_PREFIXES: Final = {0x26: Seg.ES, 0x2E: Seg.CS, 0x36: Seg.SS, 0x3E: Seg.DS, 0x64: Seg.FS, 0x65: Seg.GS}
+#: Prefixes that came with the 80386: FS, GS, operand size, address size.
+PREFIXES_386: Final = frozenset({0x64, 0x65, 0x66, 0x67})
 #: "No register" for base and index; it reads as zero.
 NONE: Final = 8
 
@@ -133,12 +135,13 @@ def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
     return tops, leaves
 
 
-def decode(code: bytes, code32: bool) -> Decoded:
+def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
     """Decode the instruction at the start of ``code``.
 
     Args:
         code: bytes from CS:EIP on, as many as can be fetched, up to 15.
         code32: CS.D, the default operand and address size.
+        model: part modelled (:data:`dm.isa.features.MODELS`); what later parts brought, prefixes included, is #UD.
 
     Raises:
         NeedMore: ``code`` ends inside the instruction and is shorter than 15 bytes.
@@ -161,6 +164,8 @@ def decode(code: bytes, code32: bool) -> Decoded:
     override: int | None = None
     while True:
         byte = take(1)
+        if model < 3 and byte in PREFIXES_386:
+            return Decoded(None, Variant(16, 16, False), position)
         if byte in SEGMENT_PREFIXES:
             override = SEGMENT_PREFIXES[byte]
         elif byte == 0x66:
@@ -183,6 +188,8 @@ def decode(code: bytes, code32: bool) -> Decoded:
     prefix = {0xF3: "F3", 0xF2: "F2"}.get(repeat, "66" if osize66 else "NP")
     modrm = take(1) if has_modrm(opcode_map, opcode) else 0
     row = lookup(opcode_map, opcode, prefix, modrm)
+    if row and row.since > model:
+        row = None
     memory = bool(row and row.mod and row.mod != "R" and modrm < 0xC0)
     found = Decoded(row, Variant(osize, asize if memory or (row and row.addressed) else 16, memory), 0)
     if row is None:

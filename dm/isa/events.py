@@ -323,6 +323,16 @@ def instruction_breakpoints(m: Microcode) -> None:
     m.return_(hits)
 
 
+def virtual_interrupt_pending(m: Microcode) -> Value:
+    """Return whether VIF and VIP are both set where they count: #GP(0) before the next instruction.
+
+    IRET or a task switch has just made it so (SDM vol. 3A, 20.3.2 and 20.4); with IOPL 3 VIP is not looked at (2.3).
+    """
+    both = flags.flag(m, flags.VIF) & flags.flag(m, flags.VIP) & (flags.iopl(m) != 3)
+    counts = m.select(mode.virtual_8086(m), mode.cr4_bit(m, mode.VME), mode.cr4_bit(m, mode.PVI) & (m.get(CPL) == 3))
+    return both & counts
+
+
 #: Results of :func:`boundary`.
 RUN_ON, EVENT, HALTED, SHUTDOWN, WINDOW, WAIT_FOR_SIPI = range(6)
 
@@ -364,6 +374,10 @@ def boundary(m: Microcode, window: Value) -> None:
             m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ B0_3) | hits.zext(64))
             _inject(m, EventType.EXCEPTION, p.DB, 0, 0)
             m.return_(EVENT)
+    with m.If(virtual_interrupt_pending(m)):
+        _inject(m, EventType.EXCEPTION, p.GP, 0, 1)
+        flags.set_flag(m, flags.RF, 1)
+        m.return_(EVENT)
     m.return_(RUN_ON)
 
 
@@ -509,9 +523,9 @@ def iret_protected(m: Microcode, wide: Value, next_eip: Value) -> None:
         m.return_()
     size = frames.element_size(m, wide)
     cpl = m.get(CPL)
-    eip = m.call(frames.peek, 0, wide)
+    image = m.call(frames.peek, size * 2, wide)  # the frame is read from its end (live oracle)
     cs = m.call(frames.peek, size, wide).trunc(16)
-    image = m.call(frames.peek, size * 2, wide)
+    eip = m.call(frames.peek, 0, wide)
     with m.If(image.bit(flags.VM) & (cpl == 0) & ~mode.long_mode(m)):
         m.call(return_to_virtual_8086, cs, eip, image)
         m.return_()

@@ -59,6 +59,19 @@ class Row:
         return next((a[6:] for a in self.attributes if a.startswith("cpuid:")), "")
 
     @property
+    def since(self) -> int:
+        """The part that brought it, as :data:`dm.isa.features.MODELS` numbers them: 2 the 80286 ... 6 the P6."""
+        for attribute in self.attributes:
+            if attribute.startswith("since:"):
+                return int(attribute[6:])
+        if self.map == 0:
+            return 2
+        if self.map > 1 or (self.feature and "fallback" not in self.attributes):
+            return 6
+        listed = (n for n, ranges in opcodes.SINCE.items() if any(a <= self.opcode <= b for a, b in ranges))
+        return next(listed, 6)
+
+    @property
     def reg_class(self) -> str:
         """What ModRM.reg names: ``g8`` a byte register, ``g`` a word or dword one, ``plain`` anything else."""
         form = next((o for o in self.operands if o[0] in "GSCD" and o not in FIXED), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dm.isa import flags, mode
 from dm.isa import primitives as p
-from dm.isa.cells import CPL, MODEL, cell
+from dm.isa.cells import CPL, cell
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.microcode import Value
 
@@ -30,7 +30,6 @@ def RSM(x: Insn) -> None:
 def CPUID(x: Insn) -> None:
     """Identify the part: EAX and ECX choose, EAX EBX ECX EDX answer."""
     m = x.m
-    x.fault_if(m.get(MODEL) < 4, p.UD, 0, "NO_FEATURE")
     leaf, subleaf = x.register(0, 32).read(), x.register(1, 32).read()
     answers = [m.call(p.CPUID_READ, leaf, subleaf, which) for which in range(4)]
     for number, answer in zip((0, 3, 1, 2), answers, strict=True):
@@ -65,7 +64,6 @@ def RDTSCP(x: Insn) -> None:
 def RDPMC(x: Insn) -> None:
     """Performance counters are the hypervisor's."""
     m = x.m
-    x.fault_if(m.get(MODEL) < 6, p.UD, 0, "NO_FEATURE")
     x.fault_if(~mode.cr4_bit(m, mode.PCE) & (m.get(CPL) != 0), p.GP, 0, "PCE")
     p.unsupported(m, "RDPMC")
 

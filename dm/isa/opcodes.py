@@ -16,7 +16,7 @@ AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 Attributes: ``lock`` LOCK is allowed with a memory destination (on MOV to and from CR0 AMD's parts take it for CR8);
 ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2 while not; ``cpuid:X`` needs that feature, else #UD;
 ``fallback`` without the feature it is another instruction, which its description says; ``undefined`` what no other row
-of the opcode takes.
+of the opcode takes; ``since:N`` the part that brought a row, where :data:`SINCE` does not say it for the whole opcode.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ EC         IN AL,DX
 ED         IN eAX,DX
 EE         OUT DX,AL
 EF         OUT DX,eAX
-F1         ICEBP
+F1         ICEBP ; since:3
 F4         HLT
 F5         CMC
 F6 /0      TEST Eb,Ib
@@ -223,7 +223,7 @@ TWO_BYTE: Final = (
 0F 01 /3   LIDT Ms
 0F 01 /4   SMSW Ev
 0F 01 /6   LMSW Ew
-0F 01 /7   INVLPG M
+0F 01 /7   INVLPG M ; since:4
 0F 01 C8   MONITOR ; cpuid:monitor
 0F 01 C9   MWAIT ; cpuid:monitor
 0F 01 CA   CLAC ; cpuid:smap
@@ -341,6 +341,17 @@ UNDEFINED: Final = "".join(
         *((f"0F 38 {opcode}", "E") for opcode in ("F0", "F1", "F6")),
     )
 )
+
+#: Which part brought the opcodes after 0F: last digit of its number (2: 80286), 5 for the Pentium, and 6 for the P6,
+#: which is also taken for whatever is not listed and for all that CPUID announces.
+SINCE: Final = {
+    2: ((0x00, 0x03), (0x06, 0x06)),
+    3: (
+        (0x20, 0x23), (0x80, 0xA1), (0xA3, 0xA5), (0xA8, 0xA9), (0xAB, 0xAD), (0xAF, 0xAF), (0xB2, 0xB7), (0xBA, 0xBF)
+    ),
+    4: ((0x08, 0x09), (0xB0, 0xB1), (0xC0, 0xC1), (0xC8, 0xCF)),
+    5: ((0x30, 0x32), (0xA2, 0xA2), (0xAA, 0xAA)),
+}  # fmt: skip
 
 #: Opcodes that belong to x87, MMX and SSE, which are not described one by one here: (first, last) after 0F.
 SIMD: Final = ((0x10, 0x17), (0x28, 0x2F), (0x50, 0x76), (0x78, 0x7F), (0xC2, 0xC2), (0xC4, 0xC6), (0xD0, 0xFE))

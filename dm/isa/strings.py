@@ -32,7 +32,11 @@ def _advance(x: Insn, width: int, *indexes: int, by: Value | None = None) -> Non
 
 
 def _end(x: Insn, done: Value | None = None, by: Value | None = None) -> None:
-    """Count one iteration, or ``by`` (32 bits); go on unless the count has run out or ``done`` holds."""
+    """Count one iteration, or ``by`` (32 bits); go on unless the count has run out or ``done`` holds.
+
+    RF is set after every iteration but the last: an event that comes there pushes it, and a breakpoint on the
+    instruction does not strike again (SDM vol. 3B, 17.3.1.1).
+    """
     if not x.variant.rep:
         return
     m = x.m
@@ -41,32 +45,61 @@ def _end(x: Insn, done: Value | None = None, by: Value | None = None) -> None:
     count.write(left)
     over = left == 0
     with m.If(over if done is None else over | done):
+        flags.set_flag(m, flags.RF, 0)
         m.end(p.NEXT)
+    flags.set_flag(m, flags.RF, 1)
     m.end(p.REPEAT, 1 if by is None else by)
 
 
+def _count(x: Insn) -> tuple[Value, Value, Value]:
+    """Return what block primitives need: elements wanted, DF, and whether addresses have 32 bits."""
+    return x.count_register(Gpr.CX).read().fit(32), flags.flag(x.m, flags.DF), x.m.const(1, x.asize == 32)
+
+
+def _end_of_block(x: Insn, width: int, moved: Value, *indexes: int) -> None:
+    """End the instruction here when a block was ``moved``."""
+    with x.m.If(moved != 0):
+        _advance(x, width, *indexes, by=moved)
+        _end(x, by=moved)
+
+
 @instruction("MOVSB", "MOVSW")
-def MOVS(x: Insn, dst: Operand, src: Operand) -> None:
-    """Copy an element from DS:SI (or another segment) to ES:DI."""
+def MOVS(x: Insn, dst: Memory, src: Memory) -> None:
+    """Copy an element from DS:SI (or another segment) to ES:DI; from or to a device under REP many at once."""
     _begin(x)
+    if x.variant.rep:
+        places = dst.segment, dst.offset(), src.segment, src.offset()
+        moved = x.m.call(p.MOVE_BLOCK[src.width], *places, *_count(x))
+        _end_of_block(x, src.width, moved, Gpr.SI, Gpr.DI)
     dst.write(src.read())
     _advance(x, src.width, Gpr.SI, Gpr.DI)
     _end(x)
 
 
 @instruction("STOSB", "STOSW")
-def STOS(x: Insn, dst: Operand, src: Operand) -> None:
-    """Store the accumulator at ES:DI."""
+def STOS(x: Insn, dst: Memory, src: Operand) -> None:
+    """Store the accumulator at ES:DI; to a device under REP many times at once."""
     _begin(x)
+    if x.variant.rep:
+        moved = x.m.call(p.FILL_BLOCK[src.width], dst.segment, dst.offset(), src.read(), *_count(x))
+        _end_of_block(x, src.width, moved, Gpr.DI)
     dst.write(src.read())
     _advance(x, src.width, Gpr.DI)
     _end(x)
 
 
 @instruction("LODSB", "LODSW")
-def LODS(x: Insn, dst: Operand, src: Operand) -> None:
-    """Load the accumulator from DS:SI."""
+def LODS(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load the accumulator from DS:SI; from a device under REP many times at once."""
     _begin(x)
+    if x.variant.rep:
+        m = x.m
+        read = m.call(p.READ_BLOCK[src.width], src.segment, src.offset(), *_count(x))
+        moved = (read >> 32).trunc(32)
+        with m.If(moved != 0):
+            dst.write(read.trunc(src.width))
+            _advance(x, src.width, Gpr.SI, by=moved)
+            _end(x, by=moved)
     dst.write(src.read())
     _advance(x, src.width, Gpr.SI)
     _end(x)

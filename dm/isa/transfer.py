@@ -171,8 +171,13 @@ def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, w
     d = Descriptor(raw)
     with m.If(d.is_segment):
         m.call(check_code, selector, raw)
+        esp = m.get(GPR32, Gpr.SP)
         m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), wide)
         m.call(frames.push, next_eip, wide)
+        with m.If(is_amd(m) & (eip > d.limit)):
+            # AMD's parts have written the frame by then, although ESP stays (live oracle).
+            m.set(GPR32, esp, Gpr.SP)
+            m.call(p.COMMIT)
         m.call(enter_code, selector, raw, eip)
         m.return_()
     _check_system(m, selector, d)
@@ -237,8 +242,8 @@ def enter_outer(m: Microcode, cs: Value, code: Value, eip: Value, ss: Value, esp
 def return_protected(m: Microcode, extra: Value, wide: Value) -> None:
     """Far RET in protected mode; ``extra``: bytes of parameters to drop (SDM vol. 2, RET)."""
     size = frames.element_size(m, wide)
+    cs = m.call(frames.peek, size, wide).trunc(16)  # before EIP (live oracle)
     eip = m.call(frames.peek, 0, wide)
-    cs = m.call(frames.peek, size, wide).trunc(16)
     same = rpl(cs) == m.get(CPL)
     with m.If(is_amd(m) & ~same):
         # AMD's parts pop ESP and SS before they look at CS (APM vol. 3, RETF; recorded).

@@ -344,8 +344,11 @@ def set_group(state: State, group: str, values: list[int | bytes]) -> None:
         raise ValueError(f"state group {group!r} has {len(values)} values, {len(layout)} needed")
     for (label, width), value in zip(layout, values, strict=False):
         if isinstance(value, bytes):
-            if len(value) * 8 != width:
-                raise ValueError(f"{label} has {len(value)} bytes, {width // 8} needed")
+            if len(value) * 8 != width or width <= 64:
+                wanted = f"{width // 8}" if width > 64 else "an integer"
+                raise ValueError(f"{label} has {len(value)} bytes, {wanted} needed")
+        elif width > 64:
+            raise ValueError(f"{label} is {value!r}, {width // 8} bytes are needed")
         elif type(value) is not int or not 0 <= value < 1 << width:
             raise ValueError(f"{label} is {value!r}, an integer below 2**{width} is needed")
     it: Iterator[Any] = iter(values)

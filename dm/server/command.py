@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from dm.keys import Keys
 from dm.qmp.address import parse_address
 from dm.server.daemonize import daemonize
-from dm.server.endpoint import parse_endpoint
+from dm.server.endpoint import Endpoint, parse_endpoint
 from dm.version import VERSION
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -22,7 +23,18 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``x86-dm serve``."""
     parser.add_argument(
-        "--listen", required=True, metavar="ipc:///PATH", help="control endpoint; PATH.d is made for the daemon's own"
+        "--listen",
+        required=True,
+        metavar="ENDPOINT",
+        help="control endpoint: ipc:///PATH (PATH.d is made for the daemon's own) or, with CURVE keys, tcp://ADDRESS:PORT",
+    )
+    parser.add_argument(
+        "--curve-secret-key", metavar="FILE", help="for tcp: the daemon's keys (NAME.key_secret of x86-dm keygen)"
+    )
+    parser.add_argument(
+        "--curve-clients",
+        metavar="DIR",
+        help="for tcp: directory with the public keys (*.key) of those who may connect",
     )
     parser.add_argument(
         "--qmp",
@@ -44,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the daemon; returns its exit status: 0 after an orderly end, 1 when it cannot serve, 2 for bad arguments."""
     try:
-        path = parse_endpoint(args.listen)
+        endpoint = parse_endpoint(args.listen)
+        _check_curve(endpoint, args.curve_secret_key, args.curve_clients)
         addresses = [parse_address(text) for text in args.qmp]
         memory_path = _directory(args.memory_path)
         if args.engine not in ("auto", "native", "python") and ":" not in args.engine:
@@ -68,7 +81,8 @@ def main(args: argparse.Namespace) -> int:
     logging.basicConfig(level=args.log_level.upper(), format="x86-dm: %(levelname)s: %(message)s")
     try:
         engine = _engine(args.engine)
-        settings = Settings(path, args.engine, memory_path, args.session_timeout, args.log_level)
+        keys, clients = _curve(args.curve_secret_key, args.curve_clients) if args.curve_clients else (None, frozenset())
+        settings = Settings(endpoint, args.engine, memory_path, args.session_timeout, args.log_level, keys, clients)
 
         def ready() -> None:
             print(f"x86-dm {VERSION} serves {args.listen}, engine {engine}", file=sys.stderr, flush=True)
@@ -79,6 +93,28 @@ def main(args: argparse.Namespace) -> int:
         report(f"x86-dm serve: {error}")
         return 1
     return 0
+
+
+def _check_curve(endpoint: Endpoint, secret_key: str | None, clients: str | None) -> None:
+    """Raise ValueError unless there are keys just when there must be."""
+    missing = [
+        option
+        for option, value in (("--curve-secret-key FILE", secret_key), ("--curve-clients DIR", clients))
+        if not value
+    ]
+    if endpoint.path and len(missing) < 2:
+        raise ValueError(f"endpoint {endpoint}: CURVE keys are for tcp endpoints")
+    if not endpoint.path and missing:
+        raise ValueError(
+            f"endpoint {endpoint}: tcp needs CURVE keys: {' and '.join(missing)} (x86-dm keygen makes them)"
+        )
+
+
+def _curve(secret_key: str, clients: str) -> tuple[Keys, frozenset[bytes]]:
+    """Load the daemon's keys, and those of its clients."""
+    from dm.keys import load_clients, load_keys
+
+    return load_keys(secret_key), load_clients(clients)
 
 
 def _directory(path: str | None) -> str | None:

@@ -5,26 +5,57 @@ Imports neither ZeroMQ nor asyncio: it is used before ``--daemonize`` forks.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from dataclasses import dataclass
 from typing import Final
 
 #: Longest path of a control endpoint in bytes; the vCPUs' endpoints below it must fit into 107 (unix(7)).
 MAX_PATH: Final = 80
 
 
-def parse_endpoint(text: str) -> str:
-    """Return the path of an ipc endpoint.
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A control endpoint: ``path`` of ipc, or ``host`` (as in the endpoint's text) and ``port`` of tcp."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"ipc://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Return a control endpoint: ipc:///PATH or tcp://ADDRESS:PORT.
 
     Raises:
-        ValueError: another transport, or a path that cannot be used.
+        ValueError: another transport, or a place that cannot be used.
     """
-    transport, colon, path = text.partition("://")
+    transport, colon, place = text.partition("://")
     if not colon or transport not in ("ipc", "tcp"):
-        raise ValueError(f"endpoint {text!r}: use ipc:///absolute/path")
+        raise ValueError(f"endpoint {text!r}: use ipc:///absolute/path or tcp://ADDRESS:PORT")
     if transport == "tcp":
-        raise ValueError(f"endpoint {text!r}: tcp needs CURVE keys, which this version cannot use; use ipc:///path")
-    if not os.path.isabs(path):
+        return _tcp(text, place)
+    if not os.path.isabs(place):
         raise ValueError(f"endpoint {text!r}: the path must be absolute (ipc:///run/x86-dm.sock)")
-    if len(os.fsencode(path)) > MAX_PATH:
+    if len(os.fsencode(place)) > MAX_PATH:
         raise ValueError(f"endpoint {text!r}: the path must have at most {MAX_PATH} bytes")
-    return path
+    return Endpoint(path=place)
+
+
+def _tcp(text: str, place: str) -> Endpoint:
+    host, _, port = place.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+        if (address.version == 6) != host.startswith("["):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"endpoint {text!r}: use tcp://ADDRESS:PORT, tcp://127.0.0.1:5555 or tcp://[::1]:5555"
+        ) from None
+    if address.is_unspecified:
+        raise ValueError(f"endpoint {text!r}: name the one address that clients connect to")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"endpoint {text!r}: the port must be 1 to 65535")
+    return Endpoint(host=host, port=int(port))

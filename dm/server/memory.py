@@ -12,6 +12,8 @@ from dm.engine import api
 from dm.protocol import schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass
+from dm.server import guard
+from dm.server.pages import Block
 
 PAGE: Final = 4096
 
@@ -73,7 +75,7 @@ class RamBlocks:
     """The RAM blocks of one session, by the numbers its shim gave them."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, mmap.mmap] = {}
+        self._blocks: dict[int, mmap.mmap | Block] = {}
 
     def add(self, number: int, fd: int, size: int) -> None:
         """Map ``size`` bytes of ``fd`` shared and writable; the descriptor stays the caller's.
@@ -81,10 +83,7 @@ class RamBlocks:
         Raises:
             ProtocolError: number in use, too many blocks, wrong size, or it cannot be mapped.
         """
-        if number == 0 or number in self._blocks:
-            raise _refuse(f"ram {number} is {'reserved' if number == 0 else 'in use'}", "a new number, not 0", "ram")
-        if len(self._blocks) >= schema.MAX_RAM_BLOCKS:
-            raise ProtocolError(ErrorClass.LIMIT, "too many RAM blocks", f"at most {schema.MAX_RAM_BLOCKS}", "ram")
+        self._check(number)
         there = os.fstat(fd).st_size
         if size == 0 or size % PAGE or size > there:
             raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most the file's {there:#x}", "size")
@@ -93,10 +92,30 @@ class RamBlocks:
         except (OSError, ValueError, OverflowError) as error:
             raise _refuse(f"ram {number} cannot be mapped: {error}", "a file that can be mapped", "ram") from None
         block.madvise(mmap.MADV_DONTDUMP)  # a core of ours must not hold the guest's secrets
+        guard.watch(block, f"RAM block {number}")
         self._blocks[number] = block
 
-    def remove(self, number: int, current: api.MemoryMap) -> None:
-        """Forget a block.
+    def add_by_messages(self, number: int, size: int) -> Block:
+        """Make a block known that stays with the shim, and return it; its pages come in messages when needed.
+
+        Raises:
+            ProtocolError: number in use, too many blocks, or wrong size.
+        """
+        self._check(number)
+        room = schema.MAX_MESSAGE_RAM - sum(len(block) for block in self._blocks.values() if isinstance(block, Block))
+        if size == 0 or size % PAGE or size > room:
+            raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most {room:#x}", "size")
+        block = self._blocks[number] = Block(number, size)
+        return block
+
+    def _check(self, number: int) -> None:
+        if number == 0 or number in self._blocks:
+            raise _refuse(f"ram {number} is {'reserved' if number == 0 else 'in use'}", "a new number, not 0", "ram")
+        if len(self._blocks) >= schema.MAX_RAM_BLOCKS:
+            raise ProtocolError(ErrorClass.LIMIT, "too many RAM blocks", f"at most {schema.MAX_RAM_BLOCKS}", "ram")
+
+    def remove(self, number: int, current: GuestMap) -> mmap.mmap | Block:
+        """Forget a block and return it.
 
         Raises:
             ProtocolError: unknown, or the current map uses it.
@@ -104,30 +123,62 @@ class RamBlocks:
         block = self._blocks.get(number)
         if block is None:
             raise _refuse(f"ram {number} is not known", "a number given in a ram message", "ram")
-        if any(region.memory is block for region in current.regions):
+        if current.uses(block):
             raise _refuse(f"ram {number} is in use by the memory map", "a map without it first", "ram")
         del self._blocks[number]  # unmapped when the last vCPU has let go of its old map
+        return block
 
-    def build(self, wire: schema.Map) -> api.MemoryMap:
-        """Return the engine's form of a memory map.
+    def build(self, wire: schema.Map) -> GuestMap:
+        """Return a memory map of these blocks.
 
         Raises:
             ProtocolError: an unknown block, or the regions are not as :class:`dm.engine.api.MemoryMap` asks.
         """
-        regions = []
+        regions: list[tuple[api.Region, Block | None]] = []
         for index, region in enumerate(wire.regions):
             kind = api.RegionKind[region.kind.name]
-            memory = None
+            backing: mmap.mmap | Block | None = None
             if kind in (api.RegionKind.RAM, api.RegionKind.ROM, api.RegionKind.FIRMWARE):
-                memory = self._blocks.get(region.ram)
-                if memory is None:
+                backing = self._blocks.get(region.ram)
+                if backing is None:
                     raise _refuse(
                         f"ram {region.ram} is not known", "a number given in a ram message", f"regions[{index}].ram"
                     )
-            offset = region.offset if memory is not None else 0
-            regions.append(api.Region(region.gpa, region.size, kind, memory, offset))
+            offset = region.offset if backing is not None else 0
+            block = backing if isinstance(backing, Block) else None
+            memory = backing.memory if isinstance(backing, Block) else backing
+            if block is not None and offset % PAGE:
+                where = f"regions[{index}].offset"
+                raise _refuse(f"offset {offset:#x} in a block by messages", "a multiple of 4096", where)
+            regions.append((api.Region(region.gpa, region.size, kind, memory, offset), block))
         try:
-            return api.MemoryMap(wire.generation, tuple(regions), wire.a20)
+            whole = api.MemoryMap(wire.generation, tuple(region for region, _ in regions), wire.a20)
         except ValueError as error:
             what, _, expected = str(error).partition(": ")
             raise _refuse(f"{what} is not acceptable", expected, "regions") from None
+        return GuestMap(whole, regions)
+
+
+class GuestMap:
+    """A memory map as the shim gave it; ``engine`` is what engines see of it: of blocks by messages what is there."""
+
+    def __init__(self, whole: api.MemoryMap, regions: list[tuple[api.Region, Block | None]]) -> None:
+        """``regions`` are those of ``whole``, each with its block by messages if it is made of one."""
+        self._whole = whole
+        self._regions = regions
+        self.paged = [(region, block) for region, block in regions if block is not None]
+        self.engine = whole
+        self.renew()
+
+    def renew(self) -> None:
+        """Make ``engine`` anew: pages have come or gone."""
+        if self.paged:
+            seen = [
+                part for region, block in self._regions for part in ([region] if block is None else block.parts(region))
+            ]
+            self.engine = api.MemoryMap(self._whole.generation, tuple(seen), self._whole.a20)
+
+    def uses(self, block: mmap.mmap | Block) -> bool:
+        """Return whether a region is made of this block."""
+        memory = block.memory if isinstance(block, Block) else block
+        return any(region.memory is memory for region, _ in self._regions)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
-import shutil
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -21,11 +18,15 @@ from typing import Final
 import zmq
 import zmq.asyncio
 
+from dm.keys import Keys
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
 from dm.server import link
+from dm.server.directory import Directory
+from dm.server.endpoint import Endpoint
 from dm.server.memory import open_below
+from dm.server.place import Admission, secure
 from dm.server.ramsocket import RamSocket
 from dm.version import VERSION
 
@@ -43,13 +44,19 @@ _HWM: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the daemon was asked to run.  ``path`` is the ipc path of the control endpoint, ``timeout`` in seconds."""
+    """How the daemon was asked to run.
 
-    path: str
+    ``endpoint`` is the control endpoint, ``timeout`` in seconds.  For tcp ``keys`` are the daemon's, ``clients`` the
+    public keys of those who may connect.
+    """
+
+    endpoint: Endpoint
     engine: str = "auto"
     memory_path: str | None = None
     timeout: float = 10.0
     log_level: str = "warning"
+    keys: Keys | None = None
+    clients: frozenset[bytes] = frozenset()
 
 
 @dataclass(slots=True)
@@ -74,6 +81,7 @@ class Session:
     features: list[str]
     line: socket.socket
     process: asyncio.subprocess.Process
+    user: str = ""  # the client's public key, on tcp
     since: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     engine: str = ""
@@ -113,11 +121,11 @@ class Supervisor:
         self.sessions: dict[int, Session] = {}
         self.paused = False
         self._quit = asyncio.Event()
-        self._directory = settings.path + ".d"
+        self._directory: Directory | None = None
         self._context = zmq.asyncio.Context(io_threads=1)
         self._socket: zmq.asyncio.Socket
-        self._ram: RamSocket
-        self._lock = -1
+        self._ram: RamSocket | None = None
+        self._admission: Admission | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------ life
@@ -128,35 +136,24 @@ class Supervisor:
         Raises:
             OSError: another daemon has it, or it cannot be bound; the text says which.
         """
-        path = self.settings.path
-        if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(f"{path} exists and is not a socket; choose another endpoint")
-        try:
-            os.mkdir(self._directory, 0o700)
-        except FileExistsError:
-            there = os.lstat(self._directory)
-            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid():
-                raise OSError(f"{self._directory} is not a directory of ours; remove it") from None
-            os.chmod(self._directory, 0o700)
-        self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            self._lock = -1
-            raise OSError(f"another daemon serves ipc://{path}") from None
-        for entry in os.scandir(self._directory):
-            os.unlink(entry)  # sockets of a daemon that was killed
+        endpoint = self.settings.endpoint
+        if endpoint.path:
+            self._directory = Directory(endpoint.path)
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM), (zmq.LINGER, 0)):
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.MAXMSGSIZE, 16 * schema.MAX_CONTROL)  # above this the peer is cut off unheard
+        if not endpoint.path:
+            assert self.settings.keys is not None
+            self._admission = Admission(self._context, self.settings.clients)
+            secure(self._socket, self.settings.keys)
         try:
-            self._socket.bind(f"ipc://{path}")
-            os.chmod(path, 0o600)
+            self._socket.bind(str(endpoint))
         except zmq.ZMQError as error:
-            raise OSError(f"cannot bind ipc://{path}: {error.strerror}") from None
-        self._ram = RamSocket(f"{self._directory}/ram", self._on_ram)
+            raise OSError(f"cannot bind {endpoint}: {error.strerror}") from None
+        if self._directory is not None:
+            os.chmod(endpoint.path, 0o600)
+            self._ram = RamSocket(f"{self._directory.name}/ram", self._on_ram)
 
     async def run(self) -> None:
         """Serve until :meth:`quit`; then every shim gets its state back."""
@@ -164,10 +161,11 @@ class Supervisor:
         try:
             await self._quit.wait()
         finally:
+            await self._drain()
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
-            await self._drain()
+            self.close()
 
     def quit(self) -> None:
         """Begin the orderly end."""
@@ -186,20 +184,18 @@ class Supervisor:
         await asyncio.gather(*[self._end(session, "close", "the daemon is shutting down") for session in sessions])
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.close()
 
     def close(self) -> None:
         """Give the endpoint back."""
-        if hasattr(self, "_ram"):
+        if self._ram is not None:
             self._ram.close()
         if hasattr(self, "_socket"):
             self._socket.close(linger=2000)
+        if self._admission is not None:
+            self._admission.close()
         self._context.term()
-        if self._lock >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.settings.path)  # libzmq leaves it behind
-            shutil.rmtree(self._directory, ignore_errors=True)
-            os.close(self._lock)
+        if self._directory is not None:
+            self._directory.close()
 
     async def pause(self, paused: bool) -> None:
         """Hold all guest code, or let it go on; return once that is so."""
@@ -222,14 +218,16 @@ class Supervisor:
 
     async def _serve(self) -> None:
         while True:
-            frames = await self._socket.recv_multipart()
+            parts = await self._socket.recv_multipart(copy=False)
+            frames = [part.bytes for part in parts]
             identity = frames[0]
             try:
                 if len(frames) != 2:
                     raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {len(frames) - 1} parts", "one part")
                 message = codec.decode(frames[1], schema.MAX_CONTROL)
                 try:
-                    self._handle(identity, message, frames[1])
+                    user = "" if self._admission is None else str(parts[1].get("User-Id"))
+                    self._handle(identity, user, message, frames[1])
                 except ProtocolError as error:
                     error.partial.setdefault("seq", getattr(message, "seq", 0))
                     raise
@@ -241,9 +239,11 @@ class Supervisor:
                 refusal = ProtocolError(ErrorClass.INTERNAL, f"the request failed: {type(error).__name__}: {error}")
                 self._send(identity, refusal.message())
 
-    def _handle(self, identity: bytes, message: Message, data: bytes) -> None:
+    def _handle(self, identity: bytes, user: str, message: Message, data: bytes) -> None:
+        if self.quitting:
+            raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
         if isinstance(message, schema.Hello):
-            self._start(self._hello(identity, message))
+            self._start(self._hello(identity, user, message))
             return
         if message.SENDER != "shim" or message.ENDPOINT != "control":
             raise ProtocolError(
@@ -257,7 +257,7 @@ class Supervisor:
             case schema.Bye():
                 self._start(self._bye(session, message.seq))
             case schema.Ram():
-                self._ram_by_path(session, message, data)
+                self._on_ram_request(session, message, data)
             case _:
                 self._forward(session, data, lambda answer: self._send_bytes(session.identity, answer))
 
@@ -271,10 +271,13 @@ class Supervisor:
             )
         return session
 
-    async def _hello(self, identity: bytes, hello: schema.Hello) -> None:
+    async def _hello(self, identity: bytes, user: str, hello: schema.Hello) -> None:
         try:
             version = self._version(hello)
-            session = self._resume(identity, hello) if hello.resume else await self._open(identity, hello)
+            if hello.resume:
+                session = self._resume(identity, user, hello)
+            else:
+                session = await self._open(identity, user, hello, version)
         except ProtocolError as error:
             self._send(identity, error.message(seq=hello.seq))
             return
@@ -296,7 +299,7 @@ class Supervisor:
                 max_regions=schema.MAX_REGIONS,
                 max_vcpus=schema.MAX_VCPUS,
                 timeout_ms=int(self.settings.timeout * 1000),
-                ram_socket=self._ram.path,
+                ram_socket="" if self._ram is None else self._ram.path,
                 daemon=f"x86-dm {VERSION}",
                 engine=session.engine,
                 engine_note=session.note,
@@ -315,9 +318,9 @@ class Supervisor:
             )
         return version
 
-    def _resume(self, identity: bytes, hello: schema.Hello) -> Session:
+    def _resume(self, identity: bytes, user: str, hello: schema.Hello) -> Session:
         session = self.sessions.get(hello.resume)
-        if session is None or not session.live:
+        if session is None or not session.live or session.user != user:
             raise ProtocolError(
                 ErrorClass.UNKNOWN_SESSION, f"there is no session {hello.resume}", "0 for a new one", "resume"
             )
@@ -326,17 +329,17 @@ class Supervisor:
         session.identity, session.epoch, session.heard = identity, hello.epoch, time.monotonic()
         return session
 
-    async def _open(self, identity: bytes, hello: schema.Hello) -> Session:
+    async def _open(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> Session:
         if self.quitting:
             raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
         if any(session.identity == identity for session in self.sessions.values()):
             raise ProtocolError(ErrorClass.BUSY, "this socket has a session", "bye, or another socket")
         if len(self.sessions) >= MAX_SESSIONS:
             raise ProtocolError(ErrorClass.LIMIT, "too many sessions", f"at most {MAX_SESSIONS}")
-        session = await self._spawn(identity, hello)
+        session = await self._spawn(identity, user, hello, version)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(session.ready.wait(), _START)
-        if not session.engine:
+        if not session.engine or self.quitting:
             reason = session.failure or "its worker does not start"
             await self._end(session, "abort", reason)
             if self.quitting:
@@ -353,7 +356,12 @@ class Supervisor:
         await self._end(session, "abort", "its shim said bye")
         self._send(identity, schema.Ok(seq=seq, session=session.number))
 
-    def _ram_by_path(self, session: Session, message: schema.Ram, data: bytes) -> None:
+    def _on_ram_request(self, session: Session, message: schema.Ram, data: bytes) -> None:
+        if message.messages:
+            if message.path:
+                raise ProtocolError(ErrorClass.BAD_MEMORY, "a path for a block by messages", "none", "path")
+            self._forward(session, data, lambda answer: self._send_bytes(session.identity, answer))
+            return
         if not message.path:
             raise ProtocolError(
                 ErrorClass.BAD_MEMORY, "path is empty", "a path, or a descriptor on the RAM socket", "path"
@@ -401,14 +409,16 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------ workers
 
-    async def _spawn(self, identity: bytes, hello: schema.Hello) -> Session:
+    async def _spawn(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> Session:
         """Start a worker and enter its session, which is not ready yet."""
         number = secrets.randbelow((1 << 31) - 1) + 1
         while number in self.sessions:
             number = secrets.randbelow((1 << 31) - 1) + 1
-        features: list[str] = [feature for feature in schema.FEATURES if feature in hello.features]
+        features = [word for word, since in schema.FEATURES.items() if word in hello.features and since <= version]
         if self.settings.memory_path is None and "ram-path" in features:
             features.remove("ram-path")
+        if self._ram is None and "ram-fd" in features:
+            features.remove("ram-fd")
         ours, theirs = link.pair()
         # -P: whatever directory the daemon was started in, the worker imports the same package as we.
         root = str(Path(__file__).resolve().parents[2])
@@ -416,7 +426,7 @@ class Supervisor:
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "dm.server.worker", "--fd", str(theirs.fileno())),
-                *("--session", str(number), "--directory", self._directory),
+                *("--session", str(number)),
                 *("--engine", self.settings.engine, "--log-level", self.settings.log_level),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -428,10 +438,18 @@ class Supervisor:
         finally:
             theirs.close()
         ours.setblocking(False)
-        session = Session(number, hello.name, identity, hello.epoch, features, ours, process)
+        session = Session(number, hello.name, identity, hello.epoch, features, ours, process, user)
         self.sessions[number] = session
+        link.send(ours, "place", 0, self._place(user))
         asyncio.get_running_loop().add_reader(ours, self._on_line, session)
         return session
+
+    def _place(self, user: str) -> list[str | bytes]:
+        """Return where a worker's vCPUs go: a directory, or an address, the keys and the only client."""
+        if self._directory is not None:
+            return [self._directory.name]
+        assert self.settings.keys is not None
+        return [self.settings.endpoint.host, self.settings.keys.public, self.settings.keys.secret, user.encode("ascii")]
 
     def _to_worker(
         self, session: Session, operation: str, body: object, answer: Callable[[bytes], None], fd: int = -1
@@ -499,6 +517,8 @@ class Supervisor:
             await session.process.wait()
         asyncio.get_running_loop().remove_reader(session.line)
         session.line.close()
+        if self._directory is not None:
+            self._directory.forget(session.number)
         self.sessions.pop(session.number, None)
         session.ready.set()
         refusal = ProtocolError(ErrorClass.SESSION_LOST, f"session {session.number} is over: {reason}", "hello")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from dm.engine.api import QUESTIONS, Engine, Exit, ExitReason, MemoryMap, Until
-from dm.machine.state import GROUPS, EventType, State, get_group
+from dm.machine.state import GROUPS, EventType, Gpr, State, get_group
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -39,6 +38,10 @@ from dm.protocol.schema import (
     Reason,
     Stop,
 )
+from dm.protocol.waiter import Waiter
+from dm.server import guard
+from dm.server.pages import PAGE, PageCache, Want
+from dm.server.place import Place
 from dm.server.report import Report
 
 _log = logging.getLogger(__name__)
@@ -49,12 +52,19 @@ SLICE_NS: Final = 400_000
 _POSTED_NS: Final = 20_000_000
 #: An orderly quit waits so long for the answer of an open question, in seconds.
 _GRACE: Final = 2.0
+#: After an orderly end requests are refused for so long, in seconds: a shim that has sent one before it heard of that
+#: must be able to tell that nothing of it has run.
+_GOODBYE: Final = 0.25
 #: Messages a vCPU takes in at one look; a flood never starves the guest.
 _BURST: Final = 16
 #: High-water mark: there is one exchange at a time, the rest is for repeats and errors.
 _HWM: Final = 16
 
-_READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ})
+_READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ, IoKind.MEMORY_READ})
+_MMIO: Final = frozenset({ExitReason.MMIO_READ, ExitReason.MMIO_WRITE})
+#: Exits that may mean a page of memory by messages that is not here.
+_BROUGHT_IN: Final = frozenset({*_MMIO, ExitReason.MMIO_MISMATCH})
+_PORTS: Final = frozenset({ExitReason.PORT_IN, ExitReason.PORT_OUT})
 _MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
 _MUST_PROGRESS: Final = frozenset({Reason.FAILURE, Reason.INVALID_STATE, Reason.MMIO})
 _UNTIL: Final = {word: Until(str(word)) for word in schema.UntilWord}
@@ -63,7 +73,9 @@ _ENDS: Final = {reason: DoneReason(str(reason)) for reason in ExitReason if reas
 _SLICE_OVER: Final = frozenset({ExitReason.BUDGET, ExitReason.KICKED})
 _MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
-_RCVMORE: Final = int(zmq.RCVMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_UNDERSTOOD: Final = (Emulate, IoAnswer, Kick)
 #: What a whole state differs from: groups that a shim leaves out are as after RESET.
 _RESET: Final[Groups] = {group: get_group(State.reset(), group) for group in GROUPS}
 
@@ -73,6 +85,12 @@ class Owner(Protocol):
 
     number: int
     current: MemoryMap
+    pages: PageCache
+    state_ports: tuple[range, ...]
+
+    def pages_moved(self, by: Vcpu | None) -> None:
+        """Pages of blocks by messages have come or gone: make the map anew; all vCPUs but ``by`` are told."""
+        ...
 
     def replace_map(self, wire: schema.Map, by: Vcpu | None) -> MemoryMap:
         """Check and take up a new map; all vCPUs but ``by`` are told."""
@@ -112,6 +130,7 @@ class _Run:
         self.must_progress = request.reason in _MUST_PROGRESS
         self.ran_ns = 0
         self.exchanged = time.monotonic_ns()
+        self.registers: tuple[list[int], list[int], Exit] | None = None  # asked, answered: of a state port
 
     def ending(self, open_steps: int) -> DoneReason | None:
         """Return why the run must end at the next boundary, None while it may go on.
@@ -148,12 +167,13 @@ class _Run:
 class Vcpu:
     """One vCPU.  Public methods may be called from any thread."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], owner: Owner, number: int, path: str, engine: Engine):
-        """``path`` is where the ipc endpoint goes; the directory must belong to the daemon."""
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], owner: Owner, number: int, place: Place, engine: Engine
+    ):
+        """``place`` is where the endpoint goes."""
         self.number = number
-        self.endpoint = f"ipc://{path}"
         self.counters = schema.VcpuCounters(number, 0, 0, 0, 0, 0, 0, 0)
-        self._context, self._owner, self._path, self._engine = context, owner, path, engine
+        self._context, self._owner, self._place, self._engine = context, owner, place, engine
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # guards _wake and _engine against use after the thread's end
@@ -161,7 +181,7 @@ class Vcpu:
         self._bound = threading.Event()
         self._bind_error: Exception | None = None
         self._socket: zmq.Socket[bytes]
-        self._poll = select.poll()
+        self._waiter = Waiter()
         # of the thread alone from here on
         self._gone = self._closing = self._paused = False
         self._give_up_at: float | None = None
@@ -189,6 +209,11 @@ class Vcpu:
         if self._bind_error is not None:
             self.join()
             raise OSError(f"cannot bind {self.endpoint}: {self._bind_error}")
+
+    @property
+    def endpoint(self) -> str:
+        """Where the shim connects, once :meth:`start` has returned."""
+        return self._place.endpoint
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end after :meth:`close` or :meth:`abort`; return whether it came."""
@@ -247,26 +272,30 @@ class Vcpu:
                 self._attend(None)
                 if self._run is not None:
                     self._serve(self._run)
+            self._refuse_late()
         finally:
             with self._lock:
                 self._ended = True
                 os.close(self._wake)
             self._socket.close(linger=200 if self._gone else 2000)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)  # libzmq leaves it behind
+            self._place.clear()
             self._engine.close()
+
+    def _refuse_late(self) -> None:
+        end = time.monotonic() + _GOODBYE
+        while not self._gone and (left := end - time.monotonic()) > 0:
+            self._attend(int(left * 1000) + 1)
 
     def _bind(self) -> None:
         options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
         for option, value in options:
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is cut off unheard
-        self._socket.bind(self.endpoint)
-        os.chmod(self._path, 0o600)
+        self._place.bind(self._socket)
         descriptor = self._socket.getsockopt(zmq.FD)
         assert isinstance(descriptor, int)
-        self._poll.register(descriptor, select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
+        self._waiter.add(descriptor)
+        self._waiter.add(self._wake)
 
     def _do_close(self) -> None:
         self._closing = True
@@ -290,10 +319,9 @@ class Vcpu:
 
     def _attend(self, timeout: int | None) -> None:
         """Carry out queued calls, or take in a message; wait up to ``timeout`` ms (None: for ever) for the first."""
-        if self._carry_out() or self._take_message():
+        if self._carry_out() or (self._news() and self._take_message()):
             return
-        # Nothing is there, and ZeroMQ knows it: only now does its descriptor tell of news (zmq_getsockopt, ZMQ_FD).
-        if self._poll.poll(timeout) and not self._carry_out():
+        if self._waiter.wait(timeout) and not self._carry_out():
             self._take_message()
 
     def _carry_out(self) -> bool:
@@ -306,6 +334,10 @@ class Vcpu:
             self._calls.popleft()()
         return True
 
+    def _news(self) -> bool:
+        """Return whether a message is there.  Only after a "no" does ZeroMQ's descriptor tell of the next (ZMQ_FD)."""
+        return bool(self._socket.getsockopt(_EVENTS) & _POLLIN)  # type: ignore[operator]
+
     def _take_message(self) -> bool:
         """Take in the next message; return whether there was one."""
         receive = self._socket.recv
@@ -313,18 +345,21 @@ class Vcpu:
             identity = receive(_NOBLOCK)
         except zmq.Again:
             return False
-        frames = []
-        while self._socket.getsockopt(_RCVMORE):
-            frames.append(receive(_NOBLOCK))
-        self._handle(identity, frames)
+        frame = receive(_NOBLOCK, copy=False)
+        parts = 1
+        while frame.more:
+            frame = receive(_NOBLOCK, copy=False)
+            parts += 1
+        self._handle(identity, frame.bytes, parts)
         return True
 
-    def _handle(self, identity: bytes, frames: list[bytes]) -> None:
-        self.counters.bytes_in += sum(map(len, frames))
+    def _handle(self, identity: bytes, data: bytes, parts: int) -> None:
+        """Act on a message; of one with several parts ``data`` is the last."""
+        self.counters.bytes_in += len(data)
         try:
-            if len(frames) != 1:
-                raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {len(frames)} parts", "one part")
-            message = codec.decode(frames[0])
+            if parts != 1:
+                raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {parts} parts", "one part")
+            message = codec.decode(data)
             try:
                 self._dispatch(identity, message)
             except ProtocolError as error:
@@ -336,7 +371,7 @@ class Vcpu:
             self._send(identity, error.message(**known))
 
     def _dispatch(self, identity: bytes, message: Message) -> None:
-        if not isinstance(message, Emulate | IoAnswer | Kick):
+        if not isinstance(message, _UNDERSTOOD):
             raise ProtocolError(
                 ErrorClass.BAD_MESSAGE,
                 f"{message.NAME} came to a vCPU's endpoint",
@@ -399,6 +434,7 @@ class Vcpu:
                 "generation",
             )
         self._run = _Run(request, self._submit(request))
+        self._drop_pages(request.changed)
         self.counters.requests += 1
 
     def _submit(self, request: Emulate) -> Groups:
@@ -452,11 +488,23 @@ class Vcpu:
                 f"{wanted} for {question.kind} of {question.count} x {question.size}",
                 "data",
             )
+        if answer.registers and (not question.registers or len(answer.registers) < len(question.registers)):
+            expected = f"{len(question.registers)} values" if question.registers else "none: it is no state port"
+            raise ProtocolError(
+                ErrorClass.BAD_ANSWER, f"registers has {len(answer.registers)} values", expected, "registers"
+            )
         if answer.map is not None:
             self._owner.replace_map(answer.map, self)
+        self._drop_pages(answer.changed)
         run.answer = answer
 
+    def _drop_pages(self, changed: list[schema.PageRange]) -> None:
+        """Pages have changed on the shim's side: they are brought in anew."""
+        if changed and self._owner.pages.drop(changed):
+            self._owner.pages_moved(None)
+
     def _on_kick(self, kick: Kick) -> None:
+        self._drop_pages(kick.changed)
         run = self._run
         if run is None or kick.seq != run.request.seq:
             return
@@ -524,11 +572,19 @@ class Vcpu:
         while True:
             if not open_steps and (ending := run.ending(0)) is not None:
                 return self._done(run, ending)
-            result = self._step(run, open_steps)
+            if self._owner.pages.used:
+                self._bring_in_firmware(run)
+            result = None if guard.lost() else self._step(run, open_steps)
+            if result is None or guard.lost():  # what ran since has seen memory that is not the guest's: ask nothing
+                return self._done(run, DoneReason.MEMORY_LOST)
             reason = result.reason
             open_steps = result.count if reason in QUESTIONS else 0
             self._flush(run, open_steps > 0)
-            if open_steps:
+            if run.registers is not None and not open_steps:
+                self._set_registers(run)
+            if reason in _BROUGHT_IN and self._bring_in(run, result):
+                pass
+            elif open_steps:
                 self._question(run, result)
             elif reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
                 self._acknowledge(run)
@@ -541,7 +597,7 @@ class Vcpu:
     def _look(self) -> None:
         """Take in messages that have come while the engine ran; a flood never starves the guest."""
         for _ in range(_BURST):
-            if not self._take_message():
+            if not (self._news() and self._take_message()):
                 return
 
     def _hold(self, run: _Run) -> None:
@@ -560,7 +616,7 @@ class Vcpu:
         request = run.request
         first = run.report.steps == 0 and not open_steps
         # then only the open instruction is finished, whatever else could end the run
-        last = open_steps > 0 and run.ending(open_steps) is not None
+        last = open_steps > 0 and (run.registers is not None or run.ending(open_steps) is not None)
         started = time.perf_counter_ns()
         result = self._engine.run(
             Until.NEVER if last else _UNTIL[request.until],
@@ -577,15 +633,84 @@ class Vcpu:
         return result
 
     def _question(self, run: _Run, result: Exit) -> None:
+        registers = self._registers(result)
         answer = self._ask(
             run,
             _KINDS[result.reason],
             address=result.address,
             size=result.size,
             count=result.count,
+            down=result.down,
             data=bytes(result.data),
+            registers=registers,
         )
+        if answer.registers:
+            run.registers = registers, answer.registers, result
         self._engine.answer(answer.data, fault=answer.fault)
+
+    def _registers(self, result: Exit) -> list[int]:
+        """Return the general registers for a question about a state port, else nothing."""
+        if not self._owner.state_ports or result.reason not in _PORTS:
+            return []
+        end = result.address + result.size
+        if not any(result.address < ports.stop and ports.start < end for ports in self._owner.state_ports):
+            return []
+        return self._engine.get_state().gpr
+
+    def _set_registers(self, run: _Run) -> None:
+        """Give the guest what a state port's device has changed, now that its instruction is complete.
+
+        What the instruction itself has changed (string I/O: RSI, RDI, RCX) counts where the device changed nothing;
+        of RAX the part that IN writes is the data's.
+        """
+        assert run.registers is not None
+        (before, after, asked), run.registers = run.registers, None
+        state = self._engine.get_state()
+        own = (1 << 8 * asked.size) - 1 if asked.reason is ExitReason.PORT_IN and asked.count == 1 else 0
+        for at, (old, new) in enumerate(zip(before, after, strict=False)):
+            if new != old:
+                keep = own if at == Gpr.AX else 0
+                state.gpr[at] = new & ~keep | state.gpr[at] & keep
+        self._engine.set_state(state)
+
+    def _bring_in(self, run: _Run, result: Exit) -> bool:
+        """Answer an access to memory by messages, whose page comes first where it is not here.
+
+        Returns:
+            False: it is something else, a device's or a mismatch that is one.
+        """
+        pages, write = self._owner.pages, result.reason is ExitReason.MMIO_WRITE
+        while pages.used and (want := pages.want(result.address, write)) is not None:
+            if want.size:
+                self._fetch(run, want)
+                continue  # its answer may have changed the map
+            self._take_map()
+            if result.reason is ExitReason.MMIO_MISMATCH:  # it met a page that was not here: once more
+                return True
+            step = -result.size if result.down else result.size
+            places = [want.offset + k * step for k in range(result.count)]
+            memory = want.block.memory
+            if write:
+                for k, at in enumerate(places):
+                    memory[at : at + result.size] = result.data[k * result.size : (k + 1) * result.size]
+                run.report.touch([result.address // PAGE])
+                self._note_patches(run)
+                self._engine.answer()
+            else:
+                self._engine.answer(b"".join(memory[at : at + result.size] for at in places))
+            return True
+        return False
+
+    def _bring_in_firmware(self, run: _Run) -> None:
+        """Bring in all firmware, since fetching an instruction there has to end the run."""
+        while (want := self._owner.pages.firmware()) is not None:
+            self._fetch(run, want)
+
+    def _fetch(self, run: _Run, want: Want) -> None:
+        answer = self._ask(run, IoKind.MEMORY_READ, ram=want.block.number, address=want.offset, size=1, count=want.size)
+        self._owner.pages.fill(want, answer.data)
+        self._owner.pages_moved(self)
+        self._take_map()
 
     def _acknowledge(self, run: _Run) -> None:
         """Ask for the vector of the waiting external interrupt and have it delivered."""
@@ -594,14 +719,21 @@ class Vcpu:
         if answer.data:
             self._engine.inject(EventType.EXTERNAL, answer.data[0])
 
-    def _flush(self, run: _Run, question_follows: bool) -> None:
+    def _flush(self, run: _Run, exchange_follows: bool) -> None:
         """Deliver posted writes and pages now when they no longer fit, or have waited long enough."""
         report = run.report
+        if report.empty:
+            return
+        self._note_patches(run)
         late = report.waiting and time.monotonic_ns() - run.exchanged > _POSTED_NS
-        if late and not question_follows:
+        if late and not exchange_follows:
             self._ask(run, IoKind.REPORT)
         while report.full:
             self._ask(run, IoKind.REPORT)
+
+    def _note_patches(self, run: _Run) -> None:
+        used, pages = self._map, self._owner.pages
+        run.report.patch((lambda written: pages.changes(used, written)) if used and pages.used else None)
 
     def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
         """Send a question and wait for its answer."""
@@ -622,6 +754,7 @@ class Vcpu:
             instructions=run.report.instructions,
             steps=run.report.steps,
             checkpoint=checkpoint,
+            patches=run.report.take_patches(),
             **what,
         )
         run.answer = None
@@ -640,10 +773,10 @@ class Vcpu:
         return answer
 
     def _done(self, run: _Run, reason: DoneReason, result: Exit | None = None) -> Done:
-        while run.report.full:
-            self._ask(run, IoKind.REPORT)
+        self._flush(run, True)
         posted, pages, flush = run.report.take()
         self._known, self._groups = True, self._engine.get_groups()
+        detail = result.detail if result is not None else guard.lost()
         return Done(
             session=self._owner.number,
             vcpu=self.number,
@@ -652,7 +785,7 @@ class Vcpu:
             reason=reason,
             stop=run.stop,
             address=result.address if result is not None else 0,
-            detail=codec.clip(result.detail, 512) if result is not None else "",
+            detail=codec.clip(detail, 512) if detail else "",
             state=_difference(run.before, self._groups),
             instructions=run.report.instructions,
             steps=run.report.steps,
@@ -661,6 +794,7 @@ class Vcpu:
             tlb_flush=flush,
             failing=_failing(self._engine.get_state(), run.request.until) if run.request.explain else [],
             closing=self._closing,
+            patches=run.report.take_patches(),
         )
 
 

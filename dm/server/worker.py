@@ -23,11 +23,14 @@ from typing import Any, Final
 import zmq
 
 from dm.engine.api import CpuConfig, CpuidEntry, Engine, MemoryMap
+from dm.keys import Keys
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
-from dm.server import link
-from dm.server.memory import RamBlocks
+from dm.server import guard, link
+from dm.server.memory import GuestMap, RamBlocks
+from dm.server.pages import Block, PageCache
+from dm.server.place import Admission, IpcPlace, Place, TcpPlace
 from dm.server.vcpu import Vcpu
 
 _log = logging.getLogger(__name__)
@@ -76,12 +79,24 @@ def find_engine(name: str) -> EngineChoice:
 class Session:
     """The session this worker serves."""
 
-    def __init__(self, number: int, directory: str, factory: Callable[[CpuConfig], Engine]) -> None:
-        """``directory`` is the daemon's own, for the vCPUs' endpoints."""
+    def __init__(self, number: int, places: list[Any], factory: Callable[[CpuConfig], Engine]) -> None:
+        """``places`` says where the vCPUs' endpoints go.
+
+        Either the daemon's own directory, or for tcp the address, the daemon's public and secret key, and the public
+        key of the only client that may connect.
+        """
         self.number = number
         self.current = MemoryMap(0, ())
-        self._directory, self._factory = directory, factory
+        self.pages = PageCache()
+        self.state_ports: tuple[range, ...] = ()
+        self._map = GuestMap(self.current, [])
+        self._factory = factory
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._admission: Admission | None = None
+        self._where, *secrets = places
+        if secrets:
+            self._keys = Keys(*secrets[:2])
+            self._admission = Admission(self._context, secrets[2:])
         self._blocks = RamBlocks()
         self._lock = threading.Lock()  # maps come from the control line and from any vCPU's answers
         self._vcpus: dict[int, Vcpu] = {}
@@ -101,11 +116,22 @@ class Session:
                     f"above {self.current.generation}",
                     "map.generation",
                 )
-            self.current = self._blocks.build(wire)
-            others = [vcpu for vcpu in self._vcpus.values() if vcpu is not by]
-        for vcpu in others:
-            vcpu.new_map()
+            self._map = self._blocks.build(wire)
+            self.pages.use(self._map.paged)
+            self.current = self._map.engine
+        self._tell(by)
         return self.current
+
+    def pages_moved(self, by: Vcpu | None) -> None:
+        """Pages of blocks by messages have come or gone: all vCPUs but ``by`` are told."""
+        with self._lock:
+            self._map.renew()
+            self.current = self._map.engine
+        self._tell(by)
+
+    def _tell(self, but: Vcpu | None) -> None:
+        for vcpu in [vcpu for vcpu in list(self._vcpus.values()) if vcpu is not but]:
+            vcpu.new_map()
 
     def handle(self, message: Message, fd: int) -> Message:
         """Carry out one control request and return its answer.
@@ -116,10 +142,17 @@ class Session:
         match message:
             case schema.Ram():
                 with self._lock:
-                    self._blocks.add(message.ram, fd, message.size)
+                    if message.messages:
+                        self.pages.add(self._blocks.add_by_messages(message.ram, message.size))
+                    else:
+                        self._blocks.add(message.ram, fd, message.size)
             case schema.RamRemove():
                 with self._lock:
-                    self._blocks.remove(message.ram, self.current)
+                    gone = self._blocks.remove(message.ram, self._map)
+                if isinstance(gone, Block):
+                    self.pages.forget(gone)
+            case schema.StatePorts():
+                self._set_state_ports(message)
             case schema.MemoryMap():
                 self.replace_map(message.map, None)
             case schema.VcpuCreate():
@@ -137,6 +170,13 @@ class Session:
                 )
         return schema.Ok(seq=message.seq, session=self.number)
 
+    def _set_state_ports(self, message: schema.StatePorts) -> None:
+        for index, ports in enumerate(message.ports):
+            if ports.last < ports.first:
+                where = f"ports[{index}].last"
+                raise ProtocolError(ErrorClass.BAD_MESSAGE, f"last is {ports.last}", f"at least {ports.first}", where)
+        self.state_ports = tuple(range(ports.first, ports.last + 1) for ports in message.ports)
+
     def _create(self, request: schema.VcpuCreate) -> schema.VcpuReady:
         number = request.vcpu
         if number >= schema.MAX_VCPUS:
@@ -152,7 +192,7 @@ class Session:
             engine = self._factory(CpuConfig(rows, request.model))
         except ValueError as error:
             raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "", "cpuid") from None
-        vcpu = Vcpu(self._context, self, number, f"{self._directory}/vcpu-{self.number}-{number}", engine)
+        vcpu = Vcpu(self._context, self, number, self._place(number), engine)
         if self._paused:
             vcpu.pause(True)
         try:
@@ -162,6 +202,11 @@ class Session:
         with self._lock:
             self._vcpus[number] = vcpu
         return schema.VcpuReady(seq=request.seq, session=self.number, vcpu=number, endpoint=vcpu.endpoint)
+
+    def _place(self, vcpu: int) -> Place:
+        if self._admission is not None:
+            return TcpPlace(self._where, self._keys)
+        return IpcPlace(f"{self._where}/vcpu-{self.number}-{vcpu}")
 
     def _destroy(self, number: int) -> None:
         vcpu = self._vcpus.get(number)
@@ -193,6 +238,8 @@ class Session:
             vcpu.close() if orderly else vcpu.abort()
         deadline = time.monotonic() + _JOIN
         ended = [vcpu.join(max(0.0, deadline - time.monotonic())) for vcpu in self._vcpus.values()]
+        if self._admission is not None:
+            self._admission.close()
         if all(ended):
             self._context.term()  # waits for the last messages as long as the sockets linger
         else:
@@ -255,7 +302,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="x86-dm worker", description="Serves one session; started by the daemon.")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the line to the supervisor")
     parser.add_argument("--session", type=int, required=True, help="session number")
-    parser.add_argument("--directory", required=True, help="where the vCPUs' endpoints go")
     parser.add_argument("--engine", required=True, help="engine, or module:factory")
     parser.add_argument("--log-level", default="warning")
     args = parser.parse_args(argv)
@@ -263,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is the supervisor's business
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.umask(0o077)
+    guard.install()
     # A thread that runs Python would otherwise hold the GIL 5 ms and turn a round trip of 60 us into that.
     sys.setswitchinterval(50e-6)
     with socket.socket(fileno=args.fd) as line:
@@ -274,7 +321,10 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             link.send(line, "failed", 0, f"engine {args.engine}: {error}")
             return 1
-        session = Session(args.session, args.directory, engine.create)
+        places = link.receive(line)
+        if places is None:
+            return 1
+        session = Session(args.session, places.body, engine.create)
         try:
             link.send(line, "ready", 0, [name, engine.why])
             serve(session, line)

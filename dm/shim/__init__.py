@@ -1,1 +1,51 @@
-"""The other side: the client library a hypervisor uses, and a small PC that boots images with no hypervisor."""
+"""The other side: the client library a hypervisor uses, and a small PC that boots images with no hypervisor.
+
+``from dm.shim import Shim`` is the client (docs/library.md); names are imported when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from dm.protocol.schema import IoKind, Kind, Reason, Region, Stop, UntilWord
+    from dm.shim.client import Answer, Refused, RunLost, SessionLost, Shim, ShimError, Vcpu
+    from dm.shim.daemon import OwnDaemon
+    from dm.shim.ram import Ram
+
+_HOME: Final = {
+    **dict.fromkeys(("Answer", "Refused", "RunLost", "SessionLost", "Shim", "ShimError", "Vcpu"), "dm.shim.client"),
+    **dict.fromkeys(("IoKind", "Kind", "Reason", "Region", "Stop", "UntilWord"), "dm.protocol.schema"),
+    "OwnDaemon": "dm.shim.daemon",
+    "Ram": "dm.shim.ram",
+}
+
+__all__ = [
+    "Answer",
+    "IoKind",
+    "Kind",
+    "OwnDaemon",
+    "Ram",
+    "Reason",
+    "Refused",
+    "Region",
+    "RunLost",
+    "SessionLost",
+    "Shim",
+    "ShimError",
+    "Stop",
+    "UntilWord",
+    "Vcpu",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dm.shim' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

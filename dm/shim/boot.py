@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from dm.protocol.schema import DoneReason, Io
-from dm.shim.client import SessionLost, ShimError
+from dm.shim.client import RunLost, ShimError
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
 from dm.shim.multiboot import Kernel
@@ -26,12 +26,18 @@ from dm.shim.vcpu import Answer, Vcpu
 SLICE_US: Final = 20_000
 _SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
+#: Exit status of a boot whose run was lost in the middle.
+RUN_LOST_STATUS: Final = 3
 #: Bytes of serial text that are kept at least.
 _SERIAL: Final = 1 << 19
 
 
 class Reason(StrEnum):
-    """Why a boot ended; ``exited``: through the exit port; ``lost``: the daemon refused, closed or is gone."""
+    """Why a boot ended.
+
+    ``exited``: through the exit port; ``lost``: the daemon refused, closed or is gone; ``run-lost``: it is gone in the
+    middle of a run, so that nobody knows the registers and memory may have changed.
+    """
 
     EXPECTED = "expected"
     EXITED = "exited"
@@ -40,6 +46,7 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     LOST = "lost"
+    RUN_LOST = "run-lost"
 
 
 @dataclass
@@ -84,13 +91,15 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 when every expectation was met and nothing failed, 130 after Ctrl-C, else 1.
+        """0 when every expectation was met and nothing failed, 3 when a run was lost, 130 after Ctrl-C, else 1.
 
         A guest that ends through the exit port, having met every expectation, says it itself: twice the byte plus 1,
         in 8 bits, as with QEMU's isa-debug-exit.
         """
         if self.exit_value is not None and self.satisfied:
             return (self.exit_value << 1 | 1) & 0xFF
+        if self.reason is Reason.RUN_LOST:
+            return RUN_LOST_STATUS
         if self.reason is Reason.INTERRUPTED:
             return 130 if not self.satisfied else 0
         return 0 if self.satisfied and self.reason not in (Reason.FAILED, Reason.LOST) else 1
@@ -185,6 +194,8 @@ class Boot:
             reason, detail = self._loop(deadline)
         except KeyboardInterrupt:
             reason, detail = Reason.INTERRUPTED, "interrupted by the user"
+        except RunLost as error:
+            reason, detail = Reason.RUN_LOST, str(error)
         except ShimError as error:
             reason, detail = Reason.LOST, str(error)
         self._stats.wall = time.monotonic() - start
@@ -251,8 +262,6 @@ class Boot:
         stats.runs += 1
         stats.instructions += done.instructions
         stats.ends[done.reason] += 1
-        if done.closing:
-            raise SessionLost("the daemon is shutting down")
         match done.reason:
             case DoneReason.FIRMWARE:
                 pc.firmware_call(done.address)

@@ -16,22 +16,24 @@ ZeroMQ socket never changes thread; only :meth:`Vcpu.kick` may be called from el
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
-import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import zmq
 
-from dm.machine.state import FIELD, FIELDS, GROUPS, Segment, State, update
+from dm.keys import Curve
+from dm.machine.groups import flatten, update
+from dm.machine.state import State
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -52,6 +54,8 @@ from dm.protocol.schema import (
     Stop,
     UntilWord,
 )
+from dm.protocol.waiter import Waiter
+from dm.shim.pages import PAGE, Kept
 from dm.shim.ram import Ram
 
 _M = TypeVar("_M", bound=Message)
@@ -65,6 +69,18 @@ _TIMEOUT: Final = 30.0
 _NO_RECONNECT: Final = 1 << 29
 
 _NOBLOCK: Final = int(zmq.NOBLOCK)
+#: What a socket's monitor says when two sides do not agree on who they are.
+_NOT_AGREED: Final = int(
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+
+#: How long a run is waited for whose session is lost while its own socket is not, in seconds: a worker whose
+#: supervisor has died gives every state back first.
+_GRACE: Final = 5.0
+#: Pause between two attempts to find a successor of the daemon, in seconds.
+_PAUSE: Final = 0.05
 
 #: Errors on the control socket that concern the session as a whole.
 _ENDS: Final = frozenset({ErrorClass.SESSION_LOST, ErrorClass.UNKNOWN_SESSION, ErrorClass.STALE_EPOCH})
@@ -87,6 +103,13 @@ class SessionLost(ShimError):
     """The daemon or the session is gone; :meth:`Shim.reconnect` may help."""
 
 
+class _Raised(Exception):
+    """A callback has raised ``error`` in the middle of a run."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class RunLost(SessionLost):
     """A run was lost in the middle: memory may have changed, the registers are unknown.  The VM must stop."""
 
@@ -97,7 +120,7 @@ class Answer:
 
     ``data`` are the bytes read.  ``fault`` raises #GP(0) (MSRs only).  ``map`` is a new memory map, already numbered by
     :meth:`Shim.next_map`.  ``window`` says whether an external interrupt waits.  ``stop`` ends the run after this
-    instruction.
+    instruction.  ``registers`` are those of a state port after the access, as the question's; empty: none changed.
     """
 
     data: bytes = b""
@@ -105,6 +128,7 @@ class Answer:
     map: schema.Map | None = None
     window: bool | None = None
     stop: Stop = Stop.NONE
+    registers: Sequence[int] = ()
 
 
 #: Called with each question but reports; returns the answer, or just the bytes read (None: none).
@@ -130,31 +154,42 @@ class Stats:
         return Stats(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
-def _plan(group: str) -> tuple[str, Callable[[State], tuple[object, ...]], list[int]]:
-    rows = [row for row in FIELDS if row.group == group]
-    arrays = [at for at, row in enumerate(rows) if row.count and not row.blob]
-    first, *others = (row.name for row in rows)
-    if not others:  # of one name attrgetter makes no tuple
-        return group, lambda state: (getattr(state, first),), arrays
-    return group, attrgetter(first, *others), arrays[::-1]
+def _dealer(context: zmq.Context[zmq.Socket[bytes]], curve: Curve | None) -> zmq.Socket[bytes]:
+    """Return a new socket for one of the daemon's endpoints."""
+    made = context.socket(zmq.DEALER)
+    made.setsockopt(zmq.LINGER, 0)
+    if curve is not None:
+        made.setsockopt(zmq.CURVE_SERVERKEY, curve.server)
+        made.setsockopt(zmq.CURVE_PUBLICKEY, curve.own.public)
+        made.setsockopt(zmq.CURVE_SECRETKEY, curve.own.secret)
+        made.setsockopt(zmq.IPV6, 1)
+    return made
 
 
-_SEGMENTS: Final = FIELD["seg.base"].group
-_SEGMENT_PARTS: Final = attrgetter(*(part.name for part in fields(Segment)))
-#: Of each group but the segments: its name, what gets its fields, and which of them are arrays, the last one first.
-_PLANS: Final = [_plan(group) for group in GROUPS if group != _SEGMENTS]
+class _Watch:
+    """Tells when the peer of a socket has gone (zmq_socket_monitor).  Belongs to the socket's thread."""
 
+    def __init__(self, watched: zmq.Socket[bytes]) -> None:
+        self._watched = watched
+        self.socket = watched.get_monitor_socket(zmq.EVENT_DISCONNECTED | _NOT_AGREED)
+        descriptor = self.socket.getsockopt(zmq.FD)
+        assert isinstance(descriptor, int)
+        self.descriptor = descriptor
+        self.seen = False  # what gone() last said
+        self.refused = False  # whether that was because the keys do not fit
 
-def _flat(state: State) -> Groups:
-    """Return all groups of a state: dm.machine.state.get_group for each, in a fifth of the time."""
-    groups: dict[str, list[Any]] = {}
-    for group, get, arrays in _PLANS:
-        values = list(get(state))
-        for at in arrays:
-            values[at : at + 1] = values[at]  # type: ignore[call-overload]
-        groups[group] = values
-    groups[_SEGMENTS] = [value for segment in state.seg for value in _SEGMENT_PARTS(segment)]
-    return groups
+    def gone(self) -> bool:
+        """Return whether the connection has ended since the socket was made."""
+        if not self.seen and self.socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+            self.seen = True
+            event, _ = self.socket.recv_multipart(_NOBLOCK)
+            self.refused = bool(int.from_bytes(event[:2], sys.byteorder) & _NOT_AGREED)
+        return self.seen
+
+    def close(self) -> None:
+        """End the watch; before the socket is closed."""
+        self._watched.disable_monitor()
+        self.socket.close(linger=0)
 
 
 def _no_devices(io: Io) -> Answer:
@@ -167,8 +202,9 @@ def _no_devices(io: Io) -> Answer:
 class _Control:
     """The control socket and the thread that owns it: requests, answers, heartbeats."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, curve: Curve | None) -> None:
         self.endpoint = endpoint
+        self._curve = curve
         self.lost: ShimError | None = None
         self.closing = False
         self.session = 0
@@ -189,12 +225,14 @@ class _Control:
 
         Raises:
             Refused: the daemon refused it.
-            SessionLost: no answer came, or the session is gone.
+            SessionLost: no answer came, the session is gone, or the daemon is shutting down.
         """
         future: Future[Message] = Future()
         with self._lock:
             if self._stop:
                 raise SessionLost("the connection is closed")
+            if self.lost is not None:
+                raise self.lost
             self._seq += 1
             message.seq = self._seq  # type: ignore[attr-defined]
             self._queue.append((self._seq, codec.encode(message), future))
@@ -204,6 +242,8 @@ class _Control:
         except TimeoutError:
             raise SessionLost(f"no daemon answers at {self.endpoint} within {timeout:g} s; is it running?") from None
         if isinstance(answer, Error):
+            if answer.error is ErrorClass.SHUTTING_DOWN:
+                raise SessionLost("the daemon is shutting down")
             raise Refused(answer)
         if not isinstance(answer, kind):
             raise ShimError(f"{message.NAME} was answered by {answer.NAME}, {kind.NAME} expected")
@@ -229,11 +269,12 @@ class _Control:
         os.close(self._wake)
 
     def _main(self) -> None:
-        link = self._context.socket(zmq.DEALER)
-        link.setsockopt(zmq.LINGER, 0)
+        link = _dealer(self._context, self._curve)
+        watch = _Watch(link)
         link.connect(self.endpoint)
         poller = zmq.Poller()
         poller.register(link, zmq.POLLIN)
+        poller.register(watch.socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
         heard = due = time.monotonic()
         while not self._stop:
@@ -248,6 +289,12 @@ class _Control:
                 while True:
                     self._receive(link.recv(zmq.NOBLOCK))
                     heard = time.monotonic()
+            if self.lost is None and watch.gone():
+                poller.unregister(watch.socket)
+                how = "does not know these CURVE keys" if watch.refused else "is gone"
+                if self.closing:
+                    how = "has shut down"
+                self._lose(SessionLost(f"the daemon at {self.endpoint} {how}"))
             now = time.monotonic()
             if self.session and now >= due:
                 due = now + self._interval
@@ -255,6 +302,7 @@ class _Control:
                     self._lose(SessionLost(f"the daemon at {self.endpoint} is silent"))
                 with contextlib.suppress(zmq.Again):
                     link.send(codec.encode(schema.Ping(seq=0, session=self.session)), zmq.NOBLOCK)
+        watch.close()
         link.close()
         for future in [*self._waiting.values(), *(entry[2] for entry in self._queue)]:
             future.set_exception(SessionLost("the connection is closed"))
@@ -263,7 +311,7 @@ class _Control:
         try:
             message = codec.decode(data, schema.MAX_CONTROL)
         except ProtocolError as error:
-            self._lose(ShimError(f"the daemon does not speak this protocol: {error}"))
+            self._lose(SessionLost(f"the daemon does not speak this protocol: {error}"))
             return
         seq = getattr(message, "seq", 0)
         if seq in self._waiting:
@@ -274,10 +322,16 @@ class _Control:
             self._lose(SessionLost(str(Refused(message))))
 
     def _lose(self, error: ShimError) -> None:
-        if self.lost is None:
+        with self._lock:
+            if self.lost is not None:
+                return
             self.lost = error
-            for call in self._on_loss:
-                call()
+        for future in [*self._waiting.values(), *(entry[2] for entry in self._queue)]:
+            future.set_exception(error)
+        self._waiting.clear()
+        self._queue.clear()
+        for call in self._on_loss:
+            call()
 
 
 class Shim:
@@ -285,29 +339,46 @@ class Shim:
 
     welcome: schema.Welcome
 
-    def __init__(self, endpoint: str, name: str = "", features: Sequence[str] = schema.FEATURES) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        name: str = "",
+        features: Sequence[str] = tuple(schema.FEATURES),
+        curve: Curve | None = None,
+    ) -> None:
         """Use :meth:`connect`."""
         self.endpoint = endpoint
+        self.curve = curve
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.generation = 0
         self.vcpus: dict[int, Vcpu] = {}
         self._name, self._features = name, list(features)
         self._epoch = 0
-        self._blocks: dict[int, Ram | tuple[str, int]] = {}
+        self._whole = True  # whether the session has all its RAM, map and vCPUs
+        self._blocks: dict[int, Ram | Kept | tuple[str, int]] = {}
+        self._state_ports: list[schema.PortRange] = []
         self._map: schema.Map | None = None
         self._control: _Control
 
     @classmethod
     def connect(
-        cls, endpoint: str, name: str = "", features: Sequence[str] = schema.FEATURES, timeout: float = _TIMEOUT
+        cls,
+        endpoint: str,
+        name: str = "",
+        features: Sequence[str] = tuple(schema.FEATURES),
+        timeout: float = _TIMEOUT,
+        curve: Curve | None = None,
     ) -> Shim:
-        """Open a session at a daemon's control endpoint; ``name`` is the VM's, for logs.
+        """Open a session at a daemon's control endpoint; ``name`` is the VM's, for logs, ``curve`` the keys for tcp.
 
         Raises:
             Refused: the daemon does not want it.
-            SessionLost: no daemon answers within ``timeout`` seconds.
+            SessionLost: no daemon answers within ``timeout`` seconds, or it does not know the keys.
+            ShimError: tcp without keys.
         """
-        shim = cls(endpoint, name, features)
+        if curve is None and endpoint.startswith("tcp:"):
+            raise ShimError(f"{endpoint}: tcp needs CURVE keys, and none are given")
+        shim = cls(endpoint, name, features, curve)
         try:
             shim._hello(0, timeout)
         except BaseException:
@@ -332,7 +403,7 @@ class Shim:
 
     def _hello(self, resume: int, timeout: float) -> None:
         self._epoch += 1
-        self._control = control = _Control(self.context, self.endpoint)
+        self._control = control = _Control(self.context, self.endpoint, self.curve)
         control.on_loss(self._wake_all)
         hello = schema.Hello(
             seq=0,
@@ -377,6 +448,53 @@ class Shim:
         self.request(schema.Ram(seq=0, session=0, ram=number, size=size, path=path))
         self._blocks[number] = (path, size)
         return number
+
+    def add_ram_by_messages(self, view: mmap.mmap | bytearray) -> int:
+        """Use RAM that the daemon cannot map; returns the block's number.
+
+        Its pages are sent when the guest touches them and what it writes comes back with each exchange.  Changes made
+        on this side are noticed when a run begins and with each answer; :meth:`Vcpu.kick` makes a run see them sooner.
+        """
+        number, kept = self._new_block(), Kept(view)
+        self._keep(number, kept)
+        self._blocks[number] = kept
+        return number
+
+    def _keep(self, number: int, kept: Kept) -> None:
+        if "ram-messages" not in self.welcome.features:
+            raise ShimError("this daemon knows no memory by messages; share RAM by descriptor or by path instead")
+        kept.forget()
+        self.request(schema.Ram(seq=0, session=0, ram=number, size=len(kept), messages=True))
+
+    def kept(self, number: int) -> Kept:
+        """Return a block by messages; ShimError when it is none."""
+        block = self._blocks.get(number)
+        if not isinstance(block, Kept):
+            raise ShimError(f"the daemon asks for RAM block {number}, which is none by messages")
+        return block
+
+    def changed(self) -> list[schema.PageRange]:
+        """Return the pages by messages that have changed here since the daemon got them; it is taken to be told."""
+        blocks = [(number, block) for number, block in self._blocks.items() if isinstance(block, Kept)]
+        found = [pages for number, block in blocks for pages in block.changed(number)]
+        if len(found) > schema.MAX_PATCHES:
+            found = [schema.PageRange(number, 0, len(block) // PAGE) for number, block in blocks]
+            for _, block in blocks:
+                block.forget()
+        return found
+
+    def set_state_ports(self, *ports: int | range) -> None:
+        """Say which ports' devices read and change CPU registers (VMware's backdoor); replaces what was said before.
+
+        Questions about them carry ``registers``, and so may their answers.
+        """
+        if "state-ports" not in self.welcome.features:
+            raise ShimError("this daemon knows no state ports")
+        self._state_ports = [
+            schema.PortRange(port, port) if isinstance(port, int) else schema.PortRange(port.start, port.stop - 1)
+            for port in ports
+        ]
+        self.request(schema.StatePorts(seq=0, session=0, ports=self._state_ports))
 
     def remove_ram(self, number: int) -> None:
         """Take back a block that the map no longer uses."""
@@ -442,35 +560,57 @@ class Shim:
 
         A run under way goes on: its request is sent again and answered from the daemon's record.  Where the daemon
         does not know the session any more (it is another one), a new session gets the same RAM, map and vCPUs; a run
-        that was under way is then lost and raises :class:`RunLost`.
+        that was under way is then lost and raises :class:`RunLost`.  A daemon that is not there yet is waited for.
 
         Returns:
             Whether the session is still the old one.
+
+        Raises:
+            SessionLost: no daemon answers within ``timeout`` seconds.
+            Refused: the daemon does not want it.
         """
-        session = self.session
-        self._control.close()
-        try:
-            self._hello(session, timeout)
-        except Refused as refused:
-            if refused.error.error is not ErrorClass.UNKNOWN_SESSION:
-                raise
+        deadline = time.monotonic() + timeout
+        while True:
             self._control.close()
-            self._hello(0, timeout)
-            self._rebuild()
-            return False
-        for vcpu in self.vcpus.values():
-            vcpu.renew(vcpu.endpoint, same=True)
-        return True
+            try:
+                return self._resume(max(_PAUSE, deadline - time.monotonic()))
+            except SessionLost:  # this daemon goes too, or has not gone yet: its successor is waited for
+                if time.monotonic() + _PAUSE >= deadline:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _resume(self, timeout: float) -> bool:
+        """Make one attempt of :meth:`reconnect`."""
+        if self._whole:
+            try:
+                self._hello(self.session, timeout)
+            except Refused as refused:
+                if refused.error.error is not ErrorClass.UNKNOWN_SESSION:
+                    raise
+                self._control.close()
+            else:
+                for vcpu in self.vcpus.values():
+                    vcpu.renew(vcpu.endpoint, same=True)
+                return True
+        self._whole = False
+        self._hello(0, timeout)
+        self._rebuild()
+        self._whole = True
+        return False
 
     def _rebuild(self) -> None:
         """Give a new session all that the old one had."""
         for number, block in self._blocks.items():
             if isinstance(block, Ram):
                 self._share(number, block)
+            elif isinstance(block, Kept):
+                self._keep(number, block)
             else:
                 self.request(schema.Ram(seq=0, session=0, ram=number, path=block[0], size=block[1]))
         if self._map is not None:
             self.request(schema.MemoryMap(seq=0, session=0, map=self._map))
+        if self._state_ports:
+            self.request(schema.StatePorts(seq=0, session=0, ports=self._state_ports))
         for vcpu in self.vcpus.values():
             vcpu.renew(self.request(vcpu.create, schema.VcpuReady).endpoint, same=False)
 
@@ -504,8 +644,11 @@ class Vcpu:
         self._shim = shim
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._socket: zmq.Socket[bytes] | None = None
-        self._poll = select.poll()
-        self._poll.register(self._wake, select.POLLIN)
+        self._watch: _Watch
+        self._give_up_at = 0.0
+        self._unheard = False
+        self._waiter = Waiter()
+        self._waiter.add(self._wake)
         self._descriptor = -1
         self._epoch = 0
         self._seq = 0
@@ -534,7 +677,7 @@ class Vcpu:
 
     def renew(self, endpoint: str, *, same: bool) -> None:
         """Use a new socket and epoch from now on; ``same`` False: with a daemon that knows of no earlier run."""
-        self._renewed = endpoint, same
+        self._renewed = endpoint, same and (self._renewed is None or self._renewed[1])
         self.wake()
 
     # ------------------------------------------------------------------------------------------ its own thread
@@ -561,7 +704,9 @@ class Vcpu:
         """Run guest code from ``state``, which is brought up to date, and return how it ended.
 
         Arguments are the fields of ``emulate`` (see the protocol's text).  Questions go to ``on_io``, coalesced writes
-        one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.
+        one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.  What
+        these raise ends the run after the instruction at hand, which is answered as by an empty bus; the state is
+        brought up to date all the same.
 
         Raises:
             Refused: the daemon refused the request; nothing has run.
@@ -571,11 +716,14 @@ class Vcpu:
         if self._closed:
             raise SessionLost(f"vCPU {self.number} is closed")
         self._renew_if_asked()
-        if self._shim.lost is not None:
-            raise self._shim.lost
         if self._shim.closing:
             raise SessionLost("the daemon is shutting down")
-        now = _flat(state)
+        if self._shim.lost is not None:
+            raise self._shim.lost
+        self._give_up_at, self._unheard = 0.0, False
+        if self._watch.gone():
+            raise SessionLost(f"vCPU {self.number}'s thread in the daemon is gone")
+        now = flatten(state)
         self._seq += 1
         self._answered = None
         self._request = Emulate(
@@ -586,8 +734,8 @@ class Vcpu:
             generation=self._shim.generation,
             base=self._base,
             state={g: v for g, v in now.items() if v != self._known.get(g)} if self._base else now,
-            reason=Reason(reason),
-            until=UntilWord(until),
+            reason=reason if reason.__class__ is Reason else Reason(reason),
+            until=until if until.__class__ is UntilWord else UntilWord(until),
             steps=steps,
             microseconds=microseconds,
             window=window,
@@ -597,26 +745,54 @@ class Vcpu:
             mmio=mmio,
             explain=explain,
             checkpoint=checkpoint,
+            changed=self._shim.changed(),
         )
         try:
             self._send(self._request)
             self.stats.requests += 1
             done = self._converse(self._request, now, on_io, on_posted, on_pages)
+            self._take(state, now, done)
         except Refused:
             self._base = 0
             raise
+        except ShimError:
+            raise
+        except _Raised as raised:
+            self._give_up(state, now)
+            raise raised.error from None
+        except BaseException:  # Ctrl-C while waiting
+            self._give_up(state, now)
+            raise
         finally:
             self._request = None
+        self._deliver(done, on_posted, on_pages)
+        return done
+
+    def _take(self, state: State, now: Groups, done: Done) -> None:
+        """Bring the state up to date at the end of a run."""
         update(state, done.state)
         self._base, self._known = done.seq, {**now, **done.state}
         self.stats.instructions += done.instructions
         self.stats.steps += done.steps
-        return done
+
+    def _give_up(self, state: State, now: Groups) -> None:
+        """End a run in which a callback has raised; its question has been answered."""
+        assert self._request is not None
+        self._kicks.append((Stop.KICK, None))
+        try:
+            done = self._converse(self._request, now, _no_devices, None, None)
+        except ShimError:  # lost as well; what has been raised says more
+            self._base = 0
+            return
+        self._kicks.clear()
+        self._take(state, now, done)
+        self._deliver(done, None, None)
 
     def _converse(
         self, request: Emulate, now: Groups, on_io: OnIo, on_posted: OnPosted | None, on_pages: OnPages | None
     ) -> Done:
         """Answer questions until the run is over."""
+        question: Io | None = None
         while True:
             message = self._receive()
             match message:
@@ -626,12 +802,20 @@ class Vcpu:
                             self._send(self._answered)
                         continue
                     self.stats.io += 1
-                    self._deliver(message, on_posted, on_pages)
-                    given = Answer() if message.kind is IoKind.REPORT else on_io(message)
-                    self._answered = self._answer(message, given)
-                    self._send(self._answered)
+                    try:
+                        self._deliver(message, on_posted, on_pages)
+                        if message.kind is IoKind.REPORT:
+                            given: Answer | bytes | None = None
+                        elif message.kind is IoKind.MEMORY_READ:
+                            given = self._shim.kept(message.ram).read(message.address, message.size * message.count)
+                        else:
+                            given = on_io(message)
+                        self._reply(message, given)
+                    except BaseException as error:
+                        self._reply(message, replace(_no_devices(message), stop=Stop.KICK))
+                        raise _Raised(error) from None
+                    question = message
                 case Done(seq=request.seq):
-                    self._deliver(message, on_posted, on_pages)
                     return message
                 case Error(seq=request.seq) | Error(seq=0):
                     if message.error is ErrorClass.UNKNOWN_BASE:  # the daemon has forgotten: say it in full
@@ -640,11 +824,17 @@ class Vcpu:
                     elif message.error in (ErrorClass.ABORTED, ErrorClass.INTERNAL):
                         self._base = 0
                         raise RunLost(str(Refused(message)))
+                    elif message.error is ErrorClass.SHUTTING_DOWN:
+                        raise SessionLost("the daemon is shutting down")
+                    elif message.error is ErrorClass.BAD_ANSWER and question is not None:  # it is still open
+                        self._reply(question, replace(_no_devices(question), stop=Stop.KICK))
+                        raise _Raised(Refused(message))
                     else:
                         raise Refused(message)
 
-    @staticmethod
-    def _deliver(message: Io | Done, on_posted: OnPosted | None, on_pages: OnPages | None) -> None:
+    def _deliver(self, message: Io | Done, on_posted: OnPosted | None, on_pages: OnPages | None) -> None:
+        for patch in message.patches:
+            self._shim.kept(patch.ram).patch(patch.offset, patch.data)
         if on_posted is not None:
             for post in message.posted:
                 for at in range(0, len(post.data), post.size or 1):
@@ -652,9 +842,9 @@ class Vcpu:
         if on_pages is not None and message.pages:
             on_pages(message.pages)
 
-    def _answer(self, io: Io, given: Answer | bytes | None) -> IoAnswer:
+    def _reply(self, io: Io, given: Answer | bytes | None) -> None:
         answer = given if isinstance(given, Answer) else Answer(given or b"")
-        return IoAnswer(
+        reply = IoAnswer(
             session=io.session,
             vcpu=io.vcpu,
             epoch=self._epoch,
@@ -665,35 +855,44 @@ class Vcpu:
             map=answer.map,
             window=answer.window,
             stop=answer.stop,
+            registers=list(answer.registers),
+            changed=self._shim.changed(),
         )
+        self._send(reply)
+        self._answered = reply
 
     def _send(self, message: Emulate | IoAnswer | Kick) -> None:
         message.epoch = self._epoch
         data = codec.encode(message)
         assert self._socket is not None
         for _ in range(2):
-            with contextlib.suppress(zmq.Again):
+            try:
                 self._socket.send(data, _NOBLOCK)
                 self.stats.bytes_sent += len(data)
                 return
+            except zmq.Again:
+                pass
             # Either the daemon has read since, which ZeroMQ looks for when asked for its events and not in send, or
             # nobody is there to take it; then it is sent again after a reconnect.
             self._socket.getsockopt(zmq.EVENTS)
 
     def _receive(self) -> Message:
         """Return the next message; carry out kicks and reconnects meanwhile."""
+        news = False
         while True:
             if self._renewed is not None:  # before anything that the old socket may still hold
                 self._renew_if_asked()
             assert self._socket is not None
             if self._kicks:
                 self._pass_kicks()
+            # Only after it has said that there is nothing does the socket's descriptor tell of news (ZMQ_FD).
+            if not (news or self._socket.getsockopt(_EVENTS) & _POLLIN):  # type: ignore[operator]
+                news = self._wait()
+                continue
+            news = False
             try:
                 data = self._socket.recv(_NOBLOCK)
-            except zmq.Again:  # only now does the socket's descriptor tell of news (zmq_getsockopt, ZMQ_FD)
-                if self._shim.lost is not None and self._renewed is None:
-                    raise RunLost(f"a run was lost in the middle: {self._shim.lost}") from None
-                self._wait()
+            except zmq.Again:  # the news was another
                 continue
             self.stats.bytes_received += len(data)
             try:
@@ -701,12 +900,30 @@ class Vcpu:
             except ProtocolError as error:
                 raise RunLost(f"the daemon does not speak this protocol: {error}") from None
 
-    def _wait(self) -> None:
-        """Wait for the socket, or for a kick, a reconnect or the loss of the session."""
-        for descriptor, _ in self._poll.poll():
+    def _wait(self) -> bool:
+        """Wait for the socket (then return True), or for a kick, a reconnect or the loss of the session.
+
+        Raises:
+            RunLost: the session is lost, and this vCPU's thread in the daemon with it.
+        """
+        timeout, lost = None, self._shim.lost
+        if (lost is not None or self._watch.seen) and self._renewed is None:
+            now = time.monotonic()
+            self._give_up_at = self._give_up_at or now + _GRACE
+            if (lost is not None and self._unheard) or now >= self._give_up_at:
+                raise RunLost(f"a run was lost in the middle: {lost or 'its connection is gone'}")
+            self._unheard = self._watch.gone()  # there may be a last word
+            timeout = 0 if self._unheard and lost is not None else int((self._give_up_at - now) * 1000) + 1
+        news = False
+        for descriptor, _ in self._waiter.wait(timeout):
             if descriptor == self._wake:
                 os.eventfd_read(self._wake)
                 self._renew_if_asked()
+            elif descriptor == self._watch.descriptor:
+                self._watch.gone()
+            else:
+                news = True
+        return news
 
     def _pass_kicks(self) -> None:
         while self._kicks and self._request is not None:
@@ -719,6 +936,7 @@ class Vcpu:
                     seq=self._request.seq,
                     stop=stop,
                     window=window,
+                    changed=self._shim.changed(),
                 )
             )
 
@@ -730,13 +948,15 @@ class Vcpu:
         if renewed is not None:
             self.endpoint = renewed[0]
         self._drop_socket()
-        self._socket = self._shim.context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket = _dealer(self._shim.context, self._shim.curve)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT)
+        self._watch = _Watch(self._socket)
+        self._give_up_at, self._unheard = 0.0, False
         self._socket.connect(self.endpoint)
         descriptor = self._socket.getsockopt(zmq.FD)
         assert isinstance(descriptor, int)
-        self._poll.register(descriptor, select.POLLIN)
+        self._waiter.add(descriptor)
+        self._waiter.add(self._watch.descriptor)
         self._descriptor = descriptor
         self._epoch += 1
         if renewed is not None and not renewed[1]:
@@ -748,7 +968,9 @@ class Vcpu:
 
     def _drop_socket(self) -> None:
         if self._socket is not None:
-            self._poll.unregister(self._descriptor)
+            self._waiter.remove(self._descriptor)
+            self._waiter.remove(self._watch.descriptor)
+            self._watch.close()
             self._socket.close(linger=0)
             self._socket = None
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dm.keys import Curve, load_keys, load_public
 from dm.protocol.schema import Cpuid
 from dm.shim import disk, multiboot
 from dm.shim.boot import Boot, Outcome, Reason
-from dm.shim.client import Shim, ShimError
+from dm.shim.client import SessionLost, Shim, ShimError
 from dm.shim.client import Stats as ClientStats
 from dm.shim.daemon import DaemonError, OwnDaemon
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
@@ -125,6 +126,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     daemon = parser.add_mutually_exclusive_group()
     daemon.add_argument("--engine", choices=("auto", "native", "python"), default="auto", help="engine of the daemon")
     daemon.add_argument("--connect", metavar="ENDPOINT", help="use the daemon that serves ENDPOINT, start none")
+    parser.add_argument(
+        "--ram",
+        choices=("shared", "messages"),
+        default="shared",
+        help="how the daemon gets at RAM: by a descriptor, or page by page in messages, as always over tcp (shared)",
+    )
+    parser.add_argument(
+        "--curve-secret-key", metavar="FILE", help="with --connect tcp://...: our keys (NAME.key_secret of keygen)"
+    )
+    parser.add_argument(
+        "--curve-server-key", metavar="FILE", help="with --connect tcp://...: the daemon's public key (NAME.key)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=_patience,
+        default=10.0,
+        metavar="SECONDS",
+        help="with --connect: wait so long for a successor of a daemon that has shut down or is gone (10)",
+    )
     parser.add_argument("--stats", action="store_true", help="say what it cost, and what the daemon counted")
     parser.add_argument("--json", action="store_true", help="print one JSON object about the boot, nothing else")
     parser.set_defaults(script=[])
@@ -142,6 +162,10 @@ def _seconds(text: str) -> float:
         if 0 < float(text) < 1e9:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text}: use a number of seconds above 0")
+
+
+def _patience(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _address(text: str) -> int:
@@ -169,11 +193,16 @@ def main(args: argparse.Namespace) -> int:
 
     Returns:
         0 when all that was expected has appeared (or nothing was expected), 1 when not or when something failed, 2
-        for an image that cannot be booted, 130 after Ctrl-C; what the guest says through the exit port.
+        for an image that cannot be booted, 3 when the daemon was lost in the middle of a run, 130 after Ctrl-C; what
+        the guest says through the exit port.
     """
     if (args.image is None) == (args.bios is None):
         return _fail("one of IMAGE and --bios FILE is needed; a ROM has no drives", 2)
     path = args.image or args.bios
+    try:
+        curve = _curve(args)
+    except (OSError, ValueError) as error:
+        return _fail(error, 2)
     try:
         guest = _guest(args)
     except (OSError, ValueError) as error:
@@ -192,14 +221,35 @@ def main(args: argparse.Namespace) -> int:
                 kernel=guest.kernel, bios=guest.bios, trace=trace,
             )  # fmt: skip
             endpoint = args.connect or stack.enter_context(OwnDaemon(args.engine)).endpoint
-            shim = stack.enter_context(Shim.connect(endpoint, name=path.name))
-            return _run(boot, RemoteVcpu(shim, ram, _CPUID[args.cpu]), shim, args)
+            shim = stack.enter_context(Shim.connect(endpoint, name=path.name, curve=curve))
+            patience = args.patience if args.connect else 0.0  # nobody replaces a daemon of our own
+            shared = args.ram == "shared" and "ram-fd" in shim.welcome.features  # over tcp it cannot be
+            memory = ram if shared else ram.view
+            return _run(boot, RemoteVcpu(shim, memory, _CPUID[args.cpu], patience), shim, args)
     except (DaemonError, ShimError, OSError, ValueError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _curve(args: argparse.Namespace) -> Curve | None:
+    """Load the keys for a daemon on tcp.
+
+    Raises:
+        ValueError: one is missing, useless or no key.
+        OSError: a file cannot be read.
+    """
+    given = {"--curve-secret-key FILE": args.curve_secret_key, "--curve-server-key FILE": args.curve_server_key}
+    if not (args.connect or "").startswith("tcp:"):
+        if any(given.values()):
+            raise ValueError("CURVE keys are for --connect tcp://ADDRESS:PORT")
+        return None
+    missing = [option for option, value in given.items() if not value]
+    if missing:
+        raise ValueError(f"{args.connect}: tcp needs CURVE keys: {' and '.join(missing)}")
+    return Curve(load_keys(args.curve_secret_key), load_public(args.curve_server_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +300,13 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
     finally:
         console.close()
     counters: dict[str, tuple[int, int]] = {}
-    if outcome.reason is Reason.LOST:
+    if outcome.reason in (Reason.LOST, Reason.RUN_LOST):
         shim.close(bye=False)  # nobody is there to say goodbye to
     else:
-        counters = _compare(shim)
+        with contextlib.suppress(SessionLost):  # the daemon may have gone since
+            counters = _compare(shim)
     if args.json:
-        print(json.dumps(_report(outcome, shim, counters), indent=2))
+        print(json.dumps(_report(outcome, shim, counters) | {"successions": vcpu.successions}, indent=2))
     else:
         print(f"x86-dm boot: {outcome.detail}", file=sys.stderr)
         if args.stats:

@@ -28,7 +28,7 @@ class OwnDaemon:
     """Starts the daemon on entry, ends it on exit.
 
     ``endpoint`` is its control endpoint, in a directory only this user can enter.  It has a process group of its own,
-    so that Ctrl-C reaches it through the shim only, and it is told to end when the shim dies.
+    so that Ctrl-C reaches it through the shim only.  When the shim dies it ends too, and removes the directory.
     """
 
     def __init__(self, engine: str = "auto") -> None:
@@ -58,7 +58,9 @@ class OwnDaemon:
                         sys.executable,
                         "-P",
                         "-m",
-                        "dm.cli",
+                        "dm.shim.private",
+                        self._directory.name,
+                        str(os.getpid()),
                         "serve",
                         "--listen",
                         self.endpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from dm.machine.state import State
 from dm.protocol import schema
 from dm.protocol.schema import Done, Io, Kind, Stop
 from dm.shim import client
-from dm.shim.client import Shim
+from dm.shim.client import RunLost, SessionLost, Shim
 from dm.shim.ram import Ram
 
 
@@ -61,18 +62,27 @@ class Vcpu(Protocol):
 
 
 class RemoteVcpu:
-    """A vCPU in a daemon's session, whose memory map is made of one block of RAM."""
+    """A vCPU in a daemon's session, whose memory map is made of one block of RAM.
 
-    def __init__(self, shim: Shim, ram: Ram, cpuid: Sequence[schema.Cpuid] = ()) -> None:
-        """Share ``ram`` and create vCPU 0; ``cpuid`` empty means the daemon's own part.
+    A :class:`Ram` is shared by its descriptor; of any other memory the pages travel in messages.
+    """
+
+    def __init__(
+        self, shim: Shim, ram: Ram | mmap.mmap | bytearray, cpuid: Sequence[schema.Cpuid] = (), patience: float = 0.0
+    ) -> None:
+        """Share ``ram``, or keep it here, and create vCPU 0; ``cpuid`` empty means the daemon's own part.
+
+        ``patience``: seconds to wait for a successor, at the same endpoint, of a daemon that has shut down or is gone.
 
         Raises:
             ShimError: the daemon refused it or is lost.
         """
         self._shim = shim
-        self._block = shim.add_ram(ram)
+        self._block = shim.add_ram(ram) if isinstance(ram, Ram) else shim.add_ram_by_messages(ram)
         self._vcpu = shim.create_vcpu(0, cpuid)
         self._generation = -1
+        self._patience = patience
+        self.successions = 0  # how often another daemon has taken over
 
     def run(
         self,
@@ -84,7 +94,30 @@ class RemoteVcpu:
         ask: Callable[[Io], Answer],
         steps: int | None = None,
     ) -> Done:
-        """See :meth:`Vcpu.run`."""
+        """See :meth:`Vcpu.run`.
+
+        A daemon that is lost between two runs is replaced by its successor; a run that is lost in the middle is not
+        repeated (:class:`~dm.shim.client.RunLost`).
+        """
+        while True:
+            try:
+                return self._run(state, memory, window, microseconds, ask, steps)
+            except RunLost:
+                raise
+            except SessionLost:
+                if not self._patience:
+                    raise
+                self.successions += not self._shim.reconnect(self._patience)
+
+    def _run(
+        self,
+        state: State,
+        memory: MemoryMap,
+        window: bool,
+        microseconds: int,
+        ask: Callable[[Io], Answer],
+        steps: int | None,
+    ) -> Done:
         if memory.generation != self._generation:
             self._shim.set_map(self._regions(memory), memory.a20)
             self._generation = memory.generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +13,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "qemu-patches" / "build.sh"
+GUESTS = Path(__file__).resolve().parent / "qemu_guests"
 FIRMWARE = ("-L", "/usr/share/seabios", "-L", "/usr/share/qemu")
-RAM = ("-object", "memory-backend-memfd,id=ram,size=128M,share=on", "-machine", "pc,memory-backend=ram", "-m", "128M")
+
+
+def ram(megabytes: int = 128) -> list[str]:
+    """Return the options for a PC whose RAM can be shared."""
+    backend = f"memory-backend-memfd,id=ram,size={megabytes}M,share=on"
+    return ["-object", backend, "-machine", "pc,memory-backend=ram", "-m", f"{megabytes}M"]
+
+
+def need_kvm() -> None:
+    """Skip where there is no usable KVM."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm cannot be used")
+
+
+def assemble(name: str, folder: Path) -> Path:
+    """Make a 64 KiB ROM of the guest ``name``."""
+    missing = [tool for tool in ("as", "ld") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no {' and '.join(missing)} here")
+    parts, binary = folder / f"{name}.o", folder / f"{name}.bin"
+    for words in (
+        ["as", "--32", "-I", GUESTS, GUESTS / f"{name}.s", "-o", parts],
+        ["ld", "-m", "elf_i386", "-Ttext", "0x10000", "--oformat", "binary", parts, "-o", binary],
+    ):
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    code = binary.read_bytes()
+    assert len(code) < 0xFC00, f"{name} has {len(code)} bytes"
+    reset = bytes.fromhex("ea000000f0")  # jmp f000:0
+    rom = folder / f"{name}.rom"
+    rom.write_bytes(code.ljust(0xFFF0, b"\xf4") + reset.ljust(16, b"\0"))
+    return rom
+
+
+def expected(name: str) -> str:
+    """Return what hardware makes the guest ``name`` print."""
+    return (GUESTS / f"{name}.txt").read_text()
 
 
 def poll(what: Callable[[], Any], seconds: float, explain: Callable[[], object] = str) -> Any:
@@ -56,16 +96,28 @@ class Daemon:
 class Qemu:
     """A virtual machine with an x86-dm object, seen through QMP and its text screen."""
 
-    def __init__(self, binary: str, folder: Path, endpoint: str, when: str, *words: object, accel: str = "tcg") -> None:
+    def __init__(
+        self,
+        binary: str,
+        folder: Path,
+        endpoint: str,
+        when: str | None,
+        *words: object,
+        accel: str = "tcg",
+        memory: int = 128,
+    ) -> None:
+        """Start one; ``folder`` is its own.  Without ``when`` it has no x86-dm object."""
         self._folder = folder
         self.events: list[str] = []
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(folder / "qmp"))
         listener.listen(1)
         listener.settimeout(20)
-        command = [binary, *FIRMWARE, "-accel", accel, "-nodefaults", "-display", "none", "-vga", "std", *RAM]
-        command += ["-qmp", f"unix:{folder / 'qmp'}"]
-        command += ["-object", f"x86-dm,id=dm0,endpoint={endpoint},when={when}", *map(str, words)]
+        command = [binary, *FIRMWARE, "-accel", accel, "-nodefaults", "-display", "none", *ram(memory)]
+        command += ["-qmp", f"unix:{folder / 'qmp'}", "-debugcon", f"file:{folder / 'console'}"]
+        if when is not None:
+            command += ["-object", f"x86-dm,id=dm0,endpoint={endpoint},when={when}"]
+        command += [str(word) for word in words]
         with listener, open(folder / "stderr", "w") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr)
             try:
@@ -74,7 +126,7 @@ class Qemu:
                 self.process.kill()
                 self.process.wait()
                 raise AssertionError(self.stderr()) from None
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         self._file = self._socket.makefile("rw")
         self._file.readline()
         self.command("qmp_capabilities")
@@ -97,6 +149,17 @@ class Qemu:
                 assert "return" in answer, answer
                 return answer["return"]
 
+    def job(self, name: str, **arguments: object) -> None:
+        """Execute a QMP command that starts a job, and wait for its end."""
+        self.command(name, **{"job-id": "test", **arguments})
+
+        def concluded() -> dict[str, Any] | None:
+            return next((job for job in self.command("query-jobs") if job["status"] == "concluded"), None)
+
+        job = poll(concluded, 60)
+        self.command("job-dismiss", id="test")
+        assert "error" not in job, job
+
     def hmp(self, line: str) -> str:
         return str(self.command("human-monitor-command", **{"command-line": line}))
 
@@ -113,10 +176,24 @@ class Qemu:
 
     def screen(self) -> str:
         """Return the text screen, trailing blanks removed."""
-        image = self._folder / "screen"
-        self.command("pmemsave", val=0xB8000, size=4000, filename=str(image))
-        text = image.read_bytes()[::2].decode("cp437")
+        text = self.memory(0xB8000, 4000)[::2].decode("cp437")
         return "\n".join(text[at : at + 80].rstrip(" \0") for at in range(0, 2000, 80)).strip()
+
+    def console(self) -> str:
+        """Return what the guest has written to its debug console."""
+        return (self._folder / "console").read_text(errors="replace")
+
+    def finish(self, seconds: float = 60) -> str:
+        """Wait until the guest has said that it is done; return its output."""
+        explain = lambda: f"{self.console()}\n{self.status()} {self.hmp('info registers')}\n{self.stderr()}"  # noqa: E731
+        poll(lambda: self.console().endswith("end\n"), seconds, explain)
+        return self.console()
+
+    def memory(self, address: int, size: int) -> bytes:
+        """Return guest-physical memory."""
+        image = self._folder / "memory"
+        self.command("pmemsave", val=address, size=size, filename=str(image))
+        return image.read_bytes()
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
         """Wait until ``text`` is on the screen."""

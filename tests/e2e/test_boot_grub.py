@@ -19,27 +19,10 @@ from typing import Any
 
 import pytest
 
-TOOLS = ("grub-mkrescue", "xorriso", "mformat")
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot"]
 NATIVE = [*BOOT, "--engine", "native"]
 #: The shell puts the word together, so its echo of the command line cannot be taken for the output.
 SAY_HELLO = r"set end=lo\necho hel${end}\n"
-
-
-@pytest.fixture(scope="session")
-def rescue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bootable CD with nothing on it but GRUB."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing or not Path("/usr/lib/grub/i386-pc").is_dir():
-        pytest.skip(f"no GRUB for PC BIOS here: {', '.join(missing) or '/usr/lib/grub/i386-pc'}")
-    folder = tmp_path_factory.mktemp("grub")
-    image = folder / "rescue.iso"
-    (folder / "empty").mkdir()
-    done = subprocess.run(
-        ["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", image, folder / "empty"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return image
 
 
 def boot(*words: object, timeout: float = 290) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,8 @@ from dm.machine.state import State
 RAM = 0x100000
 CODE = 0x7C00
 HLT = b"\xf4"
+#: Where load_protected keeps its tables.
+GDT, IDT, HANDLERS = 0x800, 0x2000, 0x3000
 
 
 def make_engine(name, config=None):
@@ -97,3 +99,28 @@ class Machine:
         """Vector of the exception whose handler has halted, None when the program's own HLT has."""
         at = self.state.eip - 1
         return at - 0x1000 if 0x1000 <= at < 0x1100 else None
+
+
+def _descriptor(limit_low, access, flags):
+    return (limit_low | access << 40 | flags << 48).to_bytes(8, "little")
+
+
+def load_protected(vm, code, **registers):
+    """Load a program for flat 32-bit ring 0 with an IDT of interrupt gates whose handlers halt."""
+    vm.ram[GDT + 8 : GDT + 24] = _descriptor(0xFFFF, 0x9B, 0xCF) + _descriptor(0xFFFF, 0x93, 0xCF)
+    for vector in range(256):
+        gate = (HANDLERS + vector & 0xFFFF) | 8 << 16 | 0x8E << 40
+        vm.ram[IDT + 8 * vector : IDT + 8 * vector + 8] = gate.to_bytes(8, "little")
+        vm.ram[HANDLERS + vector] = 0xF4
+    state = protected_mode(**registers)
+    state.gdtr_base, state.gdtr_limit, state.idtr_base, state.idtr_limit = GDT, 0x17, IDT, 0x7FF
+    state.cs.selector, state.ss.selector = 8, 0x10
+    vm.load(code, state)
+
+
+def pushed(vm):
+    """Return (vector, image) of the event whose handler has halted; its frame is on top of the stack."""
+    state = vm.state
+    vector = state.eip - 1 - HANDLERS
+    at = state.esp + (4 if vector in (8, 10, 11, 12, 13, 14, 17) else 0) + 8
+    return vector, int.from_bytes(vm.ram[at : at + 4], "little")

@@ -366,7 +366,10 @@ def endpoint(engine, tmp_path_factory):
     assert daemon.end() == 0
 
 
-@pytest.mark.parametrize("scenario", ["devices", "answers", "refusals", "kicks", "reconnect", "duplicates", "idle"])
+@pytest.mark.parametrize(
+    "scenario",
+    ["devices", "state-ports", "answers", "refusals", "kicks", "on-wake", "reconnect", "duplicates", "idle"],
+)
 def test_shim(shim_program, endpoint, scenario):
     done = subprocess.run(
         [shim_program, endpoint, scenario],

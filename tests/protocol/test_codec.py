@@ -215,3 +215,52 @@ def test_encoding_refuses_what_is_too_large():
     posted = [schema.Posted(0, bytes(4096), 4)] * 300
     with pytest.raises(ProtocolError, match="at most 1048576"):
         encode(schema.Io(session=1, vcpu=1, epoch=1, seq=1, io=1, kind=schema.IoKind.REPORT, posted=posted))
+
+
+def _map(*entries):
+    """A MessagePack map of these (key, value) pairs, repeated or not."""
+    body = b"".join((key if isinstance(key, bytes) else msgpack.packb(key)) + value for key, value in entries)
+    head = bytes([0x80 | len(entries)]) if len(entries) < 16 else b"\xde" + len(entries).to_bytes(2, "big")
+    return head + body
+
+
+def _emulate(*more, state=b"\x80", key: str | bytes = "state"):
+    known = {"type": "emulate", "session": 1, "vcpu": 0, "epoch": 1, "seq": 7, "generation": 1}
+    return _map(*[(k, msgpack.packb(v)) for k, v in known.items()], *more, (key, state))
+
+
+_GENERAL = ("general", msgpack.packb([0] * 10))
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (_emulate(("seq", b"\x08")), "seq"),
+        (_emulate(("unknown", b"\x01"), ("unknown", b"\x02")), "unknown"),
+        (_emulate(*[(f"x{n}", b"\x01") for n in range(20)], ("x3", b"\x01")), "x3"),
+        (_emulate(("state", b"\x80")), "state"),
+        (_emulate(state=_map(_GENERAL, _GENERAL)), "state"),
+        (_emulate(state=_map(*[_GENERAL] * 20)), "state"),
+        (_emulate(key=b"\xd9\x05state", state=_map(_GENERAL, _GENERAL)), "state"),
+        # what looks like the key and a map of one entry, inside of bytes
+        (_emulate(("code", msgpack.packb(b"\xa5state\x81")), state=_map(_GENERAL, _GENERAL)), "state"),
+        (
+            _emulate(("code", msgpack.packb(b"\xa5state\x81")), key=b"\xd9\x05state", state=_map(_GENERAL, _GENERAL)),
+            "state",
+        ),
+    ],
+)
+def test_repeated_keys_are_refused(data, field):
+    with pytest.raises(ProtocolError) as caught:
+        decode(data)
+    assert (caught.value.error, caught.value.field) == (ErrorClass.BAD_MESSAGE, field)
+    assert "more than once" in caught.value.text
+    assert caught.value.expected == "each key once"
+
+
+@pytest.mark.parametrize("key", ["state", b"\xd9\x05state", b"\xda\x00\x05state", b"\xdb\x00\x00\x00\x05state"])
+@pytest.mark.parametrize("code", [b"", b"\xa5state", b"\xa5state\x81", b"\x05state", b"state\xa5state\x82"])
+def test_what_only_looks_repeated_is_taken(key, code):
+    message = decode(_emulate(("code", msgpack.packb(code)), key=key, state=_map(_GENERAL, ("new", b"\x90"))))
+    assert message.state == {"general": [0] * 10, "new": []}
+    assert message.code == code

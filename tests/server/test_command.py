@@ -31,7 +31,13 @@ def run(*arguments, timeout=30):
     [
         ("/run/x", "use ipc:///absolute/path"),
         ("udp://1.2.3.4:5", "use ipc:///absolute/path"),
-        ("tcp://127.0.0.1:5555", "tcp needs CURVE keys"),
+        ("tcp://*:5555", "use tcp://ADDRESS:PORT"),
+        ("tcp://0.0.0.0:5555", "name the one address"),
+        ("tcp://localhost:5555", "use tcp://ADDRESS:PORT"),
+        ("tcp://::1:5555", "use tcp://ADDRESS:PORT"),
+        ("tcp://127.0.0.1", "use tcp://ADDRESS:PORT"),
+        ("tcp://127.0.0.1:0", "the port must be 1 to 65535"),
+        ("tcp://127.0.0.1:http", "the port must be 1 to 65535"),
         ("ipc://relative", "the path must be absolute"),
         ("ipc://@abstract", "the path must be absolute"),
         ("ipc:///" + "x" * 80, "at most 80 bytes"),
@@ -53,7 +59,7 @@ def arguments(*words):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--listen", "tcp://*:1"], "tcp needs CURVE keys"),
+        (["--listen", "tcp://127.0.0.1:1"], "tcp needs CURVE keys"),
         (["--listen", "ipc:///tmp/x", "--qmp", "udp:1"], "expected unix:PATH or tcp:HOST:PORT"),
         (["--listen", "ipc:///tmp/x", "--memory-path", "/no/such/dir"], "an existing directory is needed"),
         (["--listen", "ipc:///tmp/x", "--memory-path", "/"], "would open every file"),

@@ -8,7 +8,7 @@ from dm.engine import api
 from dm.protocol import schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Kind, Region
-from dm.server.memory import RamBlocks, check_sealed, open_below
+from dm.server.memory import GuestMap, RamBlocks, check_sealed, open_below
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ class TestRamBlocks:
     def test_a_block_is_shared(self, memfd):
         blocks = RamBlocks()
         blocks.add(1, memfd, 1 << 16)
-        built = blocks.build(schema.Map(1, [Region(0, 0x8000, Kind.RAM, 1, 0x4000)], False))
+        built = blocks.build(schema.Map(1, [Region(0, 0x8000, Kind.RAM, 1, 0x4000)], False)).engine
         region = built.regions[0]
         assert (built.generation, built.a20, region.kind) == (1, False, api.RegionKind.RAM)
         with mmap.mmap(memfd, 1 << 16) as other:
@@ -107,7 +107,7 @@ class TestRamBlocks:
         blocks = RamBlocks()
         blocks.add(1, memfd, 1 << 16)
         regions = [Region(n << 12, 4096, kind, 1, 0) for n, kind in enumerate(Kind)]
-        built = blocks.build(schema.Map(1, regions, True))
+        built = blocks.build(schema.Map(1, regions, True)).engine
         assert [r.kind.name for r in built.regions] == [kind.name for kind in Kind]
         assert [r.memory is not None for r in built.regions] == [True, True, False, False, False, True]
 
@@ -149,8 +149,9 @@ class TestRamBlocks:
         blocks.add(1, memfd, 4096)
         used = blocks.build(schema.Map(1, [Region(0, 4096, Kind.RAM, 1)], True))
         assert "in use by the memory map" in refused(blocks.remove, 1, used)
-        blocks.remove(1, api.MemoryMap(2, ()))
-        assert "ram 1 is not known" in refused(blocks.remove, 1, api.MemoryMap(2, ()))
+        nothing = GuestMap(api.MemoryMap(2, ()), [])
+        blocks.remove(1, nothing)
+        assert "ram 1 is not known" in refused(blocks.remove, 1, nothing)
 
     @pytest.mark.parametrize(
         ("regions", "text"),

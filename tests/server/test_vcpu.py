@@ -28,6 +28,8 @@ from dm.protocol.schema import (
     Stop,
     UntilWord,
 )
+from dm.server.pages import PageCache
+from dm.server.place import IpcPlace
 from dm.server.vcpu import Vcpu
 
 SESSION, NUMBER = 77, 3
@@ -43,6 +45,11 @@ class Owner:
         self.ram = bytearray(1 << 16)
         self.current = MemoryMap(5, (Region(0, 1 << 16, RegionKind.RAM, self.ram),))
         self.replaced = []
+        self.pages = PageCache()
+        self.state_ports = ()
+
+    def pages_moved(self, by):
+        raise AssertionError("no memory by messages here")
 
     def replace_map(self, wire, by):
         if wire.generation <= self.current.generation:
@@ -59,7 +66,7 @@ class Bench:
         self.owner = Owner()
         self.engine = fake_engine.FakeEngine(CpuConfig())
         self.path = tmp_path / "vcpu"
-        self.vcpu = Vcpu(self.context, self.owner, NUMBER, str(self.path), self.engine)
+        self.vcpu = Vcpu(self.context, self.owner, NUMBER, IpcPlace(str(self.path)), self.engine)
         self.vcpu.start()
         self.peers = [Peer(self.vcpu.endpoint)]
 
@@ -703,7 +710,7 @@ def test_counters_count_messages_and_bytes(bench):
 
 def test_two_vcpus_do_not_wait_for_each_other(bench, tmp_path):
     engine = fake_engine.FakeEngine(CpuConfig())
-    other = Vcpu(bench.context, bench.owner, 4, str(tmp_path / "other"), engine)
+    other = Vcpu(bench.context, bench.owner, 4, IpcPlace(str(tmp_path / "other")), engine)
     other.start()
     try:
         bench.program(FOREVER + b"h")
@@ -722,7 +729,8 @@ def test_two_vcpus_do_not_wait_for_each_other(bench, tmp_path):
 def test_an_endpoint_that_cannot_be_bound_is_an_error(tmp_path):
     context = zmq.Context()
     threads = threading.active_count()
-    vcpu = Vcpu(context, Owner(), 0, str(tmp_path / "no" / "dir"), fake_engine.FakeEngine(CpuConfig()))
+    place = IpcPlace(str(tmp_path / "no" / "dir"))
+    vcpu = Vcpu(context, Owner(), 0, place, fake_engine.FakeEngine(CpuConfig()))
     with pytest.raises(OSError, match="cannot bind"):
         vcpu.start()
     assert threading.active_count() == threads

@@ -12,7 +12,7 @@ from dm.protocol.schema import Done, DoneReason, Io, IoKind
 from dm.shim import keys
 from dm.shim.bios import rom
 from dm.shim.boot import Boot, Reason
-from dm.shim.client import SessionLost
+from dm.shim.client import RunLost, SessionLost
 from dm.shim.disk import Kind, drives
 from dm.shim.script import Expect, Send, Type
 from dm.shim.terminal import PlainConsole
@@ -261,7 +261,7 @@ def test_failed_run_is_reported_with_its_place(boot, reason):
     assert "the reason why" in outcome.detail
 
 
-def test_lost_daemon_and_shutdown_are_failures(boot):
+def test_a_lost_daemon_and_a_lost_run_are_failures(boot):
     def lost(guest):
         raise SessionLost("the daemon is silent")
         yield
@@ -269,11 +269,12 @@ def test_lost_daemon_and_shutdown_are_failures(boot):
     outcome, *_ = boot(lost, timeout=5)
     assert (outcome.reason, outcome.exit_code, outcome.detail) == (Reason.LOST, 1, "the daemon is silent")
 
-    def closing(guest):
-        yield done(DoneReason.KICKED, closing=True)
+    def in_the_middle(guest):
+        raise RunLost("a run was lost in the middle")
+        yield
 
-    outcome, *_ = boot(closing, timeout=5)
-    assert (outcome.reason, outcome.detail) == (Reason.LOST, "the daemon is shutting down")
+    outcome, *_ = boot(in_the_middle, timeout=5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.RUN_LOST, 3)
 
 
 def test_interrupt_by_the_user(boot):

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,44 @@ def test_a_daemon_that_does_not_end_is_killed(command, monkeypatch):
     with OwnDaemon() as own:
         assert own.pid
     assert own.pid == 0
+
+
+SHIM = """
+import sys, time
+from dm.shim.daemon import OwnDaemon
+with OwnDaemon("python") as own:
+    print(own.pid, own.endpoint, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def temporary():
+    """A directory for temporary files with a path short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="dm-") as path:
+        yield Path(path)
+
+
+def test_nothing_is_left_of_a_shim_that_was_killed(temporary):
+    shim = subprocess.Popen(
+        [sys.executable, "-c", SHIM], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    pid, endpoint = shim.stdout.readline().split()
+    directory = Path(endpoint.removeprefix("ipc://")).parent
+    assert directory.parent == temporary
+    assert (directory / "control").exists()
+    shim.kill()
+    shim.wait()
+    shim.stdout.close()
+    deadline = time.monotonic() + 20
+    while directory.exists() or Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, list(temporary.rglob("*"))
+        time.sleep(0.02)
+    assert not list(temporary.iterdir())
+
+
+def test_an_orderly_shim_removes_its_directory_itself(temporary, monkeypatch):
+    monkeypatch.setattr(daemon.tempfile, "tempdir", str(temporary))
+    with OwnDaemon("python"):
+        assert [entry.name.startswith("x86-dm-") for entry in temporary.iterdir()] == [True]
+    assert not list(temporary.iterdir())

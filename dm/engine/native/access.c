@@ -150,6 +150,10 @@ void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bo
             return;
     }
     const uint32_t linear = (uint32_t)s->base + offset, last = (linear % PAGE + (size - 1)) / PAGE;
+    if (cpu->align_check && size <= 8 && (linear & (size - 1))) {
+        raise_fault(cpu, LABEL_ALIGNMENT, 17, 0, linear, size, 0);
+        return;
+    }
     for (uint32_t n = 0; n <= last && n < 32; n++) {
         uint64_t physical;
         const uint32_t at = n ? (linear & -PAGE) + n * PAGE : linear;

@@ -31,6 +31,7 @@ struct dm_exit {
     uint32_t size, count;
     uint32_t posted_count, page_count;
     uint32_t tlb_flush;
+    uint32_t down;  /* each element lies below the one before */
     uint32_t label; /* number of a cause */
     uint64_t address;
     uint64_t steps, instructions;

@@ -182,7 +182,7 @@ struct journal_entry {
     uint64_t address, value;
     uint32_t size, count;
     uint8_t kind;
-    bool fault;
+    bool fault, down;
 };
 
 struct store {
@@ -324,6 +324,7 @@ struct row {
     uint8_t rm_class;
     uint8_t immediates[3]; /* enum immediate */
     bool plus, addressed, lock, rep, repz;
+    uint8_t since; /* the part that brought it, as struct cpu's model */
     uint16_t variants[2][3][4]; /* [osize][register or 16-bit, memory 16, memory or addressed 32][none, lock or rep, repe, repne] */
 };
 
@@ -393,8 +394,19 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
                        unsigned size);
 uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32_t offset, uint32_t wanted,
                         uint32_t down, uint32_t wide, unsigned size);
+uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted,
+                    bool down, bool wide, unsigned size, bool write);
 uint64_t msr_read(struct cpu *cpu, uint32_t number);
 void msr_write(struct cpu *cpu, uint32_t number, uint64_t value);
+
+/* strings.c */
+uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t from_segment, uint32_t from,
+                    uint32_t wanted, uint32_t down, uint32_t wide, unsigned size);
+uint32_t fill_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t value, uint32_t wanted, uint32_t down,
+                    uint32_t wide, unsigned size);
+uint64_t read_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
+                    unsigned size);
+void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size);
 
 /* system.c */
 uint64_t tsc_read(struct cpu *cpu);
@@ -411,7 +423,7 @@ void watch_data(struct cpu *cpu, uint32_t linear, unsigned size, bool write);
 void watch_port(struct cpu *cpu, uint32_t port, unsigned size);
 
 /* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */
-int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, uint16_t *variant);
+int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, struct insn *out, uint16_t *variant);
 
 /* blocks.c */
 struct block *find_block(struct cpu *cpu, uint32_t eip);

@@ -135,7 +135,7 @@ static int segment_prefix(uint32_t byte)
     }
 }
 
-int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, uint16_t *variant)
+int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, struct insn *out, uint16_t *variant)
 {
     struct bytes in = {code, size, 0, 0};
     bool osize66 = false, asize67 = false, lock = false;
@@ -150,6 +150,8 @@ int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, ui
         byte = take(&in, 1);
         if (in.failed)
             return in.failed == 1 ? 0 : -1;
+        if (model < 3 && byte >= 0x64 && byte <= 0x67) /* prefixes of the 80386 */
+            return (int)in.position;
         const int segment = segment_prefix(byte);
         if (segment >= 0)
             override = segment;
@@ -181,7 +183,7 @@ int decode(const uint8_t *code, unsigned size, bool code32, struct insn *out, ui
     const unsigned class = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : osize66;
     const unsigned leaf =
         decode_leaves[top->leaf + (top->prefixed ? class : 0) * (top->modrm ? 256 : 1) + (top->modrm ? modrm : 0)];
-    if (!leaf) {
+    if (!leaf || decode_rows[leaf - 1].since > model) {
         out->length = (uint8_t)in.position;
         return (int)in.position;
     }
@@ -216,7 +218,7 @@ int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded 
 {
     struct insn i;
     uint16_t form;
-    const int length = decode(code, size, code32, &i, &form);
+    const int length = decode(code, size, code32, 6, &i, &form);
     *out = (struct dm_decoded){form,  i.disp, i.imm,  i.chain == &dead_block ? 0 : (uint32_t)i.imm2,
                                i.seg, i.reg,  i.rm,   i.base,
                                i.index, i.scale};

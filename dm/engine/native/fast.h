@@ -117,6 +117,17 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
             GO(i); \
     } while (0)
 
+/* Devices are for the exact engine. */
+#define MOVE_BLOCK8(t, d, o, s, p, n, f, w, bail) (t = 0)
+#define FILL_BLOCK8(t, s, o, v, n, f, w, bail) (t = 0)
+#define READ_BLOCK8(t, s, o, n, f, w, bail) (t = 0)
+#define MOVE_BLOCK16(t, d, o, s, p, n, f, w, bail) (t = 0)
+#define FILL_BLOCK16(t, s, o, v, n, f, w, bail) (t = 0)
+#define READ_BLOCK16(t, s, o, n, f, w, bail) (t = 0)
+#define MOVE_BLOCK32(t, d, o, s, p, n, f, w, bail) (t = 0)
+#define FILL_BLOCK32(t, s, o, v, n, f, w, bail) (t = 0)
+#define READ_BLOCK32(t, s, o, n, f, w, bail) (t = 0)
+
 #define LOAD8(t, s, o, bail) READ_(8, t, s, o)
 #define LOAD16(t, s, o, bail) READ_(16, t, s, o)
 #define LOAD32(t, s, o, bail) READ_(32, t, s, o)

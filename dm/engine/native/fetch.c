@@ -50,7 +50,8 @@ static int fetch_and_run(struct cpu *cpu)
     const bool code32 = cpu->a.seg[1].attributes >> 14 & 1;
     int size;
     cpu->bail = BAIL_NONE;
-    while ((size = decode(cpu->fetched, cpu->fetch_count, code32, &cpu->open_insn, &cpu->open_variant)) == 0)
+    while ((size = decode(cpu->fetched, cpu->fetch_count, code32, cpu->model, &cpu->open_insn,
+                          &cpu->open_variant)) == 0)
         if (!fetch_more(cpu))
             return not_fetched(cpu);
     if (size < 0) {

@@ -364,7 +364,7 @@ class Output:
         sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
         return (
             f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {kind[row.reg_class]}, {kind[row.rm_class]}, "
-            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {{{sizes}}}}}, "
+            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {row.since}, {{{sizes}}}}}, "
             f"/* {row.text} */"
         )
 

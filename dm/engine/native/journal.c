@@ -45,6 +45,7 @@ void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32
     }
     if (cpu->expect_mmio && (kind == INPUT_LOAD || kind == INPUT_STORE)) {
         if (cpu->request.mmio - address >= size) {
+            cpu->hypervisor_address = address;
             cpu->bail = BAIL_MISMATCH;
             return;
         }
@@ -223,6 +224,7 @@ bool commit_stores(struct cpu *cpu)
         if (!acknowledge(cpu, &cpu->stores[n]))
             return false;
     if (cpu->expect_mmio) { /* the instruction is at its end and has not touched what the request names */
+        cpu->hypervisor_address = 0;
         cpu->bail = BAIL_MISMATCH;
         return false;
     }

@@ -26,9 +26,10 @@ void port_out(struct cpu *cpu, uint32_t port, uint32_t value, unsigned size)
 }
 
 /* How many elements from `offset` on lie in the same page, inside the segment, before the address wraps. */
-static uint32_t room(const struct cpu *cpu, const struct segment *s, uint32_t offset, uint64_t physical,
-                     uint32_t wanted, bool down, bool wide, unsigned size, bool write)
+uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted,
+                    bool down, bool wide, unsigned size, bool write)
 {
+    const struct segment *s = &cpu->a.seg[segment];
     const uint64_t in_page = physical % PAGE, wrap = wide ? UINT64_C(1) << 32 : 0x10000;
     const int64_t top = write ? s->write_top : s->read_top;
     if (top < 0 || (cpu->a.dr7 & 0xff) || cpu->align_check)
@@ -59,7 +60,7 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
     const bool asked = cpu->cursor < cpu->journal_count;
     const uint32_t n = asked ? cpu->journal[cpu->cursor].count
                              : span.first == size && in_ram(cpu, span.physical[0])
-                                   ? room(cpu, &cpu->a.seg[0], offset, span.physical[0], wanted, down, wide, size, true)
+                                   ? block_room(cpu, 0, offset, span.physical[0], wanted, down, wide, size, true)
                                    : 1;
     if (n <= 1) {
         const uint64_t value = port_in(cpu, port, size);
@@ -73,15 +74,7 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
     }
     if (!replay(cpu, INPUT_PORT_IN, port, size))
         return 0;
-    for (uint32_t k = 0; k < n; k++) /* the answer is in the order of the reads */
-        memcpy(cpu->block_data + (size_t)(down ? n - 1 - k : k) * size, cpu->question_data + (size_t)k * size, size);
-    withhold(cpu, span.physical[0] - (down ? (uint64_t)(n - 1) * size : 0), 0, size);
-    if (cpu->bail)
-        return 0;
-    struct store *made = &cpu->stores[cpu->store_count - 1];
-    made->block = true;
-    made->element = (uint8_t)size;
-    made->size = n * size;
+    withhold_block(cpu, span.physical[0], n, down, size);
     cpu->moved = n;
     return n;
 }
@@ -102,7 +95,7 @@ uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32
     }
     uint32_t n = 1;
     if (!asked && span.first == size && in_ram(cpu, span.physical[0]))
-        n = room(cpu, &cpu->a.seg[segment], offset, span.physical[0], wanted, down, wide, size, false);
+        n = block_room(cpu, segment, offset, span.physical[0], wanted, down, wide, size, false);
     if (n <= 1) {
         const uint64_t value = load_span(cpu, &span);
         if (!cpu->bail)

@@ -23,7 +23,7 @@ static void derive(struct cpu *cpu)
     }
     cpu->tlb = &cpu->tlbs[a->cpl == 3];
     cpu->align_check = a->cpl == 3 && (a->cr0 >> AM & 1) && open;
-    cpu->single = (a->flags & (TF | RF)) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check;
+    cpu->single = (a->flags & TF) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check;
 }
 
 /* Run blocks until something wants to be looked at. */
@@ -32,6 +32,8 @@ static int run_fast(struct cpu *cpu)
     const uint64_t chunk = cpu->left < CHUNK ? cpu->left : CHUNK;
     const struct insn *i = &entry;
     int64_t budget = (int64_t)chunk;
+    const uint32_t rf = cpu->a.flags & RF; /* the first instruction that completes clears it */
+    cpu->a.flags &= ~(uint32_t)RF;
     if (cpu->resume) {
         const int64_t rest = cpu->block->count - (cpu->resume - cpu->block->insn);
         if (cpu->block->tag == cpu->generation + cs_linear(cpu, cpu->block_eip) && budget >= rest) {
@@ -52,6 +54,8 @@ static int run_fast(struct cpu *cpu)
     else if (why == LEAVE_EXACT || why == LEAVE_REPEAT)
         budget += block->count - (i - block->insn);
     const uint64_t used = chunk - (uint64_t)budget;
+    if (!used)
+        cpu->a.flags |= rf;
     charge(cpu, used, used - cpu->repeats);
     switch (why) {
     case LEAVE_CHECKPOINT:
@@ -159,8 +163,9 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
         out->address = cpu->question.address;
         out->size = cpu->question.size;
         out->count = cpu->question.count;
+        out->down = cpu->question.down;
         out->data = cpu->question_data;
-    } else if (reason == EXIT_HYPERVISOR || reason == EXIT_FIRMWARE) {
+    } else if (reason == EXIT_HYPERVISOR || reason == EXIT_FIRMWARE || reason == EXIT_MMIO_MISMATCH) {
         out->address = cpu->hypervisor_address;
     } else if (reason == EXIT_UNSUPPORTED) {
         out->label = cpu->label;

@@ -15,12 +15,15 @@ static uint64_t host_tsc(void)
 #endif
 }
 
-/* Virtual time (tsc_host 0) goes on by one tick per reading. */
+/* Virtual time (tsc_host 0) goes on by one tick per reading.  A hypervisor whose clock is ahead of ours makes guest time
+   stand still until then, not go backwards. */
 static uint64_t tsc_now(const struct cpu *cpu)
 {
     if (!cpu->a.tsc_host)
         return cpu->a.tsc + 1;
     const uint64_t past = host_tsc() - cpu->a.tsc_host;
+    if ((int64_t)past < 0)
+        return cpu->a.tsc;
     return cpu->a.tsc + (uint64_t)(((unsigned __int128)past * cpu->a.tsc_scale) >> 32);
 }
 

@@ -129,6 +129,7 @@ int deliver_event(struct cpu *cpu)
 static int faulted(struct cpu *cpu)
 {
     if (cpu->first && cpu->request.has_mmio) {
+        cpu->hypervisor_address = 0;
         cpu->bail = BAIL_MISMATCH;
         return abandoned(cpu, OPEN_NONE);
     }

@@ -160,8 +160,7 @@ class Access(Cells):
 
     def data_span(self, linear: int, size: int, access: int) -> Span:
         """Exact mode: where a data access goes, all checks behind the segment's done."""
-        if self.align_check and linear & (size - 1):
-            raise Fault("ALIGNMENT", 17, 0, linear, size)
+        self._check_alignment(linear, size)
         span = self._reach(linear, size, access | (USER if self.cpl == 3 else 0))
         if self.dr7 & 0xFF:
             self.pending_debug |= data_hits(self.dr7, self.dr, linear, size, access == WRITE)
@@ -252,8 +251,13 @@ class Access(Cells):
             return
         if offset + size - 1 > (self.write_top if write else self.read_top)[seg]:
             self.segment_check(self, seg, offset, size, write)
-        access = (WRITE if write else READ) | (USER if self.cpl == 3 else 0)
-        self._probe_pages(self.seg_base[seg] + offset & M32, size, access)
+        linear = self.seg_base[seg] + offset & M32
+        self._check_alignment(linear, size)
+        self._probe_pages(linear, size, (WRITE if write else READ) | (USER if self.cpl == 3 else 0))
+
+    def _check_alignment(self, linear: int, size: int) -> None:
+        if self.align_check and size <= 8 and linear & (size - 1):
+            raise Fault("ALIGNMENT", 17, 0, linear, size)
 
     def _probe_pages(self, linear: int, size: int, access: int) -> None:
         last = (linear % PAGE + size - 1) // PAGE

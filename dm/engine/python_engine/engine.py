@@ -229,18 +229,25 @@ class PythonEngine:
             self._code, self._mmio = bytes(code), mmio
             return self._boundaries(_POLICIES.get(until), window)
         except Question as q:
-            return self._exit(q.reason, q.address, q.size, q.count, q.data)
+            return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down)
         except Unsupported as e:
             return self._exit(ExitReason.UNSUPPORTED, detail=e.what)
         except Hypervisor as e:
             return self._exit(ExitReason.HYPERVISOR, e.address)
         except Firmware as e:
             return self._exit(ExitReason.FIRMWARE, e.address)
-        except Mismatch:
-            return self._exit(ExitReason.MMIO_MISMATCH)
+        except Mismatch as e:
+            return self._exit(ExitReason.MMIO_MISMATCH, e.address)
 
     def _exit(
-        self, reason: ExitReason, address: int = 0, size: int = 0, count: int = 1, data: bytes = b"", detail: str = ""
+        self,
+        reason: ExitReason,
+        address: int = 0,
+        size: int = 0,
+        count: int = 1,
+        data: bytes = b"",
+        detail: str = "",
+        down: bool = False,
     ) -> Exit:
         cpu = self._cpu
         made = Exit(
@@ -249,6 +256,7 @@ class PythonEngine:
             size=size,
             count=count,
             data=data,
+            down=down,
             detail=detail,
             steps=self._steps,
             instructions=self._instructions,
@@ -302,7 +310,7 @@ class PythonEngine:
     def _single(self) -> bool:
         """Whether every boundary must be looked at."""
         cpu = self._cpu
-        return bool(cpu.flags & (_TF | _RF) or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check)
+        return bool(cpu.flags & _TF or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check)
 
     def _charge(self, steps: int, instructions: int) -> None:
         if not self._prepaid:  # else it was part of the run that asked
@@ -322,6 +330,8 @@ class PythonEngine:
         start = left = min(cpu.left, CHUNK)
         finished = 0
         eip = cpu.eip
+        rf = cpu.flags & _RF
+        cpu.flags ^= rf  # the first instruction that completes clears it
         i: Insn | None = None
         try:
             while left > 0:
@@ -352,21 +362,23 @@ class PythonEngine:
                     break
                 left -= 1
         except NeedExact:
-            self._account(start - left, finished, eip)
+            self._account(start - left, finished, eip, rf)
             self._step(i)
         except Fault as fault:
-            self._account(start - left, finished, eip)
+            self._account(start - left, finished, eip, rf)
             self._fault(fault)
         except Unsupported:
-            self._account(start - left, finished, eip)
+            self._account(start - left, finished, eip, rf)
             raise
         else:
-            self._account(start - left, finished, eip)
+            self._account(start - left, finished, eip, rf)
 
-    def _account(self, steps: int, repeated: int, eip: int) -> None:
+    def _account(self, steps: int, repeated: int, eip: int, rf: int) -> None:
         self._cpu.eip = eip
         if steps:
             self._charge(steps, steps + repeated)
+        else:
+            self._cpu.flags |= rf
 
     # exact mode
 

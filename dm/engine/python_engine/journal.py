@@ -121,7 +121,9 @@ class Journal:
         self.cursor = len(self.entries)
         return made
 
-    def ask(self, kind: Input, address: int, size: int, count: int = 1, data: bytes = b"") -> Entry:
+    def ask(
+        self, kind: Input, address: int, size: int, count: int = 1, data: bytes = b"", *, down: bool = False
+    ) -> Entry:
         """Return the outside's answer, replayed or, by abandoning the instruction, asked for."""
         known = self.replay(kind, address, size)
         if known is not None:
@@ -131,10 +133,10 @@ class Journal:
         # A replay has no address to look for: the first question was the right one.
         if self.mmio is not None and kind in (Input.LOAD, Input.STORE):
             if not address <= self.mmio < address + size:
-                raise Mismatch
+                raise Mismatch(address)
             self.mmio = None
         self.pending = Entry(kind, address, size, 0, count)
-        raise Question(REASONS[kind], address, size, count, data)
+        raise Question(REASONS[kind], address, size, count, data, down)
 
     def answer(self, data: bytes, fault: bool) -> None:
         """Add the answer to the question that :meth:`ask` raised."""

@@ -11,8 +11,8 @@ from dm.engine.python_engine.cells import Saved
 from dm.engine.python_engine.host_tsc import host_tsc
 from dm.engine.python_engine.journal import Input, Journal
 from dm.engine.python_engine.memory import GuestMemory
-from dm.engine.python_engine.ports import Ports
 from dm.engine.python_engine.signals import NeedExact
+from dm.engine.python_engine.strings import Strings
 from dm.isa import features
 from dm.machine.state import State
 
@@ -35,7 +35,7 @@ def _has_subleaves(leaf: int) -> bool:
     return leaf in (4, 7, 0xB, 0x8000001D) or 0xD <= leaf <= 0x1F
 
 
-class Machine(Ports):
+class Machine(Strings):
     """One virtual CPU's cells and what surrounds it.  Handlers are called with it."""
 
     #: REP iterations that the last handler made.
@@ -152,7 +152,10 @@ class Machine(Ports):
         known = self.journal.replay(Input.TSC, 0, 8)
         if known is None:
             if self.tsc_host:
-                now = self.tsc + ((host_tsc() - self.tsc_host & M64) * self.tsc_scale >> 32) & M64
+                past = host_tsc() - self.tsc_host & M64
+                if past >> 63:  # the hypervisor's clock is ahead of ours: guest time does not go backwards
+                    past = 0
+                now = self.tsc + (past * self.tsc_scale >> 32) & M64
             else:
                 now = self.tsc + 1 & M64
             known = self.journal.record(Input.TSC, 0, 8, now)

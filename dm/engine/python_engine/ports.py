@@ -50,6 +50,10 @@ class Ports(Access):
         """How many elements from ``offset`` on are in one page of RAM, inside the segment, before the address wraps."""
         if len(span) > 1 or self.memory.kind(span[0][0]) is not RegionKind.RAM:
             return 1
+        return self._block_room(span, top, offset, wanted, down, wide, size)
+
+    def _block_room(self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        """The same, whatever the page is."""
         if top < 0 or self.dr7 & 0xFF or self.align_check:
             return 1
         in_page = span[0][0] % PAGE
@@ -67,14 +71,16 @@ class Ports(Access):
         if n <= 1:
             self.store_span(span, self._port_in(port, size))
             return 1
-        data = self.journal.ask(Input.PORT_IN, port, size, n).data
-        first = span[0][0]
-        if down:  # the answer is in the order of the reads
-            data = b"".join(data[k : k + size] for k in range((n - 1) * size, -1, -size))
-            first -= (n - 1) * size
-        self.journal.withhold(self.memory, first, data, size)
-        self.moved = n
+        self._withhold_block(span[0][0], self.journal.ask(Input.PORT_IN, port, size, n).data, down, size)
         return n
+
+    def _withhold_block(self, physical: int, data: bytes, down: int, size: int) -> None:
+        """Withhold what was read as a block, in the order of the reads."""
+        self.moved = len(data) // size
+        if down:
+            data = b"".join(data[at : at + size] for at in range(len(data) - size, -1, -size))
+            physical -= len(data) - size
+        self.journal.withhold(self.memory, physical, data, size)
 
     def _port_out_block(self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
         span = self._checked(seg, offset, size, 0)
@@ -86,13 +92,16 @@ class Ports(Access):
         if n <= 1:
             self._port_out(port, self.load_span(span), size)
             return 1
-        page = self.memory.page(span[0][0] // PAGE)
-        assert page is not None
-        at = span[0][0] % PAGE
-        elements = [self.memory.load(page, at + (-k if down else k) * size, size) for k in range(n)]
-        data = b"".join(element.to_bytes(size, "little") for element in elements)
-        self.journal.ask(Input.PORT_OUT, port, size, n, data)
+        self.journal.ask(Input.PORT_OUT, port, size, n, self._read_block(span[0][0], n, down, size))
         return n
+
+    def _read_block(self, physical: int, count: int, down: int, size: int) -> bytes:
+        """Return elements of one page of memory, in the order of access."""
+        page = self.memory.page(physical // PAGE)
+        assert page is not None
+        at = physical % PAGE
+        elements = [self.memory.load(page, at + (-k if down else k) * size, size) for k in range(count)]
+        return b"".join(element.to_bytes(size, "little") for element in elements)
 
     def _msr(self, kind: Input, number: int, data: bytes = b"") -> Entry:
         if not self.recording:

@@ -34,7 +34,11 @@ class Again(Abandon):
 
 
 class Mismatch(Abandon):
-    """The first instruction does not touch the address that the request named."""
+    """The first instruction does not touch the address that the request named; ``address`` is what it touched, or 0."""
+
+    def __init__(self, address: int = 0) -> None:
+        super().__init__(address)
+        self.address = address
 
 
 class Hypervisor(Abandon):
@@ -56,9 +60,12 @@ class Firmware(Abandon):
 class Question(Abandon):
     """The outside must answer first."""
 
-    def __init__(self, reason: ExitReason, address: int, size: int, count: int, data: bytes) -> None:
-        super().__init__(reason, address, size, count, data)
+    def __init__(
+        self, reason: ExitReason, address: int, size: int, count: int, data: bytes, down: bool = False
+    ) -> None:
+        super().__init__(reason, address, size, count, data, down)
         self.reason, self.address, self.size, self.count, self.data = reason, address, size, count, data
+        self.down = down
 
     @property
     def expected(self) -> int:

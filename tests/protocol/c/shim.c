@@ -31,7 +31,7 @@ static struct log {
     struct {
         enum x86_dm_io_kind kind;
         uint64_t address;
-        uint32_t size, count;
+        uint32_t size, count, n_registers;
         uint8_t data[16];
     } io[8];
     unsigned ios;
@@ -50,6 +50,7 @@ static void on_io(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer
     log->io[log->ios].address = io->address;
     log->io[log->ios].size = io->size;
     log->io[log->ios].count = io->count;
+    log->io[log->ios].n_registers = io->n_registers;
     memcpy(log->io[log->ios].data, io->data.size ? (const void *)io->data.data : "", io->data.size);
     log->ios++;
     if (io->kind == X86_DM_IO_KIND_INTERRUPT_ACK) {
@@ -142,7 +143,7 @@ static void test_devices(void)
     struct x86_dm_stats stats;
     struct x86_dm_message counters;
 
-    CHECK(x86_dm_daemon(dm)->version == 1 && x86_dm_has_feature(dm, "ram-fd") && !x86_dm_has_feature(dm, "ram"));
+    CHECK(x86_dm_daemon(dm)->version == X86_DM_VERSION && x86_dm_has_feature(dm, "ram-fd") && !x86_dm_has_feature(dm, "ram"));
     /* mov al, 41h; out 80h, al; in al, 60h; mov [7000h], al; mov dx, 3f8h; in ax, dx; hlt */
     LOAD("\xb0\x41\xe6\x80\xe4\x60\xa2\x00\x70\xba\xf8\x03\xed\xf4");
     state.gpr[6] = UINT64_C(0x1122334455667788); /* what 16-bit code does not see passes through */
@@ -199,6 +200,31 @@ static void change_map(struct x86_dm_answer *answer)
     answer->map = &new_map;
     answer->window = 1;
     answer->stop = X86_DM_STOP_INIT;
+}
+
+static void change_registers(struct x86_dm_answer *answer)
+{
+    CHECK(answer->registers[0] == UINT64_C(0x99887766554433) && answer->registers[2] == 0x5658);
+    answer->registers[0] = UINT64_C(0x1122334455667788);
+    answer->registers[3] = 0x564d5868;
+}
+
+static void test_state_ports(void)
+{
+    const struct x86_dm_port_range ports[] = {{.first = 0x5658, .last = 0x5659}}, crossed[] = {{.first = 2, .last = 1}};
+
+    FINE(x86_dm_set_state_ports(dm, ports, 1, &why));
+    CHECK(x86_dm_set_state_ports(dm, crossed, 1, &why) == X86_DM_REFUSED && strcmp(why.field, "ports[0].last") == 0);
+    LOAD("\xba\x58\x56\xed\xf4"); /* mov dx, 5658h; in ax, dx; hlt */
+    state.gpr[0] = UINT64_C(0x99887766554433);
+    seen.then = change_registers;
+    FINE(run());
+    CHECK(done->reason == X86_DM_DONE_REASON_HALT && seen.ios == 1 && seen.io[0].n_registers == 8);
+    CHECK(state.gpr[0] == UINT64_C(0x1122334455665655)); /* what IN writes is the data's */
+    CHECK(state.gpr[3] == 0x564d5868 && state.gpr[2] == 0x5658 && done->instructions == 3);
+    LOAD("\xe4\x60\xf4"); /* in al, 60h: another port */
+    FINE(run());
+    CHECK(seen.ios == 1 && seen.io[0].n_registers == 0);
 }
 
 static void test_answers(void)
@@ -321,6 +347,41 @@ static void test_kicks(void)
     FINE(run());
     pthread_join(thread, NULL);
     CHECK(done->reason == X86_DM_DONE_REASON_KICKED && state.rip == 0);
+}
+
+static bool kick_on_wake(void *opaque)
+{
+    struct log *log = opaque;
+
+    log->wakes++;
+    return true;
+}
+
+static void *wake_later(void *opaque)
+{
+    (void)opaque;
+    pause_ms(50);
+    x86_dm_wake(vcpu);
+    return NULL;
+}
+
+/* on_wake that says true kicks once: it is not what wakes the run again. */
+static void test_on_wake(void)
+{
+    struct x86_dm_devices kicking = devices;
+    struct x86_dm_stats stats;
+    pthread_t thread;
+
+    kicking.on_wake = kick_on_wake;
+    LOAD("\xeb\xfe"); /* jmp $ */
+    for (unsigned turn = 1; turn <= 5; turn++) {
+        CHECK(pthread_create(&thread, NULL, wake_later, NULL) == 0);
+        FINE(x86_dm_run(vcpu, &state, &how.emulate, &kicking, &done, &why));
+        pthread_join(thread, NULL);
+        CHECK(done->reason == X86_DM_DONE_REASON_KICKED);
+        x86_dm_get_stats(vcpu, &stats);
+        CHECK(seen.wakes == turn && stats.kicks == turn);
+    }
 }
 
 static void reconnect_now(struct x86_dm_answer *answer)
@@ -495,6 +556,7 @@ static const struct {
     void (*test)(void);
 } scenarios[] = {
     {"devices", test_devices}, {"answers", test_answers},       {"refusals", test_refusals}, {"kicks", test_kicks},
+    {"state-ports", test_state_ports}, {"on-wake", test_on_wake},
     {"reconnect", test_reconnect}, {"duplicates", test_duplicates}, {"loss", test_loss},         {"idle", test_idle},
 };
 

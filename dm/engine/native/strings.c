@@ -1,0 +1,153 @@
+/* REP MOVS, STOS and LODS between memory and a device: many elements in one question.
+ *
+ * What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
+ * happen between the elements: the memory side is proven readable or writable and holds no code.  Anything else: 0, and
+ * the instruction moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+ */
+
+#include "cpu.h"
+
+enum { TF = 1 << 8 };
+
+static bool is_device(struct cpu *cpu, uint64_t physical, bool write)
+{
+    const struct region *region = region_at(cpu, physical);
+    if (!region)
+        return true;
+    if (write)
+        return region->kind != RAM && region->kind != COALESCED && region->kind != HYPERVISOR;
+    return !region->memory && region->kind != HYPERVISOR;
+}
+
+/* Whether this side of a move is memory that does as it is told. */
+static bool is_plain(struct cpu *cpu, uint64_t physical, bool write)
+{
+    struct region *region = region_at(cpu, physical);
+    if (!region || !region->memory || (write && region->kind != RAM))
+        return false;
+    const struct page *page = write ? page_at(region, physical) : NULL;
+    return !write || (page && !page->code);
+}
+
+/* The question that this instruction has had here: 1 a block, 0 none yet, -1 others. */
+static int asked(const struct cpu *cpu)
+{
+    if (cpu->cursor == cpu->journal_count)
+        return 0;
+    return cpu->journal[cpu->cursor].count > 1 ? 1 : -1;
+}
+
+static void ask_block(struct cpu *cpu, unsigned kind, uint64_t physical, unsigned size, uint32_t count, bool down,
+                      const uint8_t *data)
+{
+    ask(cpu, kind, physical, size, count, data);
+    cpu->question.down = down && cpu->bail == BAIL_QUESTION;
+}
+
+/* Withhold the answer to a block question, `count` elements from `physical` on upwards or downwards. */
+void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size)
+{
+    if (cpu->cursor == cpu->journal_count) /* else there was another question since, and the bytes have been kept */
+        for (uint32_t k = 0; k < count; k++)
+            memcpy(cpu->block_data + (size_t)(down ? count - 1 - k : k) * size, cpu->question_data + (size_t)k * size,
+                   size);
+    withhold(cpu, physical - (down ? (uint64_t)(count - 1) * size : 0), 0, size);
+    if (cpu->bail)
+        return;
+    struct store *made = &cpu->stores[cpu->store_count - 1];
+    made->block = true;
+    made->element = (uint8_t)size;
+    made->size = count * size;
+}
+
+uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t from_segment, uint32_t from,
+                    uint32_t wanted, uint32_t down, uint32_t wide, unsigned size)
+{
+    struct span source, target;
+    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+        !check_data(cpu, from_segment, from, size, false, &source) || source.first < size)
+        return 0;
+    const bool reads = is_device(cpu, source.physical[0], false);
+    if (!asked(cpu) && !reads && !is_plain(cpu, source.physical[0], false))
+        return 0;
+    if (!check_data(cpu, to_segment, to, size, true, &target) || target.first < size || asked(cpu) < 0)
+        return 0;
+    if (asked(cpu) > 0) {
+        const struct journal_entry *known = &cpu->journal[cpu->cursor];
+        const uint32_t n = known->count;
+        if (known->kind == INPUT_STORE) {
+            replay(cpu, INPUT_STORE, target.physical[0], size);
+        } else if (replay(cpu, INPUT_LOAD, source.physical[0], size)) {
+            withhold_block(cpu, target.physical[0], n, down, size);
+        }
+        cpu->moved = n;
+        return n;
+    }
+    if (reads ? !is_plain(cpu, target.physical[0], true) : !is_device(cpu, target.physical[0], true))
+        return 0;
+    const uint32_t most = block_room(cpu, to_segment, to, target.physical[0], wanted, down, wide, size, true);
+    const uint32_t n = block_room(cpu, from_segment, from, source.physical[0], most, down, wide, size, false);
+    if (n < 2)
+        return 0;
+    if (reads) {
+        ask_block(cpu, INPUT_LOAD, source.physical[0], size, n, down, NULL);
+        return 0;
+    }
+    uint8_t data[PAGE];
+    const struct region *region = region_at(cpu, source.physical[0]);
+    const uint8_t *host = region->memory + (source.physical[0] - region->gpa);
+    for (uint32_t k = 0; k < n; k++) {
+        const uint64_t value = host_load(down ? host - (size_t)k * size : host + (size_t)k * size, size);
+        memcpy(data + (size_t)k * size, &value, size);
+    }
+    ask_block(cpu, INPUT_STORE, target.physical[0], size, n, down, data);
+    return 0;
+}
+
+uint32_t fill_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t value, uint32_t wanted, uint32_t down,
+                    uint32_t wide, unsigned size)
+{
+    struct span target;
+    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+        !check_data(cpu, segment, offset, size, true, &target) || target.first < size || asked(cpu) < 0)
+        return 0;
+    if (asked(cpu) > 0) {
+        cpu->moved = cpu->journal[cpu->cursor].count;
+        replay(cpu, INPUT_STORE, target.physical[0], size);
+        return cpu->moved;
+    }
+    if (!is_device(cpu, target.physical[0], true))
+        return 0;
+    const uint32_t n = block_room(cpu, segment, offset, target.physical[0], wanted, down, wide, size, true);
+    if (n < 2)
+        return 0;
+    uint8_t data[PAGE];
+    for (uint32_t k = 0; k < n; k++)
+        memcpy(data + (size_t)k * size, &value, size);
+    ask_block(cpu, INPUT_STORE, target.physical[0], size, n, down, data);
+    return 0;
+}
+
+uint64_t read_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
+                    unsigned size)
+{
+    struct span source;
+    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+        !check_data(cpu, segment, offset, size, false, &source) || source.first < size || asked(cpu) < 0)
+        return 0;
+    if (asked(cpu) > 0) {
+        const uint32_t n = cpu->journal[cpu->cursor].count;
+        if (!replay(cpu, INPUT_LOAD, source.physical[0], size))
+            return 0;
+        uint32_t last = 0;
+        memcpy(&last, cpu->question_data + (size_t)(n - 1) * size, size);
+        cpu->moved = n;
+        return (uint64_t)n << 32 | last;
+    }
+    if (!is_device(cpu, source.physical[0], false))
+        return 0;
+    const uint32_t n = block_room(cpu, segment, offset, source.physical[0], wanted, down, wide, size, false);
+    if (n >= 2)
+        ask_block(cpu, INPUT_LOAD, source.physical[0], size, n, down, NULL);
+    return 0;
+}

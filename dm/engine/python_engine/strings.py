@@ -1,0 +1,140 @@
+"""REP MOVS, STOS and LODS between memory and a device: many elements in one question.
+
+What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
+happen between the elements: the memory side is proven readable or writable.  Anything else: 0, and the instruction
+moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dm.engine.api import RegionKind
+from dm.engine.python_engine.access import Span
+from dm.engine.python_engine.journal import Input
+from dm.engine.python_engine.memory import PAGE
+from dm.engine.python_engine.ports import Ports
+
+_TF: Final = 1 << 8
+_NO_DEVICE: Final = {
+    0: (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE, RegionKind.HYPERVISOR),
+    1: (RegionKind.RAM, RegionKind.COALESCED, RegionKind.HYPERVISOR),
+}
+
+
+class Strings(Ports):
+    """Block primitives of MOVS, STOS and LODS."""
+
+    def _may_block(self, wanted: int) -> bool:
+        return self.recording and wanted > 1 and not self.flags & _TF
+
+    def _is_device(self, physical: int, write: int) -> bool:
+        return self.memory.kind(physical) not in _NO_DEVICE[write]
+
+    def _is_plain(self, physical: int, write: int) -> bool:
+        page = self.memory.page(physical // PAGE)
+        return page is not None and (not write or page.kind is RegionKind.RAM)
+
+    @property
+    def _asked(self) -> int:
+        """The question that this instruction has had here: its elements for a block, 0 for none yet, 1 for others."""
+        ahead = self.journal.ahead
+        return ahead.count if ahead is not None else 0
+
+    def _move_block(
+        self, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int, size: int
+    ) -> int:
+        if not self._may_block(wanted):
+            return 0
+        source = self._checked(from_seg, offset, size, 0)
+        if len(source) > 1:
+            return 0
+        reads = self._is_device(source[0][0], 0)
+        if not self._asked and not reads and not self._is_plain(source[0][0], 0):
+            return 0
+        target = self._checked(to_seg, to, size, 1)
+        if len(target) > 1 or self._asked == 1:
+            return 0
+        if n := self._asked:
+            ahead = self.journal.ahead
+            assert ahead is not None
+            if ahead.kind is Input.STORE:
+                self.journal.ask(Input.STORE, target[0][0], size)
+            else:
+                data = self.journal.ask(Input.LOAD, source[0][0], size).data
+                self._withhold_block(target[0][0], data, down, size)
+            self.moved = n
+            return n
+        if not (self._is_plain(target[0][0], 1) if reads else self._is_device(target[0][0], 1)):
+            return 0
+        most = self._block_room(target, self.write_top[to_seg], to, wanted, down, wide, size)
+        n = self._block_room(source, self.read_top[from_seg], offset, most, down, wide, size)
+        if n < 2:
+            return 0
+        if reads:
+            self.journal.ask(Input.LOAD, source[0][0], size, n, down=bool(down))
+        else:
+            data = self._read_block(source[0][0], n, down, size)
+            self.journal.ask(Input.STORE, target[0][0], size, n, data, down=bool(down))
+        raise AssertionError("a new question abandons the instruction")
+
+    def _fill_block(self, seg: int, offset: int, value: int, wanted: int, down: int, wide: int, size: int) -> int:
+        n, target = self._one_side(seg, offset, wanted, down, wide, size, 1)
+        if n:
+            data = value.to_bytes(size, "little") * n
+            self.journal.ask(Input.STORE, target[0][0], size, n, data, down=bool(down))
+        return n
+
+    def _read_block_of_device(self, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        n, source = self._one_side(seg, offset, wanted, down, wide, size, 0)
+        if not n:
+            return 0
+        data = self.journal.ask(Input.LOAD, source[0][0], size, n, down=bool(down)).data
+        return n << 32 | int.from_bytes(data[-size:], "little")
+
+    def _one_side(
+        self, seg: int, offset: int, wanted: int, down: int, wide: int, size: int, write: int
+    ) -> tuple[int, Span]:
+        """Return how many elements to ask for, or that were asked for, and where; 0 when it is no block."""
+        if not self._may_block(wanted):
+            return 0, []
+        span = self._checked(seg, offset, size, write)
+        n = self._asked
+        if len(span) > 1 or n == 1:
+            return 0, span
+        if not n and self._is_device(span[0][0], write):
+            top = (self.write_top if write else self.read_top)[seg]
+            n = self._block_room(span, top, offset, wanted, down, wide, size)
+        if n < 2:
+            return 0, span
+        self.moved = n
+        return n, span
+
+
+def _move(size: int) -> Callable[[Strings, int, int, int, int, int, int, int], int]:
+    def move_block(
+        self: Strings, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int
+    ) -> int:
+        return self._move_block(to_seg, to, from_seg, offset, wanted, down, wide, size)
+
+    return move_block
+
+
+def _fill(size: int) -> Callable[[Strings, int, int, int, int, int, int], int]:
+    def fill_block(self: Strings, seg: int, offset: int, value: int, wanted: int, down: int, wide: int) -> int:
+        return self._fill_block(seg, offset, value, wanted, down, wide, size)
+
+    return fill_block
+
+
+def _read(size: int) -> Callable[[Strings, int, int, int, int, int], int]:
+    def read_block(self: Strings, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
+        return self._read_block_of_device(seg, offset, wanted, down, wide, size)
+
+    return read_block
+
+
+for _size in (1, 2, 4):
+    for _name, _make in (("move_block", _move), ("fill_block", _fill), ("read_block", _read)):
+        setattr(Strings, f"{_name}{8 * _size}", _make(_size))

@@ -1,0 +1,215 @@
+"""Memory by messages: blocks of RAM that stay with the shim, and the daemon's copies of their pages.
+
+A page is brought in when the guest first touches it.  What the guest has changed goes back byte by byte with the next
+exchange, so that two sides which write to different bytes of one page do not disturb each other.  Pages that the shim
+says have changed on its side are brought in anew.
+
+The engines know nothing of this: a page that is not here is a hole in their map, the access a question, and answered
+from the page once it has come.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dm.engine import api
+from dm.protocol import schema
+from dm.protocol.schema import Patch
+
+PAGE: Final = 4096
+#: Pages are brought in by up to so many bytes that lie together.
+WINDOW: Final = 16 * PAGE
+
+_THERE: Final = re.compile(rb"\x01+", re.DOTALL)
+_DIFFERENT: Final = re.compile(rb"[^\x00]+", re.DOTALL)
+
+
+def differences(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the bytes of ``new`` that differ from ``old``; both have the same length."""
+    if old != new:
+        both = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
+        yield from (found.span() for found in _DIFFERENT.finditer(both.to_bytes(len(old), "little")))
+
+
+class Block:
+    """The daemon's copy of one block: ``memory``, which the guest uses, and what the shim has of it as far as known."""
+
+    def __init__(self, number: int, size: int) -> None:
+        """Nothing of it is there yet.  ``number`` is the shim's; ``size`` in bytes, a multiple of 4096."""
+        self.number = number
+        self.memory = mmap.mmap(-1, size)
+        self.memory.madvise(mmap.MADV_DONTDUMP)
+        self._known = mmap.mmap(-1, size)
+        self._known.madvise(mmap.MADV_DONTDUMP)
+        self._there = bytearray(size // PAGE)
+        self._came = bytearray(size // PAGE)  # has been there once: `_known` has a meaning
+
+    def __len__(self) -> int:
+        return len(self.memory)
+
+    def has(self, offset: int) -> bool:
+        """Return whether the page of this byte is there."""
+        return bool(self._there[offset // PAGE])
+
+    def parts(self, region: api.Region) -> Iterator[api.Region]:
+        """Yield the parts of a region of this block that are there."""
+        first, count = region.offset // PAGE, region.size // PAGE
+        for found in _THERE.finditer(self._there, first, first + count):
+            at = (found.start() - first) * PAGE
+            size = (found.end() - found.start()) * PAGE
+            yield replace(region, gpa=region.gpa + at, size=size, memory=self.memory, offset=region.offset + at)
+
+    def missing(self, offset: int, low: int, high: int) -> tuple[int, int]:
+        """Return (start, end) of the pages around ``offset`` to bring in, within ``low`` and ``high``."""
+        low = max(low, offset // WINDOW * WINDOW) // PAGE
+        high = min(high, offset // WINDOW * WINDOW + WINDOW) // PAGE
+        start = self._there.rfind(b"\x01", low, offset // PAGE) + 1 or low
+        end = self._there.find(b"\x01", offset // PAGE, high)
+        return start * PAGE, (high if end < 0 else end) * PAGE
+
+    def fill(self, offset: int, data: bytes) -> None:
+        """Take pages from the shim; bytes that the guest has changed and the shim does not know of yet are kept."""
+        for at in range(offset, offset + len(data), PAGE):
+            page = data[at - offset : at - offset + PAGE]
+            if self._came[at // PAGE]:
+                known = self._known[at : at + PAGE]
+                kept = [(s, self.memory[at + s : at + e]) for s, e in differences(known, self.memory[at : at + PAGE])]
+                image = bytearray(page)
+                for start, own in kept:
+                    image[start : start + len(own)] = own
+                # Other vCPUs may be storing here: touch nothing but what has changed.
+                for start, end in differences(known, bytes(image)):
+                    self.memory[at + start : at + end] = image[start:end]
+            else:
+                self.memory[at : at + PAGE] = page
+                self._came[at // PAGE] = 1
+            self._known[at : at + PAGE] = page
+            self._there[at // PAGE] = 1
+
+    def drop(self, offset: int, end: int) -> bool:
+        """Let pages be brought in anew; return whether one of them was there."""
+        first, last = offset // PAGE, end // PAGE
+        there = self._there.find(b"\x01", first, last) >= 0
+        self._there[first:last] = bytes(last - first)
+        return there
+
+    def changes(self, offset: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset in the page, bytes) the guest has changed in this page; the shim is taken to know them now."""
+        new = self.memory[offset : offset + PAGE]
+        if self._came[offset // PAGE]:
+            for start, end in differences(self._known[offset : offset + PAGE], new):
+                yield start, new[start:end]
+            self._known[offset : offset + PAGE] = new
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Pages to ask the shim for: ``size`` bytes from ``offset`` in ``block`` on."""
+
+    block: Block
+    offset: int
+    size: int
+
+
+class PageCache:
+    """The blocks by messages of a session, as the regions of its newest map show them.  Callable from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: dict[int, Block] = {}  # by number
+        self._starts: list[int] = []
+        self._regions: list[tuple[api.Region, Block]] = []
+
+    def add(self, block: Block) -> None:
+        """Make a block known."""
+        with self._lock:
+            self._blocks[block.number] = block
+
+    def use(self, regions: Iterable[tuple[api.Region, Block]]) -> None:
+        """Take up a new map: its regions that are made of blocks by messages, in order."""
+        with self._lock:
+            self._regions = list(regions)
+            self._starts = [region.gpa for region, _ in self._regions]
+
+    @property
+    def used(self) -> bool:
+        """Whether there are such blocks."""
+        return bool(self._blocks)
+
+    def forget(self, block: Block) -> None:
+        """Let go of a block that is in no map."""
+        with self._lock:
+            self._blocks.pop(block.number, None)
+
+    def _at(self, gpa: int) -> tuple[api.Region, Block] | None:
+        at = bisect_right(self._starts, gpa) - 1
+        if at < 0:
+            return None
+        region, block = self._regions[at]
+        return (region, block) if gpa < region.gpa + region.size else None
+
+    def want(self, gpa: int, write: bool) -> Want | None:
+        """Return what to ask for so that ``gpa`` can be read or written; None when it lies in no such region.
+
+        ``size`` is 0 when its page is there.  A write to ROM is the shim's business as any other.
+        """
+        with self._lock:
+            found = self._at(gpa)
+            if found is None or (write and found[0].kind is not api.RegionKind.RAM):
+                return None
+            region, block = found
+            offset = region.offset + gpa - region.gpa
+            if block.has(offset):
+                return Want(block, offset, 0)
+            start, end = block.missing(offset, region.offset, region.offset + region.size)
+            return Want(block, start, end - start)
+
+    def firmware(self) -> Want | None:
+        """Return pages of firmware regions that are to be brought in before anything runs: their fetch ends a run."""
+        with self._lock:
+            for region, block in self._regions:
+                if region.kind is api.RegionKind.FIRMWARE:
+                    for offset in range(region.offset, region.offset + region.size, PAGE):
+                        if not block.has(offset):
+                            start, end = block.missing(offset, region.offset, region.offset + region.size)
+                            return Want(block, start, end - start)
+        return None
+
+    def fill(self, want: Want, data: bytes) -> None:
+        """Take the pages that were asked for; what somebody else has brought in meanwhile is left alone."""
+        with self._lock:
+            for at in range(0, want.size, PAGE):
+                if not want.block.has(want.offset + at):
+                    want.block.fill(want.offset + at, data[at : at + PAGE])
+
+    def drop(self, ranges: Iterable[schema.PageRange]) -> bool:
+        """Let changed pages be brought in anew; return whether one of them was there.  Unknown ones are ignored."""
+        dropped = False
+        with self._lock:
+            for pages in ranges:
+                block = self._blocks.get(pages.ram)
+                if block is not None:
+                    end = min((pages.first + pages.count) * PAGE, len(block))
+                    dropped |= block.drop(min(pages.first * PAGE, end), end)
+        return dropped
+
+    def changes(self, used: api.MemoryMap, pages: Iterable[int]) -> list[Patch]:
+        """Return what the guest has changed in these pages (gpa >> 12) of the map it ``used``, page by page."""
+        out: list[Patch] = []
+        starts = [region.gpa for region in used.regions]
+        with self._lock:
+            blocks = {id(block.memory): block for block in self._blocks.values()}
+            for page in pages:
+                gpa = page * PAGE
+                region = used.regions[bisect_right(starts, gpa) - 1]
+                block = blocks.get(id(region.memory))
+                if block is not None and gpa < region.gpa + region.size:
+                    offset = region.offset + gpa - region.gpa
+                    out += [Patch(block.number, offset + at, data) for at, data in block.changes(offset)]
+        return out

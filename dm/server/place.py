@@ -1,0 +1,97 @@
+"""Where a vCPU's endpoint is: beside the control socket in the file system, or on a tcp port with CURVE."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from typing import Any, Final, Protocol
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from dm.keys import Keys
+
+#: ZAP domain of our sockets (https://rfc.zeromq.org/spec/27).
+_DOMAIN: Final = "x86-dm"
+#: A peer must have shown its key within so many milliseconds.
+_HANDSHAKE_MS: Final = 5000
+
+
+class Place(Protocol):
+    """An endpoint to be bound."""
+
+    endpoint: str
+
+    def bind(self, socket: zmq.Socket[bytes]) -> None:
+        """Bind; ``endpoint`` is where clients connect from then on."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what libzmq leaves behind."""
+        ...
+
+
+class IpcPlace:
+    """A socket of mode 0600 in a directory of the daemon's own."""
+
+    def __init__(self, path: str) -> None:
+        self.endpoint = f"ipc://{path}"
+        self._path = path
+
+    def bind(self, socket: zmq.Socket[bytes]) -> None:
+        """See :meth:`Place.bind`."""
+        socket.bind(self.endpoint)
+        os.chmod(self._path, 0o600)
+
+    def clear(self) -> None:
+        """See :meth:`Place.clear`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+class TcpPlace:
+    """A free port of an address, for clients that an :class:`Admission` in the same context lets in."""
+
+    def __init__(self, host: str, keys: Keys) -> None:
+        self.endpoint = f"tcp://{host}:*"
+        self._host, self._keys = host, keys
+
+    def bind(self, socket: zmq.Socket[bytes]) -> None:
+        """See :meth:`Place.bind`."""
+        secure(socket, self._keys)
+        socket.bind(self.endpoint)
+        port = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").rpartition(b":")[2]
+        self.endpoint = f"tcp://{self._host}:{port.decode('ascii')}"
+
+    def clear(self) -> None:
+        """See :meth:`Place.clear`."""
+
+
+def secure(socket: zmq.Socket[Any], keys: Keys) -> None:
+    """Make a socket speak with nobody but clients whose key is admitted; before it is bound."""
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an Admission nobody is let in
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.setsockopt(zmq.IPV6, 1)
+
+
+class Admission:
+    """Admits clients to a context's secured sockets by their public keys (ZAP)."""
+
+    def __init__(self, context: zmq.Context[Any], clients: Collection[bytes]) -> None:
+        """``clients`` are public keys in Z85."""
+        self._clients = clients
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(_DOMAIN, credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Return whether a key is admitted; called by the authenticator."""
+        return key in self._clients
+
+    def close(self) -> None:
+        """End; before the context is."""
+        self._authenticator.stop()

@@ -1,0 +1,126 @@
+"""`x86-dm bench`: what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dm import cli
+from dm.bench import command, engines, programs
+from dm.bench.engines import BenchError, Figure
+from dm.bench.kernels import KERNELS
+from dm.bench.peers import Missing, Peer
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about exact figures."""
+    monkeypatch.setattr(command, "QUICK", (2, 0.01))
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "--quick", "--only", "alu,requests"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "engine native, median of 2 runs (lowest, highest)"
+    assert lines[1].split()[0] == "alu"
+    assert lines[1].split()[2] == "MIPS"
+    assert float(lines[1].split()[1]) > 1
+    assert [line.split("  ")[0] for line in lines[2:]] == [
+        "single request",
+        "single request, groups in and out",
+        "single request, state in and out",
+    ]
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "--quick", "--json", "--only", "crc", "--engine", "python"]) == 0
+    taken = capsys.readouterr()
+    value = json.loads(taken.out)
+    assert (value["engine"], value["runs"], value["skipped"], value["failed"]) == ("python", 2, {}, {})
+    (figure,) = value["figures"]
+    assert (figure["name"], figure["unit"]) == ("crc", "MIPS")
+    assert 0 < figure["low"] <= figure["median"] <= figure["high"]
+    assert "crc" in taken.err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--only", "alu,foo"], "--only foo: one of kernels, alu, "),
+        (["--peers", "xen"], "--peers xen: one of TCG, Bochs, Unicorn, KVM"),
+    ],
+)
+def test_unknown_names(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_help_names_every_part_and_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["bench", "--help"])
+    text = capsys.readouterr().out
+    for word in (*KERNELS, "requests", "transport", "busy", "scaling", "start", "grub", "build", "DM_PEER_QEMU", "TCG"):
+        assert word in text
+
+
+def test_an_engine_that_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def create(*_: object) -> None:
+        raise RuntimeError("the native engine is not built")
+
+    monkeypatch.setattr(command, "create", create)
+    assert cli.run(["bench", "--only", "alu"]) == 2
+    assert capsys.readouterr().err == "x86-dm bench: the native engine is not built\n"
+
+
+def test_a_failure_is_named_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise BenchError("it broke")
+
+    monkeypatch.setattr(engines, "single_requests", fail)
+    assert cli.run(["bench", "--quick", "--only", "requests,alu"]) == 1
+    taken = capsys.readouterr()
+    assert taken.err == "x86-dm bench: requests: it broke\n"
+    assert taken.out.splitlines()[-1].startswith("alu ")
+
+
+def test_without_grub_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(programs, "_GRUB", tmp_path / "nothing")
+    assert cli.run(["bench", "--only", "grub"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("grub: skipped, no GRUB for PC BIOS here: apt-get install")
+    assert "grub-pc-bin" in line
+
+
+def test_a_missing_peer_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "find", lambda name: Missing(name, "apt-get install it"))
+    assert cli.run(["bench", "--quick", "--only", "alu", "--peers", "bochs"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "Bochs: not here; apt-get install it"
+
+
+def test_peers_in_json_and_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_rom: Path, _folder: Path) -> list[str]:
+        return [sys.executable, "-c", "import sys; sys.exit('no')"]
+
+    monkeypatch.setattr(command, "find", lambda name: Peer(name, f"{name} 9", broken))
+    words = ["bench", "--quick", "--only", "alu", "--peers", "TCG"]
+    assert cli.run(words) == 0
+    text = capsys.readouterr().out
+    assert "TCG: TCG 9\n" in text
+    assert "not counted: TCG, alu: TCG gave up on kernel alu: no\nTCG: no figure\n" in text
+    assert cli.run([*words, "--json"]) == 0
+    (peer,) = json.loads(capsys.readouterr().out)["peers"]
+    assert peer["kernels"] == {"alu": {"failure": "TCG gave up on kernel alu: no"}}
+    assert (peer["version"], peer["geometric_mean"], peer["at_least_4"]) == ("TCG 9", None, 0)
+
+
+def test_figure_is_the_median() -> None:
+    figure = Figure.of("x", "us", [3.0, 1.0, 2.0])
+    assert (figure.low, figure.median, figure.high) == (1.0, 2.0, 3.0)
+    assert command.row(figure).split() == ["x", "2.00", "us", "(1.00,", "3.00)"]

@@ -1,0 +1,45 @@
+"""Measurements through a daemon give all their figures, and plausible ones."""
+
+from __future__ import annotations
+
+from dm.bench import programs, transport
+from dm.bench.engines import Figure
+
+
+def by_name(figures: list[Figure]) -> dict[str, Figure]:
+    assert all(0 < f.low <= f.median <= f.high for f in figures)
+    assert len({f.name for f in figures}) == len(figures)
+    return {f.name: f for f in figures}
+
+
+def test_round_trips_stand_beside_their_echo() -> None:
+    found = by_name(transport.round_trips("native", 2, 50))
+    for name in ("request", "I/O exit"):
+        assert found[name].unit == "us"
+        assert found[f"{name} / bare echo"].unit == "x"
+        low = found[name].low / found[f"{name}: bare echo"].high
+        high = found[name].high / found[f"{name}: bare echo"].low
+        assert low <= found[f"{name} / bare echo"].median <= high
+
+
+def test_beside_a_busy_vm() -> None:
+    found = by_name(transport.beside_busy("native", 1, 20))
+    assert {"request, another VM busy", "I/O exit, another VM busy / idle"} <= set(found)
+    ratio = found["request / bare echo, another VM busy"].median
+    expected = found["request, another VM busy"].median / found["bare echo, another VM busy"].median
+    assert abs(ratio / expected - 1) < 1e-9
+
+
+def test_scaling() -> None:
+    found = by_name(transport.scaling("native", 1, 0.05))
+    two = found["two vCPUs of one VM"].median
+    assert abs(found["two vCPUs of one VM / one"].median - two / found["one vCPU"].median) < 1e-9
+    assert found["two VMs / one"].unit == "x"
+
+
+def test_start_up_and_memory() -> None:
+    found = by_name(programs.start_up("native", 1))
+    assert found["start to first answer"].median > found["start to listening"].median
+    one, none = found["idle memory, daemon and one VM: resident"], found["idle memory, daemon: resident"]
+    assert one.median > none.median > 5
+    assert found["idle memory, daemon: proportional"].median <= none.median

@@ -1,0 +1,84 @@
+"""Bare-metal guests under patched QEMU: instructions and device effects that emulators refuse or get wrong.
+
+Each guest of qemu_guests/ prints facts; what hardware makes it print is in the .txt file of its name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from qemu_machine import Daemon, Qemu, assemble, expected, poll
+
+pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
+
+Boot = Callable[..., Qemu]
+
+
+def cases(*which: str) -> pytest.MarkDecorator:
+    """Parametrize by accelerator and policy, as in "tcg-real"."""
+    split = [(*name.split("-"), name) for name in which]
+    return pytest.mark.parametrize(
+        ("accel", "when"),
+        [pytest.param(accel, when, id=name, marks=pytest.mark.kvm if accel == "kvm" else ()) for accel, when, name in split],
+    )
+
+
+@pytest.mark.parametrize("name", ["families", "unseen", "work"])
+def test_built_in_machine_agrees(name: str, tmp_path: Path) -> None:
+    """The same guest on the daemon alone: what is expected of QEMU is what the engine does."""
+    words = ["boot", "--engine", "native", "--bios", assemble(name, tmp_path), "--exit-port", "0xf4"]
+    words += ["--post-port", "0x84", "--timeout", "60"]
+    done = subprocess.run([sys.executable, "-P", "-m", "dm.cli", *words], capture_output=True, text=True, timeout=120)
+    assert done.stdout == expected(name)
+    assert done.returncode == 1, done.stderr  # twice the byte written, plus one
+
+
+@cases("tcg-legacy", "kvm-legacy", "kvm-real", "kvm-failure")
+def test_instructions_a_kernel_refuses(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    daemon.start()
+    vm = machine(when, "-bios", assemble("families", tmp_path), accel=accel)
+    said, want = vm.finish().splitlines(), expected("families").splitlines()
+    if accel == "kvm" and when != "legacy":
+        # Kernels may turn what they cannot emulate at CPL 3 into #UD and say nothing.
+        assert vm.total("failures") > 10
+        said, want = ([line for line in lines if "inner" not in line and "ring3" not in line] for lines in (said, want))
+    assert said == want
+    assert vm.total("instructions") > (5000 if when == "legacy" else 20)
+
+
+@cases("tcg-legacy", "kvm-legacy")
+def test_what_a_kernel_gets_wrong_unseen(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    daemon.start()
+    vm = machine(when, "-bios", assemble("unseen", tmp_path), accel=accel)
+    assert vm.finish() == expected("unseen")
+    assert vm.total("failures") == 0
+
+
+@cases("tcg-legacy", "tcg-unpaged", "tcg-real", "kvm-legacy")
+def test_devices_and_the_vcpu(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    """A20, PAM, SMRAM, HLT, interrupts of the PIC and the local APIC, NMI, SMI."""
+    daemon.start()
+    vm = machine(when, "-bios", assemble("devices", tmp_path), accel=accel)
+    for prompt in ("nmi? ", "nmi-in-halt? "):
+        poll(lambda text=prompt: vm.console().endswith(text), 60, lambda: vm.console() + vm.stderr())
+        vm.command("inject-nmi")
+    want = expected("devices")
+    if "SMI lost" in vm.finish() + vm.stderr():  # a KVM without system management mode
+        want = want.replace("smi 534d4d21", "smi 00000000")
+    assert vm.console() == want
+    assert vm.total("instructions") > (5000 if when != "real" else 10)
+
+
+@cases("tcg-legacy", "tcg-real", "kvm-legacy", "kvm-real")
+def test_two_processors(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    """INIT and SIPI, additions to one word by both, an interrupt from one to the other in HLT."""
+    daemon.start()
+    vm = machine(when, "-smp", 2, "-bios", assemble("smp", tmp_path), accel=accel)
+    assert vm.finish() == expected("smp")
+    counts = [vcpu["instructions"] for vcpu in vm.info()["vcpus"]]
+    assert len(counts) == 2
+    assert min(counts) > (10000 if when == "legacy" else 5)
