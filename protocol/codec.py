@@ -48,8 +48,19 @@ def clip(text: str, limit: int) -> str:
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
+class _Repeating(dict[Any, Any]):
+    """A map in which a key came more than once; MessagePack's decoder itself would keep the last and say nothing."""
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeating(found)
+
+
 def _show(value: Any) -> str:
     """Return a short picture of a bad value; a peer's megabyte is not repeated to it."""
+    if type(value) is _Repeating:
+        return "a map with a repeated key"
     if isinstance(value, bytes | list | dict):
         return f"{type(value).__name__} of {len(value)}"
     text = repr(value)
@@ -122,7 +133,7 @@ def _list(kind: schema.ListOf) -> _Convert:
 
 def _groups(value: Any, where: str) -> schema.Groups:
     if type(value) is not dict or len(value) > schema.MAX_GROUPS:
-        raise _bad(where, value, f"a map of at most {schema.MAX_GROUPS} state groups")
+        raise _bad(where, value, f"a map of at most {schema.MAX_GROUPS} state groups, each once")
     for name, values in value.items():
         if type(name) is not str:
             raise _bad(where, name, "group names that are text")
@@ -280,15 +291,6 @@ def _dumper(cls: type[Message]) -> Callable[[Message], dict[str, Any]]:
 
 
 _READERS: Final = {cls.NAME: _reader(cls) for cls in schema.MESSAGES}
-#: Fields of each message that are maps of state groups, each with its key's usual bytes and how any other form ends.
-_MAPS: Final = {
-    cls.NAME: [
-        (row.name, bytes((0xA0 | len(row.name),)) + row.name.encode(), bytes((len(row.name),)) + row.name.encode())
-        for row in schema.rows(cls)
-        if isinstance(row.kind, schema.StateGroups)
-    ]
-    for cls in schema.MESSAGES
-}
 _DUMPERS: Final = {cls: _dumper(cls) for cls in schema.MESSAGES}
 _IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
 
@@ -330,24 +332,15 @@ def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
     if len(data) > limit:
         raise ProtocolError(ErrorClass.TOO_LARGE, f"the message has {len(data)} bytes", f"at most {limit}")
     try:
-        raw = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        raw = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_unique)
     except (ValueError, TypeError, RecursionError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(
             ErrorClass.BAD_MESSAGE, f"not MessagePack: {error or type(error).__name__}", "one complete MessagePack map"
         ) from error
-    if type(raw) is not dict:
+    if not isinstance(raw, dict):
         raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message is {_show(raw)}", "a map with the key type")
     try:
-        message = _message(raw)
-        if data[0] != 0x80 | len(raw) and _entries(data, 0) != len(raw):
-            _refuse_repeated(data)
-        for field, key, other in _MAPS[message.NAME]:
-            if groups := raw.get(field):
-                # The one place that looks like the key is the key; of two one may be inside of bytes or text.
-                at = data.find(key) + len(key)
-                if data.find(key, at) >= 0 or other in data or _entries(data, at) != len(groups):
-                    _refuse_repeated(data, field)
-        return message
+        return _message(raw)
     except ProtocolError as error:
         for name, bits in _IDENTIFYING:
             value = raw.get(name)
@@ -356,42 +349,9 @@ def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
         raise
 
 
-# MessagePack's decoder keeps the last of repeated keys.  Such maps are found by the number of entries they announce,
-# which costs next to nothing; only to name the key, or where it is not plain, all maps of a message are looked at.
-
-
-def _entries(data: bytes, at: int) -> int:
-    """Return how many entries the map at this place has by its header, -1 when no map begins there."""
-    first = data[at] if at < len(data) else 0
-    if first & 0xF0 == 0x80:
-        return first & 0x0F
-    return int.from_bytes(data[at + 1 : at + (3 if first == 0xDE else 5)], "big") if first in (0xDE, 0xDF) else -1
-
-
-class _Repeated(Exception):
-    """A map has this key more than once."""
-
-
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Repeated(key)
-        found[key] = value
-    return found
-
-
-def _refuse_repeated(data: bytes, where: str = "") -> None:
-    """Refuse a message in which any map has a key more than once."""
-    try:
-        msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_unique)
-    except _Repeated as repeated:
-        key = repeated.args[0]
-        text = f"the key {_show(key)} is there more than once{where and f' in {where}'}"
-        raise ProtocolError(ErrorClass.BAD_MESSAGE, text, "each key once", clip(where or str(key), 128)) from None
-
-
 def _message(raw: dict[Any, Any]) -> Message:
+    if type(raw) is _Repeating:
+        raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message is {_show(raw)}", "each key once")
     name = raw.get("type")
     if type(name) is not str:
         raise (

@@ -122,7 +122,16 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
     (
         "emulate of nothing: the state comes back as it went",
         Emulate(
-            session=77, vcpu=0, epoch=1, seq=3, generation=1, base=2, state={}, steps=0, changed=[PageRange(3, 7, 1)]
+            session=77,
+            vcpu=0,
+            epoch=1,
+            seq=3,
+            generation=1,
+            base=2,
+            state={},
+            steps=0,
+            changed=[PageRange(3, 7, 1)],
+            applied=2,
         ),
     ),
     (
@@ -193,6 +202,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             count=4096,
             pages=[6],
             patches=[Patch(3, 0x6FFC, b"\x00\x7c\x00\x00")],
+            version=1,
         ),
     ),
     (
@@ -227,6 +237,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             data=b"\x06\x00\x00\x00",
             registers=[6, 4, 0x5658, 0x564D5868, 0x7000, 0, 0, 0],
             changed=[PageRange(3, 0x100, 2)],
+            applied=1,
         ),
     ),
     ("kick", Kick(session=77, vcpu=0, epoch=1, seq=2)),
@@ -261,6 +272,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             posted=[Posted(0xA0000, b"\xff", 1)],
             pages=[1],
             patches=[Patch(3, 0x1000, b"\x01")],
+            version=2,
             failing=[Failing("CS_BASE_V86", "cs.base", "0xf0000", "selector << 4", "SDM 3C 27.3.1.2")],
             closing=True,
         ),

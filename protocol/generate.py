@@ -61,7 +61,8 @@ def tables() -> str:
     out += ["", "## Messages", ""]
     for message in schema.MESSAGES:
         where = "both endpoints" if message.ENDPOINT == "both" else f"{message.ENDPOINT} endpoint"
-        out += [f"### {message.NAME}", "", f"From the {message.SENDER}, {where}{_since(message)}. {_doc(message)}", "", *_table(message)]
+        intro = f"From the {message.SENDER}, {where}{_since(message)}. {_doc(message)}"
+        out += [f"### {message.NAME}", "", intro, "", *_table(message)]
     out += ["## Records", "", "Arrays on the wire, values in this order.", ""]
     for record in schema.RECORDS:
         out += [f"### {record.__name__}", "", _doc(record), "", *_table(record)]

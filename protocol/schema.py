@@ -570,6 +570,9 @@ class Emulate(Message):
     changed: list[PageRange] = optional(
         ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
     )
+    applied: int = optional(
+        U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -599,6 +602,7 @@ class Io(Message):
     patches: list[Patch] = optional(
         ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
     )
+    version: int = optional(U64, "memory by messages: number of `patches` among those of the session", 0, since=2)
     ram: int = optional(U32, "memory-read: the block", 0, since=2)
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction", [], since=2
@@ -622,6 +626,9 @@ class IoAnswer(Message):
     stop: Stop = optional(Choice(Stop), "end the run after this instruction", Stop.NONE)
     changed: list[PageRange] = optional(
         ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+    )
+    applied: int = optional(
+        U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2
     )
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
@@ -668,6 +675,7 @@ class Done(Message):
     patches: list[Patch] = optional(
         ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
     )
+    version: int = optional(U64, "memory by messages: number of `patches` among those of the session", 0, since=2)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from typing import Final
 AWAKE_NS: Final = 200_000
 #: Having given way for so long, in nanoseconds, means that another thread wants this processor (ZeroMQ's take less).
 _TAKEN_NS: Final = 40_000
-#: Then staying awake is not tried for so long, in nanoseconds: at first, and at most.
+#: Then staying awake is not tried for so long, in nanoseconds: at first, and at most when that happens again and again.
 _REST_NS: Final = 10_000_000
-_LONGEST_REST_NS: Final = 1_000_000_000
+_LONGEST_REST_NS: Final = 160_000_000
 
 
 class Waiter:
@@ -45,12 +45,13 @@ class Waiter:
             look, give_way = self._poll.poll, os.sched_yield
             while now - began < AWAKE_NS:
                 if ready := look(0):
-                    self._rest = _REST_NS
                     return ready
                 give_way()
                 before, now = now, perf_counter_ns()
                 if now - before > _TAKEN_NS:
-                    self._resting_until, self._rest = now + self._rest, min(2 * self._rest, _LONGEST_REST_NS)
+                    went_well = before - self._resting_until > 2 * _REST_NS
+                    self._rest = _REST_NS if went_well else min(2 * self._rest, _LONGEST_REST_NS)
+                    self._resting_until = now + self._rest
                     break
         ready = self._poll.poll(timeout)
         self._lively = perf_counter_ns() - began < AWAKE_NS

@@ -471,6 +471,7 @@ struct x86_dm_emulate {
     bool checkpoint; /* every io carries the state at the start of its instruction */
     uint32_t n_changed;
     const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
+    uint64_t applied; /* memory by messages: all patches up to this version have been applied */
 };
 
 /* A question in the middle of an instruction. The daemon waits for io-answer. */
@@ -497,6 +498,7 @@ struct x86_dm_io {
     struct x86_dm_groups checkpoint; /* state at the start of this instruction: groups that differ from the state submitted */
     uint32_t n_patches;
     const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
+    uint64_t version; /* memory by messages: number of patches among those of the session */
     uint32_t ram; /* memory-read: the block */
     uint32_t n_registers;
     const uint64_t *registers; /* state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction */
@@ -518,6 +520,7 @@ struct x86_dm_io_answer {
     enum x86_dm_stop stop; /* end the run after this instruction */
     uint32_t n_changed;
     const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
+    uint64_t applied; /* memory by messages: all patches up to this version have been applied */
     uint32_t n_registers;
     const uint64_t *registers; /* state ports: the registers after the access; empty: it changed none */
 };
@@ -558,6 +561,7 @@ struct x86_dm_done {
     bool closing; /* the daemon is shutting down: take the vCPU elsewhere */
     uint32_t n_patches;
     const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
+    uint64_t version; /* memory by messages: number of patches among those of the session */
 };
 
 /* A request was refused and has changed nothing; or, unasked, the session or the run is gone. */
@@ -692,6 +696,14 @@ struct x86_dm_vcpu;
  * included, may take `timeout_ms` (0: 30 seconds).  Returns NULL and says why when there is none.
  */
 struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why);
+
+/* Keys for a daemon on tcp, each 40 characters of Z85: the daemon's public one, and both of ours. */
+struct x86_dm_curve {
+    const char *server, *public_key, *secret_key;
+};
+/* x86_dm_connect() for tcp endpoints; a daemon that does not know the keys is one that does not answer. */
+struct x86_dm *x86_dm_connect_curve(const char *endpoint, const char *name, const struct x86_dm_curve *curve,
+                                    unsigned timeout_ms, struct x86_dm_failure *why);
 
 /* What the daemon said: version, features, limits, engine.  Valid until the next reconnect. */
 const struct x86_dm_welcome *x86_dm_daemon(const struct x86_dm *dm);
@@ -1203,8 +1215,10 @@ static const struct x86_dm__row x86_dm__emulate_rows[] = {
      offsetof(struct x86_dm_emulate, checkpoint), sizeof(bool), 0, NULL, NULL},
     {"changed", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_emulate, changed),
      offsetof(struct x86_dm_emulate, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
+    {"applied", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_emulate, applied),
+     offsetof(struct x86_dm_emulate, applied), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 19, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 20, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, session),
@@ -1243,12 +1257,14 @@ static const struct x86_dm__row x86_dm__io_rows[] = {
      offsetof(struct x86_dm_io, has_checkpoint), sizeof(struct x86_dm_groups), 0, NULL, NULL},
     {"patches", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_io, patches),
      offsetof(struct x86_dm_io, n_patches), sizeof(struct x86_dm_patch), 0, NULL, &x86_dm__patch_table},
+    {"version", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io, version),
+     offsetof(struct x86_dm_io, version), sizeof(uint64_t), 0, NULL, NULL},
     {"ram", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_io, ram),
      offsetof(struct x86_dm_io, ram), sizeof(uint32_t), 0, NULL, NULL},
     {"registers", X86_DM__U, X86_DM__OPTIONAL, 64, 16, offsetof(struct x86_dm_io, registers),
      offsetof(struct x86_dm_io, n_registers), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__io_table = {"io", x86_dm__io_rows, 20, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__io_table = {"io", x86_dm__io_rows, 21, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_answer_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io_answer, session),
@@ -1273,10 +1289,12 @@ static const struct x86_dm__row x86_dm__io_answer_rows[] = {
      offsetof(struct x86_dm_io_answer, stop), sizeof(enum x86_dm_stop), 0, NULL, x86_dm__stop_words},
     {"changed", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_io_answer, changed),
      offsetof(struct x86_dm_io_answer, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
+    {"applied", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_io_answer, applied),
+     offsetof(struct x86_dm_io_answer, applied), sizeof(uint64_t), 0, NULL, NULL},
     {"registers", X86_DM__U, X86_DM__OPTIONAL, 64, 16, offsetof(struct x86_dm_io_answer, registers),
      offsetof(struct x86_dm_io_answer, n_registers), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 12, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 13, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__kick_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_kick, session),
@@ -1331,8 +1349,10 @@ static const struct x86_dm__row x86_dm__done_rows[] = {
      offsetof(struct x86_dm_done, closing), sizeof(bool), 0, NULL, NULL},
     {"patches", X86_DM__RECORD, X86_DM__OPTIONAL, 0, 2048, offsetof(struct x86_dm_done, patches),
      offsetof(struct x86_dm_done, n_patches), sizeof(struct x86_dm_patch), 0, NULL, &x86_dm__patch_table},
+    {"version", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_done, version),
+     offsetof(struct x86_dm_done, version), sizeof(uint64_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 17, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 18, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__error_rows[] = {
     {"error", X86_DM__WORD, X86_DM__REQUIRED, 19, 0, offsetof(struct x86_dm_error, error),
@@ -2572,7 +2592,7 @@ void x86_dm_message_free(struct x86_dm_message *message)
  * Milliseconds.  A new connection is a new epoch and so a new socket: ZeroMQ shall not reconnect.  Its own word for
  * that, -1, drops what has arrived but was not read when the daemon closes.
  */
-enum { X86_DM__NO_RECONNECT = 1 << 29, X86_DM__TIMEOUT_MS = 30000, X86_DM__BYE_MS = 2000 };
+enum { X86_DM__NO_RECONNECT = 1 << 29, X86_DM__TIMEOUT_MS = 30000, X86_DM__BYE_MS = 2000, X86_DM__KEY = 40 };
 
 /* A control request that waits for its answer; lives on the stack of the thread that asks. */
 struct x86_dm__call {
@@ -2601,6 +2621,8 @@ struct x86_dm {
     unsigned timeout_ms;
     pthread_t thread;
     bool running, stop, closing;
+    bool secured;
+    char keys[3][X86_DM__KEY + 1]; /* daemon's public, our public, our secret */
     int wake; /* eventfd of the control thread */
     struct x86_dm_failure lost;
     struct x86_dm__call *calls;
@@ -2744,15 +2766,20 @@ static void x86_dm__take(struct x86_dm *dm, const void *data, size_t size)
     x86_dm_message_free(&message);
 }
 
-static void *x86_dm__open(void *context, const char *endpoint, bool reconnects)
+static void *x86_dm__open(const struct x86_dm *dm, const char *endpoint, bool reconnects)
 {
-    void *socket_ = zmq_socket(context, ZMQ_DEALER);
-    int linger = 0, interval = X86_DM__NO_RECONNECT;
+    void *socket_ = zmq_socket(dm->context, ZMQ_DEALER);
+    const size_t key = X86_DM__KEY + 1;
+    int linger = 0, interval = X86_DM__NO_RECONNECT, v6 = 1;
     int64_t most = 4 * (int64_t)X86_DM_MAX_MESSAGE;
 
     if (socket_ && (zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger)) ||
                     zmq_setsockopt(socket_, ZMQ_MAXMSGSIZE, &most, sizeof(most)) ||
                     (!reconnects && zmq_setsockopt(socket_, ZMQ_RECONNECT_IVL, &interval, sizeof(interval))) ||
+                    (dm->secured && (zmq_setsockopt(socket_, ZMQ_CURVE_SERVERKEY, dm->keys[0], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_CURVE_PUBLICKEY, dm->keys[1], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_CURVE_SECRETKEY, dm->keys[2], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_IPV6, &v6, sizeof(v6)))) ||
                     zmq_connect(socket_, endpoint))) {
         int saved = errno;
 
@@ -2771,7 +2798,7 @@ static void *x86_dm__control(void *opaque)
     struct x86_dm_message message;
     struct x86_dm_failure why;
     int64_t heard = x86_dm__now_ms(), due = heard;
-    void *link = x86_dm__open(dm->context, dm->endpoint, true);
+    void *link = x86_dm__open(dm, dm->endpoint, true);
     int failed = errno;
 
     pthread_mutex_lock(&dm->lock);
@@ -2962,9 +2989,32 @@ static enum x86_dm_status x86_dm__hello(struct x86_dm *dm, uint32_t resume, stru
 
 struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why)
 {
+    if (strncmp(endpoint, "tcp:", 4) == 0) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "%.200s: tcp needs CURVE keys, and none are given", endpoint);
+        return NULL;
+    }
+    return x86_dm_connect_curve(endpoint, name, NULL, timeout_ms, why);
+}
+
+struct x86_dm *x86_dm_connect_curve(const char *endpoint, const char *name, const struct x86_dm_curve *curve,
+                                    unsigned timeout_ms, struct x86_dm_failure *why)
+{
+    const char *keys[3] = {NULL, NULL, NULL};
     struct x86_dm *dm = calloc(1, sizeof(*dm));
     pthread_condattr_t clock;
 
+    if (curve) {
+        keys[0] = curve->server;
+        keys[1] = curve->public_key;
+        keys[2] = curve->secret_key;
+    }
+    for (size_t i = 0; curve && i < 3; i++) {
+        if (!keys[i] || strlen(keys[i]) != X86_DM__KEY) {
+            x86_dm__fail(why, X86_DM_UNUSABLE, "a CURVE key has %d characters", (int)X86_DM__KEY);
+            free(dm);
+            return NULL;
+        }
+    }
     if (!dm) {
         x86_dm__no_memory(why);
         return NULL;
@@ -2975,6 +3025,10 @@ struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned t
     pthread_condattr_destroy(&clock);
     pthread_mutex_init(&dm->admin, NULL);
     pthread_mutex_init(&dm->lock, NULL);
+    dm->secured = curve != NULL;
+    for (size_t i = 0; curve && i < 3; i++) {
+        memcpy(dm->keys[i], keys[i], X86_DM__KEY + 1);
+    }
     dm->timeout_ms = timeout_ms ? timeout_ms : X86_DM__TIMEOUT_MS;
     dm->endpoint = strdup(endpoint);
     dm->name = strdup(name ? name : "");
@@ -3637,7 +3691,7 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
     if (!same) {
         vcpu->base = 0;
     }
-    vcpu->socket = x86_dm__open(vcpu->dm->context, endpoint, false);
+    vcpu->socket = x86_dm__open(vcpu->dm, endpoint, false);
     if (!vcpu->socket) {
         return x86_dm__fail(why, vcpu->running ? X86_DM_RUN_LOST : X86_DM_SESSION_LOST, "cannot connect to %s: %s",
                             endpoint, zmq_strerror(errno));

@@ -103,6 +103,14 @@ struct x86_dm_vcpu;
  */
 struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why);
 
+/* Keys for a daemon on tcp, each 40 characters of Z85: the daemon's public one, and both of ours. */
+struct x86_dm_curve {
+    const char *server, *public_key, *secret_key;
+};
+/* x86_dm_connect() for tcp endpoints; a daemon that does not know the keys is one that does not answer. */
+struct x86_dm *x86_dm_connect_curve(const char *endpoint, const char *name, const struct x86_dm_curve *curve,
+                                    unsigned timeout_ms, struct x86_dm_failure *why);
+
 /* What the daemon said: version, features, limits, engine.  Valid until the next reconnect. */
 const struct x86_dm_welcome *x86_dm_daemon(const struct x86_dm *dm);
 bool x86_dm_has_feature(const struct x86_dm *dm, const char *feature);
@@ -1256,7 +1264,7 @@ void x86_dm_message_free(struct x86_dm_message *message)
  * Milliseconds.  A new connection is a new epoch and so a new socket: ZeroMQ shall not reconnect.  Its own word for
  * that, -1, drops what has arrived but was not read when the daemon closes.
  */
-enum { X86_DM__NO_RECONNECT = 1 << 29, X86_DM__TIMEOUT_MS = 30000, X86_DM__BYE_MS = 2000 };
+enum { X86_DM__NO_RECONNECT = 1 << 29, X86_DM__TIMEOUT_MS = 30000, X86_DM__BYE_MS = 2000, X86_DM__KEY = 40 };
 
 /* A control request that waits for its answer; lives on the stack of the thread that asks. */
 struct x86_dm__call {
@@ -1285,6 +1293,8 @@ struct x86_dm {
     unsigned timeout_ms;
     pthread_t thread;
     bool running, stop, closing;
+    bool secured;
+    char keys[3][X86_DM__KEY + 1]; /* daemon's public, our public, our secret */
     int wake; /* eventfd of the control thread */
     struct x86_dm_failure lost;
     struct x86_dm__call *calls;
@@ -1428,15 +1438,20 @@ static void x86_dm__take(struct x86_dm *dm, const void *data, size_t size)
     x86_dm_message_free(&message);
 }
 
-static void *x86_dm__open(void *context, const char *endpoint, bool reconnects)
+static void *x86_dm__open(const struct x86_dm *dm, const char *endpoint, bool reconnects)
 {
-    void *socket_ = zmq_socket(context, ZMQ_DEALER);
-    int linger = 0, interval = X86_DM__NO_RECONNECT;
+    void *socket_ = zmq_socket(dm->context, ZMQ_DEALER);
+    const size_t key = X86_DM__KEY + 1;
+    int linger = 0, interval = X86_DM__NO_RECONNECT, v6 = 1;
     int64_t most = 4 * (int64_t)X86_DM_MAX_MESSAGE;
 
     if (socket_ && (zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger)) ||
                     zmq_setsockopt(socket_, ZMQ_MAXMSGSIZE, &most, sizeof(most)) ||
                     (!reconnects && zmq_setsockopt(socket_, ZMQ_RECONNECT_IVL, &interval, sizeof(interval))) ||
+                    (dm->secured && (zmq_setsockopt(socket_, ZMQ_CURVE_SERVERKEY, dm->keys[0], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_CURVE_PUBLICKEY, dm->keys[1], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_CURVE_SECRETKEY, dm->keys[2], key) ||
+                                     zmq_setsockopt(socket_, ZMQ_IPV6, &v6, sizeof(v6)))) ||
                     zmq_connect(socket_, endpoint))) {
         int saved = errno;
 
@@ -1455,7 +1470,7 @@ static void *x86_dm__control(void *opaque)
     struct x86_dm_message message;
     struct x86_dm_failure why;
     int64_t heard = x86_dm__now_ms(), due = heard;
-    void *link = x86_dm__open(dm->context, dm->endpoint, true);
+    void *link = x86_dm__open(dm, dm->endpoint, true);
     int failed = errno;
 
     pthread_mutex_lock(&dm->lock);
@@ -1646,9 +1661,32 @@ static enum x86_dm_status x86_dm__hello(struct x86_dm *dm, uint32_t resume, stru
 
 struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned timeout_ms, struct x86_dm_failure *why)
 {
+    if (strncmp(endpoint, "tcp:", 4) == 0) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "%.200s: tcp needs CURVE keys, and none are given", endpoint);
+        return NULL;
+    }
+    return x86_dm_connect_curve(endpoint, name, NULL, timeout_ms, why);
+}
+
+struct x86_dm *x86_dm_connect_curve(const char *endpoint, const char *name, const struct x86_dm_curve *curve,
+                                    unsigned timeout_ms, struct x86_dm_failure *why)
+{
+    const char *keys[3] = {NULL, NULL, NULL};
     struct x86_dm *dm = calloc(1, sizeof(*dm));
     pthread_condattr_t clock;
 
+    if (curve) {
+        keys[0] = curve->server;
+        keys[1] = curve->public_key;
+        keys[2] = curve->secret_key;
+    }
+    for (size_t i = 0; curve && i < 3; i++) {
+        if (!keys[i] || strlen(keys[i]) != X86_DM__KEY) {
+            x86_dm__fail(why, X86_DM_UNUSABLE, "a CURVE key has %d characters", (int)X86_DM__KEY);
+            free(dm);
+            return NULL;
+        }
+    }
     if (!dm) {
         x86_dm__no_memory(why);
         return NULL;
@@ -1659,6 +1697,10 @@ struct x86_dm *x86_dm_connect(const char *endpoint, const char *name, unsigned t
     pthread_condattr_destroy(&clock);
     pthread_mutex_init(&dm->admin, NULL);
     pthread_mutex_init(&dm->lock, NULL);
+    dm->secured = curve != NULL;
+    for (size_t i = 0; curve && i < 3; i++) {
+        memcpy(dm->keys[i], keys[i], X86_DM__KEY + 1);
+    }
     dm->timeout_ms = timeout_ms ? timeout_ms : X86_DM__TIMEOUT_MS;
     dm->endpoint = strdup(endpoint);
     dm->name = strdup(name ? name : "");
@@ -2321,7 +2363,7 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
     if (!same) {
         vcpu->base = 0;
     }
-    vcpu->socket = x86_dm__open(vcpu->dm->context, endpoint, false);
+    vcpu->socket = x86_dm__open(vcpu->dm, endpoint, false);
     if (!vcpu->socket) {
         return x86_dm__fail(why, vcpu->running ? X86_DM_RUN_LOST : X86_DM_SESSION_LOST, "cannot connect to %s: %s",
                             endpoint, zmq_strerror(errno));

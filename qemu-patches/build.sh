@@ -21,12 +21,13 @@ die() {
 
 usage() {
     cat <<END
-usage: qemu-patches/build.sh [--path | --source]
+usage: qemu-patches/build.sh [--path | --source | --missing]
 
 Builds QEMU $version with the x86-dm series and prints the binary's path.
 Binary and sources are kept in $cache.
 
   --path     only print where the binary is or would be
+  --missing  only print the Debian packages that are missing for building and running it
   --source   only unpack the sources, apply the series and print the tree's path
 END
 }
@@ -39,14 +40,17 @@ key() {
     } | sha256sum | cut -c1-16
 }
 
-install_packages() {
-    missing=
+missing_packages() {
     for package in $packages; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
     done
+}
+
+install_packages() {
+    missing=$(missing_packages | tr '\n' ' ')
     [ -n "$missing" ] || return 0
     as_root=
-    command="apt-get update && apt-get install -y --no-install-recommends$missing"
+    command="apt-get update && apt-get install -y --no-install-recommends $missing"
     if [ "$(id -u)" != 0 ]; then
         if ! sudo -n true 2>/dev/null; then
             status=2
@@ -54,7 +58,7 @@ install_packages() {
         fi
         as_root=sudo
     fi
-    say "installing$missing"
+    say "installing $missing"
     $as_root sh -c "export DEBIAN_FRONTEND=noninteractive; $command" >&2
 }
 
@@ -118,6 +122,7 @@ build() {
 what=${1:-build}
 case $what in
 --help | -h) usage; exit 0 ;;
+--missing) missing_packages; exit 0 ;;
 --path | --source | build) ;;
 *) usage >&2; status=2; die "unknown option $what" ;;
 esac

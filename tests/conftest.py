@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
 
+from dm.isa import coverage
+
 #: A test that carries one of these may be skipped: the host lacks what it names.
 HOST_MARKERS = frozenset({"kvm", "modify_ldt", "vectors", "linux_image"})
 STRICT = os.environ.get("DM_STRICT") == "1"
+#: Test modules (as dm.isa.coverage names them): tests collected, and those of them that have passed.
+_collected: Counter[str] = Counter()
+_passed: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare --write-executed."""
+    parser.addoption(
+        "--write-executed", action="store_true",
+        help="renew the claims of the test modules run, in dm/isa/executed.txt, about the forms that they execute",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,3 +59,56 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"module skipped under DM_STRICT=1: {_reason(report)}"
     return report
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count the tests of each module, those included that -k, -m or a node id leave out."""
+    for item in session.items:
+        _collected[_module(item.nodeid)] += 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """A module of which a test is left out cannot be held to what it claims."""
+    for item in items:
+        if not item.get_closest_marker("long"):
+            _collected[_module(item.nodeid)] += 1
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count what has passed."""
+    if report.when == "call" and report.passed:
+        _passed[_module(report.nodeid)] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Gather what was executed; a module whose tests have all passed must have executed what is claimed of it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a process of pytest-xdist: the one that started it gathers
+        output["executed"] = [tuple(e) for e in coverage.recorded]
+        output["collected"] = dict(_collected)
+        return
+    some = any("::" in arg for arg in session.config.args)  # then what is left out was never collected
+    complete = {module for module, count in _collected.items() if _passed[module] == count and not some}
+    claimed = coverage.load()
+    if session.config.option.write_executed:
+        mine = {e for e in coverage.recorded if e.test in complete}
+        coverage.save({claim for claim in claimed if claim.test not in complete} | mine)
+        return
+    broken = coverage.broken_claims(claimed, coverage.recorded, complete)
+    if broken:
+        print(f"\ndm/isa/executed.txt: {len(broken)} claims about forms are not true (pytest --write-executed renews):")
+        print("\n".join(f"  {claim}" for claim in broken[:20]))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Take what a process of pytest-xdist has executed; each has collected all tests."""
+    output = getattr(node, "workeroutput", {})
+    coverage.recorded.update(coverage.Execution(*e) for e in output.get("executed", ()))
+    _collected.update({k: v - _collected[k] for k, v in output.get("collected", {}).items()})

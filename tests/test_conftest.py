@@ -94,3 +94,54 @@ def test_long_tests_run_when_they_are_named(tmp_path: Path, words: list[str], re
     code, out = run(tmp_path, *words)
     assert code == 0, out
     assert f"{result} in " in out
+
+
+#: A plugin, which the processes of pytest-xdist load too: what is claimed of test_it.
+CLAIMS = """
+from dm.isa import coverage
+
+NOP, HLT = (coverage.Execution(row, "16", "test_it", "real") for row in ("90 NOP", "F4 HLT"))
+coverage.load = lambda: {NOP, HLT, HLT._replace(test="test_other")}
+coverage.save = lambda table: print("kept", sorted((e.test, e.row) for e in table))
+"""
+EXECUTES = """
+from dm.isa import coverage
+from dm.isa.decode import decode
+
+def test_nop():
+    coverage.executed(decode(b"\\x90", False), "real", completed=True)
+
+def test_hlt():
+    coverage.executed(decode(b"\\xf4", False), "real", completed=%s)
+"""
+
+
+def run_claims(tmp_path: Path, *words: str, completed: bool) -> tuple[int, str]:
+    (tmp_path / "claims.py").write_text(CLAIMS)
+    return run(tmp_path, "-p", "claims", *words, content=EXECUTES % completed)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed", "status"),
+    [
+        ((), True, 0),
+        ((), False, 1),
+        (("-n2",), True, 0),
+        (("-n2",), False, 1),
+        (("-k", "nop"), False, 0),  # not all of the module
+        (("test_it.py::test_nop",), False, 0),
+    ],
+)
+def test_what_a_module_is_said_to_execute_it_executes(
+    tmp_path: Path, words: tuple[str, ...], completed: bool, status: int
+) -> None:
+    found, out = run_claims(tmp_path, *words, completed=completed)
+    assert found == status, out
+    assert ("1 claims about forms are not true" in out) == bool(status)
+    assert ("F4 HLT" in out) == bool(status)
+
+
+def test_claims_are_renewed_of_the_modules_that_ran(tmp_path: Path) -> None:
+    found, out = run_claims(tmp_path, "--write-executed", completed=False)
+    assert found == 0
+    assert "kept [('test_it', '90 NOP'), ('test_other', 'F4 HLT')]" in out

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dm.bench import engines, programs, transport
-from dm.bench.compare import Comparison, compare, counted, geometric_mean, table
+from dm.bench.compare import Comparison, compare, summary, table
 from dm.bench.engines import BenchError, Figure
+from dm.bench.floors import judge
 from dm.bench.kernels import KERNELS
 from dm.bench.peers import PEERS, Missing, Peer, find
 from dm.engine import create, engine_in_use
@@ -101,6 +102,10 @@ class Report:
             "skipped": self.skipped,
             "failed": self.failed,
         }
+        value["floors"] = [
+            {"figure": floor.figure, "at_most" if floor.most else "at_least": floor.value, "reached": reached}
+            for floor, _, reached in judge(self.figures)
+        ]
         if self.peers:
             value["peers"] = [peer_json(peer, self.comparisons) for peer in self.peers]
         return value
@@ -113,10 +118,8 @@ def row(figure: Figure) -> str:
 
 def peer_json(peer: Peer, comparisons: Iterable[Comparison]) -> dict[str, Any]:
     """Return one peer's comparisons as JSON values: ratios above 1 say that this engine is faster."""
-    own = [c for c in comparisons if c.peer == peer.name]
-    ratios = counted(own, peer.name)
     kernels: dict[str, Any] = {}
-    for c in own:
+    for c in (c for c in comparisons if c.peer == peer.name):
         if c.failure:
             kernels[c.kernel] = {"failure": c.failure}
         else:
@@ -127,13 +130,16 @@ def peer_json(peer: Peer, comparisons: Iterable[Comparison]) -> dict[str, Any]:
                 "low": min(c.ratios),
                 "high": max(c.ratios),
             }
-    return {
-        "name": peer.name,
-        "version": peer.version,
-        "kernels": kernels,
-        "geometric_mean": geometric_mean(ratios) if ratios else None,
-        "at_least_4": sum(ratio >= 4 for ratio in ratios),
-    }
+    return {"name": peer.name, "version": peer.version, "kernels": kernels}
+
+
+def floors(figures: Iterable[Figure]) -> list[str]:
+    """Return a line for each floor whose figure was measured."""
+    return [
+        f"{floor.figure:46} {'at most' if floor.most else 'at least':8} {floor.value:6g} {figure.unit:5} "
+        f"{'reached' if reached else f'NOT reached: {figure.median:.4g}'}"
+        for floor, figure, reached in judge(figures)
+    ]
 
 
 def progress(text: str) -> None:
@@ -170,6 +176,10 @@ def main(args: argparse.Namespace) -> int:
     if report.comparisons:
         ours = {figure.name: figure.median for figure in report.figures}
         report.say("\n" + table(report.comparisons, ours))
+        report.add(summary(report.comparisons))
+    if lines := floors(report.figures):
+        report.say("\nfloors, set for a two-core Zen 4 machine")
+        report.say("\n".join(lines))
     if args.json:
         print(json.dumps(report.as_json(), indent=2))
     return 1 if report.failed else 0

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from dm.bench.engines import BenchError, Machine, calibrate
-from dm.bench.kernels import Kernel
+from dm.bench.engines import BenchError, Figure, Machine, calibrate
+from dm.bench.kernels import KERNELS, Kernel
 from dm.bench.peers import Peer
 
 
@@ -129,7 +129,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def table(results: Sequence[Comparison], ours: dict[str, float]) -> str:
-    """Return a table: a row per kernel, MIPS here (``ours``), then MIPS and ratio for each peer; then the summary."""
+    """Return a table: a row per kernel, MIPS here (``ours``), then MIPS and ratio for each peer; then who failed."""
     peers = list(dict.fromkeys(result.peer for result in results))
     lines = [f"{'MIPS':10}{'x86-dm':>10}" + "".join(f"{peer:>12}{'ratio':>8}" for peer in peers)]
     for kernel in dict.fromkeys(result.kernel for result in results):
@@ -140,27 +140,25 @@ def table(results: Sequence[Comparison], ours: dict[str, float]) -> str:
             else:
                 line += f"{statistics.median(result.theirs):12.1f}{result.ratio:8.2f}"
         lines.append(line)
-    lines += [f"not counted: {r.peer}, {r.kernel}: {r.failure}" for r in results if r.failure]
-    return "\n".join([*lines, *summary(results)])
+    return "\n".join([*lines, *(f"not counted: {r.peer}, {r.kernel}: {r.failure}" for r in results if r.failure)])
 
 
-def counted(results: Iterable[Comparison], peer: str) -> list[float]:
-    """Return the ratios to one peer over the kernels that it ran right; those with a device are not the engine's."""
-    return [r.ratio for r in results if r.peer == peer and not r.failure and r.kernel != "rmw-mmio"]
+def counted(results: Iterable[Comparison], peer: str) -> list[Comparison]:
+    """Return the comparisons with one peer that say something about its engine: not failed, and without a device."""
+    return [r for r in results if r.peer == peer and not r.failure and not KERNELS[r.kernel].device]
 
 
-def summary(results: Sequence[Comparison]) -> list[str]:
-    """Return a line for each peer: geometric mean of the ratios; for Bochs how many are 4 or more."""
-    lines = []
+def summary(results: Sequence[Comparison]) -> list[Figure]:
+    """Return for each peer with any figure the geometric mean of its ratios, and how many are 4 or more.
+
+    The lowest and highest of a mean are those of the single ratios.
+    """
+    figures = []
     for peer in dict.fromkeys(result.peer for result in results):
-        ratios = counted(results, peer)
-        if not ratios:
-            lines.append(f"{peer}: no figure")
-            continue
-        line = f"{peer}: geometric mean {geometric_mean(ratios):.2f} over {len(ratios)} kernels"
-        if peer == "TCG":
-            line += " (floor 0.5)"
-        if peer == "Bochs":
-            line += f", {sum(r >= 4 for r in ratios)} kernels at 4 or more (floor 3)"
-        lines.append(line)
-    return lines
+        ratios = [result.ratio for result in counted(results, peer)]
+        if ratios:
+            mean = geometric_mean(ratios)
+            figures.append(Figure(f"{peer}: geometric mean of the ratios", "x", mean, min(ratios), max(ratios)))
+            fast = sum(ratio >= 4 for ratio in ratios)
+            figures.append(Figure(f"{peer}: kernels with a ratio of 4 or more", f"of {len(ratios)}", fast, fast, fast))
+    return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Machine:
 
     def __init__(self, engine: str) -> None:
         """Make one; ``engine`` is ``native`` or ``python``."""
-        self._memory = bytearray(MEMORY)
+        self._memory = mmap.mmap(-1, MEMORY)  # whole pages, as a guest's RAM is
         self.engine = create(engine, CpuConfig())
         top = MEMORY - image.SIZE
         self.engine.set_map(
@@ -128,10 +129,10 @@ def calibrate(attempt: Callable[[int], float], seconds: float, first: int = 1, m
 
 
 def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> list[Figure]:
-    """Return what one instruction costs as a request without transport, and what moving the state costs.
+    """Return microseconds that one instruction takes as a request without transport.
 
-    The state moves once as an object, whole, and once as the daemon moves it: as groups, of which the request brings
-    the general registers.
+    ``run``: nothing but that.  ``registers in and out``: as the daemon does it for a request that brings the general
+    registers and is answered with the groups that changed.  ``whole state``: all of it, as an object with checks.
     """
     machine = Machine(engine_name)
     engine = machine.engine
@@ -157,9 +158,9 @@ def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> 
         engine.get_state()
 
     names = {
-        "single request": one,
-        "single request, groups in and out": groups,
-        "single request, state in and out": whole,
+        "run of one instruction": one,
+        "single request, registers in and out": groups,
+        "single request, whole state in and out": whole,
     }
     values: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(runs):

@@ -123,8 +123,11 @@ def _finish(command: Sequence[str]) -> str:
     """
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
-        raise BenchError(f"{shlex.join(command[:5])} ... ended with {done.returncode}: {lines[-1]}")
+        try:
+            reason = json.loads(done.stdout)["detail"]  # of a boot
+        except (ValueError, KeyError, TypeError):
+            reason = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
+        raise BenchError(f"{shlex.join(command[:5])} ... ended with {done.returncode}: {reason}")
     return done.stdout
 
 

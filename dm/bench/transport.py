@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import zmq
 
+from dm.bench.echo import receiver
 from dm.bench.engines import BenchError, Figure
 from dm.bench.kernels import KERNELS, MEMORY, ORIGIN, Kernel, real_mode
 from dm.machine.state import State
@@ -25,7 +26,9 @@ from dm.shim.daemon import OwnDaemon
 from dm.shim.ram import Ram
 
 #: in al, dx; jmp back: nothing but device accesses.
-_PORT_LOOP = b"\xec\xeb\xfd"
+_PORT_LOOP: Final = b"\xec\xeb\xfd"
+#: Calls between two turns.
+_TURN: Final = 100
 
 
 @contextmanager
@@ -43,19 +46,22 @@ def machine(endpoint: str, kernel: Kernel, code: bytes = b"", vcpus: int = 1) ->
 class Echo:
     """The echo process, and this side of its conversation."""
 
-    def __init__(self, folder: str, sent: int, answered: int) -> None:
-        """Echo ``sent`` bytes with ``answered`` bytes."""
-        endpoint = f"ipc://{Path(folder) / f'echo-{sent}-{answered}'}"
-        self._process = subprocess.Popen([sys.executable, "-m", "dm.bench.echo", endpoint, str(answered)])
+    def __init__(self, folder: str, sent: int, answered: int, awake: bool = False) -> None:
+        """Echo ``sent`` bytes with ``answered`` bytes; see :mod:`dm.bench.echo` for ``awake``."""
+        endpoint = f"ipc://{Path(folder) / f'echo-{sent}-{answered}-{awake}'}"
+        words = [endpoint, str(answered), *(["awake"] if awake else [])]
+        self._process = subprocess.Popen([sys.executable, "-P", "-m", "dm.bench.echo", *words])
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.connect(endpoint)
+        self._receive = receiver(self._socket, awake)
         self._message = bytes(sent)
-        self.once()
+        self.times(1)
 
-    def once(self) -> None:
-        """Make one round trip."""
-        self._socket.send(self._message)
-        self._socket.recv()
+    def times(self, count: int) -> None:
+        """Make ``count`` round trips."""
+        for _ in range(count):
+            self._socket.send(self._message)
+            self._receive()
 
     def close(self) -> None:
         """End the process."""
@@ -64,69 +70,79 @@ class Echo:
         self._socket.close(0)
 
 
-def _bytes(vcpu: Vcpu, call: Callable[[], object]) -> tuple[int, int]:
-    """Return how many bytes a vCPU sends and receives in a second call."""
-    call()
+def _bytes(vcpu: Vcpu, call: Callable[[int], None]) -> tuple[int, int]:
+    """Return how many bytes a vCPU sends and receives in each of many calls."""
+    call(_TURN)
     before = vcpu.stats.bytes_sent, vcpu.stats.bytes_received
-    call()
-    return vcpu.stats.bytes_sent - before[0], vcpu.stats.bytes_received - before[1]
+    call(_TURN)
+    return (vcpu.stats.bytes_sent - before[0]) // _TURN, (vcpu.stats.bytes_received - before[1]) // _TURN
 
 
-def _time(call: Callable[[], object], count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - started) / count * 1e6
+def _in_turn(calls: dict[str, Callable[[int], None]], count: int) -> dict[str, float]:
+    """Return microseconds of each call; ``call(n)`` makes it n times.
+
+    They take turns every :data:`_TURN` calls, so that what else the machine does falls on all alike.
+    """
+    taken = dict.fromkeys(calls, 0.0)
+    for _ in range(max(1, count // _TURN)):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call(_TURN)
+            taken[name] += time.perf_counter() - started
+    return {name: seconds / (max(1, count // _TURN) * _TURN) * 1e6 for name, seconds in taken.items()}
 
 
 def round_trips(engine: str, runs: int, count: int) -> list[Figure]:
-    """Return microseconds for a request of one instruction and for an I/O exit, each with the echo's and the ratio.
+    """Return microseconds for a request of one instruction and for an I/O exit, each with its echoes and the ratios.
 
-    Daemon and echo are measured in turn, run by run, so that the ratio holds on a noisy machine.
+    ``bare echo`` sleeps while it waits, as a plain program would; ``echo awake`` waits as shim and daemon do.
     """
+    with (
+        OwnDaemon(engine) as daemon,
+        tempfile.TemporaryDirectory() as folder,
+        machine(daemon.endpoint, KERNELS["alu"]) as (vcpu, state),
+        machine(daemon.endpoint, KERNELS["alu"], _PORT_LOOP) as (device, device_state),
+    ):
+        request, exits = _calls(vcpu, state, device, device_state)
+        values: dict[str, list[dict[str, float]]] = {}
+        for name, own, call in (("request", vcpu, request), ("I/O exit", device, exits)):
+            size = _bytes(own, call)
+            asleep, awake = Echo(folder, *size), Echo(folder, *size, awake=True)
+            calls = {name: call, f"{name}: bare echo": asleep.times, f"{name}: echo awake": awake.times}
+            _in_turn(calls, 1)
+            values[name] = [_in_turn(calls, count) for _ in range(runs)]
+            asleep.close()
+            awake.close()
     figures = []
-    with OwnDaemon(engine) as daemon, tempfile.TemporaryDirectory() as folder:
-        with machine(daemon.endpoint, KERNELS["alu"]) as (vcpu, state):
-            state.ecx = 0x7FFFFFFF
-            echo = Echo(folder, *_bytes(vcpu, lambda: vcpu.run(state, steps=1)))
-            figures += _pairs("request", lambda: vcpu.run(state, steps=1), echo, runs, count)
-            echo.close()
-        with machine(daemon.endpoint, KERNELS["alu"], _PORT_LOOP) as (vcpu, state):
-            vcpu.run(state, steps=2)
-            exits = 1000
-            sent, received = _bytes(vcpu, lambda: vcpu.run(state, steps=2 * exits))
-            echo = Echo(folder, sent // exits, received // exits)
-            theirs, ours = [], []
-            for _ in range(runs):
-                ours.append(_time(lambda: vcpu.run(state, steps=2 * count), 1) / count)
-                theirs.append(_time(echo.once, count))
-            figures += _compare("I/O exit", ours, theirs)
-            echo.close()
+    for name, taken in values.items():
+        figures += [Figure.of(key, "us", [run[key] for run in taken]) for key in taken[0]]
+        for echo in ("bare echo", "echo awake"):
+            ratio = [run[name] / run[f"{name}: {echo}"] for run in taken]
+            figures.append(Figure.of(f"{name} / {echo}", "x", ratio))
     return figures
 
 
-def _pairs(name: str, call: Callable[[], object], echo: Echo, runs: int, count: int) -> list[Figure]:
-    ours, theirs = [], []
-    for _ in range(runs):
-        ours.append(_time(call, count))
-        theirs.append(_time(echo.once, count))
-    return _compare(name, ours, theirs)
+def _calls(
+    vcpu: Vcpu, state: State, device: Vcpu, device_state: State
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return functions that make n requests of one instruction, and one request with n I/O exits."""
+    state.ecx = 0x7FFFFFFF
 
+    def request(count: int) -> None:
+        for _ in range(count):
+            vcpu.run(state, steps=1)
 
-def _compare(name: str, ours: list[float], theirs: list[float]) -> list[Figure]:
-    return [
-        Figure.of(name, "us", ours),
-        Figure.of(f"{name}: bare echo", "us", theirs),
-        Figure.of(f"{name} / bare echo", "x", _over(ours, theirs)),
-    ]
+    def exits(count: int) -> None:
+        device.run(device_state, steps=2 * count)
+
+    return request, exits
 
 
 def beside_busy(engine: str, runs: int, count: int) -> list[Figure]:
     """Return round trips and their echoes again while a second VM runs without pause, and how much longer they take.
 
-    Each run measures idle, then busy, with the daemon and the echo in turn.
+    Each run measures idle, then busy.
     """
-    figures = []
     with (
         OwnDaemon(engine) as daemon,
         tempfile.TemporaryDirectory() as folder,
@@ -134,31 +150,25 @@ def beside_busy(engine: str, runs: int, count: int) -> list[Figure]:
         machine(daemon.endpoint, KERNELS["alu"], _PORT_LOOP) as (device, device_state),
         machine(daemon.endpoint, KERNELS["alu"]) as (other, other_state),
     ):
-        state.ecx = 0x7FFFFFFF
-        echo = Echo(folder, *_bytes(vcpu, lambda: vcpu.run(state, steps=1)))
-        calls: dict[str, Callable[[], float]] = {
-            "request": lambda: _time(lambda: vcpu.run(state, steps=1), count),
-            "I/O exit": lambda: _time(lambda: device.run(device_state, steps=2 * count), 1) / count,
-            "bare echo": lambda: _time(echo.once, count),
-        }
-        for call in calls.values():
-            call()
-        idle: dict[str, list[float]] = {name: [] for name in calls}
-        busy: dict[str, list[float]] = {name: [] for name in calls}
+        request, exits = _calls(vcpu, state, device, device_state)
+        echo = Echo(folder, *_bytes(vcpu, request))
+        calls = {"request": request, "I/O exit": exits, "bare echo": echo.times}
+        _in_turn(calls, 1)
+        idle, busy = [], []
         for _ in range(runs):
-            for name, call in calls.items():
-                idle[name].append(call())
+            idle.append(_in_turn(calls, count))
             with _running(other, other_state):
-                for name, call in calls.items():
-                    busy[name].append(call())
+                busy.append(_in_turn(calls, count))
         echo.close()
+    figures = []
     for name in calls:
+        then, now = [run[name] for run in idle], [run[name] for run in busy]
         figures += [
-            Figure.of(f"{name}, another VM busy", "us", busy[name]),
-            Figure.of(f"{name}, another VM busy / idle", "x", _over(busy[name], idle[name])),
+            Figure.of(f"{name}, another VM busy", "us", now),
+            Figure.of(f"{name}, another VM busy / idle", "x", _over(now, then)),
         ]
     for name in ("request", "I/O exit"):
-        ratio = _over(busy[name], busy["bare echo"])
+        ratio = [run[name] / run["bare echo"] for run in busy]
         figures.append(Figure.of(f"{name} / bare echo, another VM busy", "x", ratio))
     return figures
 

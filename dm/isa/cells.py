@@ -17,6 +17,8 @@ from dm.microcode import Field
 GPR8: Final = Field("gpr8", 8, 8, view="gpr")  # AL CL DL BL AH CH DH BH
 GPR16: Final = Field("gpr16", 16, 8, view="gpr")
 GPR32: Final = Field("gpr32", 32, 9, view="gpr")
+#: All of a register: what goes into 64-bit frames and comes out of a 64-bit TSS.
+GPR64: Final = Field("gpr64", 64, 9, view="gpr")
 
 # Lazy arithmetic flags; see dm.isa.flags for their meaning.
 FR: Final = Field("fr", 32, register=True)

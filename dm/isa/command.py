@@ -1,38 +1,45 @@
-"""``x86-dm isa``: the opcode map with its forms, the disassembler, and the check of both against objdump."""
+"""``x86-dm isa``: the opcode map with the tests of every form, the disassembler, the check of both against objdump."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
 
-from dm.isa import objdump
-from dm.isa.catalogue import DESCRIPTIONS
-from dm.isa.decode import variants
+from dm.isa import coverage, objdump
+from dm.isa.coverage import Form, form_name
 from dm.isa.disassembler import listing
-from dm.isa.forms import ROWS, Row
-from dm.isa.insn import Variant, expand
-from dm.microcode.verify import effects
+from dm.isa.features import MODELS
+from dm.isa.forms import MAPS, Row
 
 _MOST_ERRORS = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare options and operands."""
-    parser.add_argument("code", metavar="HEX", nargs="*", help="bytes to disassemble; without any the map is listed")
+    parser.add_argument(
+        "code", metavar="HEX", nargs="*", help="bytes to disassemble; without any, every form with its modes and tests"
+    )
     parser.add_argument("--bits", type=int, choices=(16, 32), default=16, help="code size of HEX (16)")
     parser.add_argument("--address", type=lambda text: int(text, 0), default=0, metavar="EIP", help="where HEX is")
     parser.add_argument("--check", action="store_true", help="compare map and disassembler with binutils' objdump")
+    parser.add_argument("--missing", action="store_true", help="list forms that no test executes; 1 if there are any")
+    parser.add_argument("--json", action="store_true", help="list the forms as JSON objects, one for each")
     parser.add_argument("--verbose", action="store_true", help="with --check: list every disagreement, reviewed or not")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do what the arguments say; 1 when --check finds an unreviewed disagreement, 2 for bad input."""
+    """Do what the arguments say; 1 when --check or --missing finds something, 2 for bad input."""
     if args.check:
         return _check(args.verbose)
     if not args.code:
-        print("\n".join(describe_map()))
-        return 0
+        return _list(list(coverage.survey(coverage.load())), args.missing, args.json)
+    if args.missing or args.json:
+        print("x86-dm isa: --missing and --json list forms: give no HEX with them", file=sys.stderr)
+        return 2
     if not 0 <= args.address < 1 << 32:
         print(f"x86-dm isa: --address is {args.address:#x}, 0 to 0xffffffff is needed", file=sys.stderr)
         return 2
@@ -48,34 +55,60 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def form_name(variant: Variant, row: Row) -> str:
-    """Return a form's short name: operand size, ``m`` and address size for a memory operand, LOCK, REP."""
-    name = str(variant.osize)
-    if variant.memory:
-        name += f"m{variant.asize}"
-    elif row.addressed:
-        name += f"a{variant.asize}"
-    return name + "+lock" * variant.lock + f"+{variant.rep}" * bool(variant.rep)
+#: What a row's ``since`` means, apart from features that CPUID announces.
+_PARTS = {number: name for name, number in MODELS.items()} | {4: "80486", 5: "pentium"}
 
 
-def describe_map() -> Iterator[str]:
-    """Return the lines of the listing: each row with its attributes and forms, then totals.
+def _list(forms: list[Form], missing: bool, as_json: bool) -> int:
+    untested = [form for form in forms if not form.tests]
+    shown = untested if missing else forms
+    if as_json:
+        for form in shown:
+            print(json.dumps(describe(form)))
+    else:
+        for line in describe_rows(shown):
+            print(line)
+        rows = len({form.row for form in forms})
+        print(f"{len(forms)} forms of {rows} rows, {len(untested)} without an executed test")
+    return int(missing and bool(untested))
 
-    A form with ``*`` runs as a transaction: a fault or a question may come after it has changed something.
-    """
-    forms = transactions = described = 0
-    for row in ROWS:
-        names = []
-        known = row.mnemonic in DESCRIPTIONS
-        described += known
-        for variant in variants(row):
-            late = known and effects(expand(row, variant, "form")).late_abort
-            forms += 1
-            transactions += late
-            names.append(form_name(variant, row) + "*" * late)
-        note = "" if known else "  (not described)"
-        yield f"{row.text:<32}{' '.join(sorted(row.attributes)):<16}{' '.join(names)}{note}"
-    yield f"{len(ROWS)} rows, {described} described; {forms} forms, {transactions} of them transactions (*)"
+
+def opcode(row: Row) -> str:
+    """Return a row's opcode: mandatory prefix, bytes, ``+r`` or the ModRM byte's fixed part."""
+    parts = [row.prefix, MAPS[row.map][:2], MAPS[row.map][2:], f"{row.opcode:02X}" + "+r" * row.plus]
+    if row.third >= 0:
+        parts.append(f"{row.third:02X}")
+    elif row.mod:
+        parts.append(f"/{row.reg}" if row.reg >= 0 else "/r")
+    return " ".join(filter(None, parts))
+
+
+def describe(form: Form) -> dict[str, Any]:
+    """Return a form as ``--json`` shows it."""
+    row, variant = form.row, form.variant
+    return {
+        "opcode": opcode(row),
+        "mnemonic": row.names[variant.osize == 32],
+        "operands": list(row.operands),
+        "form": form_name(variant, row),
+        "since": _PARTS[row.since],
+        "feature": row.feature or None,
+        "modes": list(form.modes),
+        "tests": [f"tests/{test}.py" for test in form.tests],
+    }
+
+
+def describe_rows(forms: Iterable[Form]) -> Iterator[str]:
+    """Return the lines of the listing: each row, and below it its forms, those with the same tests in one line."""
+    for row, group in groupby(forms, lambda form: form.row):
+        since = f"cpuid:{row.feature}" if row.feature else _PARTS[row.since]
+        yield f"{opcode(row):<14}{'/'.join(dict.fromkeys(row.names)):<16}{','.join(row.operands):<12}{since}"
+        same: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        for form in group:
+            same.setdefault((form.tests, form.modes), []).append(form_name(form.variant, row))
+        for (tests, modes), names in same.items():
+            yield f"    {' '.join(names)}"
+            yield f"        modes: {' '.join(modes) or 'none'}; tests: {' '.join(tests) or 'NONE'}"
 
 
 def _check(verbose: bool) -> int:

@@ -108,6 +108,11 @@ class Descriptor:
         return self.raw.bit(53)
 
     @property
+    def is_64_bit_code(self) -> Value:
+        """L without D: the only code that gates lead to in IA-32e mode."""
+        return self.raw.bits(53, 2) == 1
+
+    @property
     def gate_selector(self) -> Value:
         """Selector in a gate, 16 bits."""
         return (self.raw >> 16).trunc(16)
@@ -129,6 +134,16 @@ class Descriptor:
         return self.raw.m.select(self.gate_is_32, whole, whole & 0xFFFF)
 
 
+def linear_32(m: Microcode, address: Value) -> Value:
+    """Return the linear address (64 bits) of a table entry of up to 16 bytes as 32 bits.
+
+    In IA-32e mode a table may lie beyond 4 GiB, where the engines do not reach: exit ``unsupported``.
+    """
+    with m.If(mode.long_mode(m) & ((address + 15) >> 32).nz()):
+        p.unsupported(m, "TABLE_ABOVE_4_GIB")
+    return address.trunc(32)
+
+
 @procedure(result=1, selector=16, size=32)
 def in_table(m: Microcode, selector: Value, size: Value) -> None:
     """Return whether ``size`` bytes of descriptor lie within the GDT or LDT."""
@@ -142,7 +157,7 @@ def in_table(m: Microcode, selector: Value, size: Value) -> None:
 def descriptor_address(m: Microcode, selector: Value) -> None:
     """Return the linear address of a selector's descriptor."""
     table = m.select(selector.bit(2), m.get(BASE, Seg.LDTR), m.get(GDTR_BASE))
-    m.return_(table.trunc(32) + (selector & 0xFFF8).zext(32))
+    m.return_(linear_32(m, table + (selector & 0xFFF8).zext(64)))
 
 
 @procedure(result=64, selector=16, vector=8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import flags, frames, mode, task
+from dm.isa import flags, frames, ia32e, mode, task
 from dm.isa import primitives as p
 from dm.isa.cells import (
     ACTIVITY,
@@ -23,6 +23,7 @@ from dm.isa.cells import (
     EIP,
     FLAGS,
     GPR32,
+    GPR64,
     INJECT_ERROR,
     INJECT_HAS_ERROR,
     INJECT_LENGTH,
@@ -48,6 +49,7 @@ from dm.isa.descriptor import (
     error_code,
     fetch_descriptor,
     is_null,
+    linear_32,
     one_of,
     rpl,
 )
@@ -190,6 +192,56 @@ def redirected(m: Microcode, vector: Value) -> None:
 
 
 @procedure(vector=8, soft=1, has_error=1, error=32, return_eip=32)
+def interrupt_ia32e(
+    m: Microcode, vector: Value, soft: Value, has_error: Value, error: Value, return_eip: Value
+) -> None:
+    """Deliver to 64-bit code through the 16-byte gates of IA-32e mode (SDM vol. 3A, 6.14); see interrupt_protected."""
+    number = vector.zext(32)
+    idt_error, limit = number << 3 | 2, m.get(IDTR_LIMIT).zext(32)
+    at = number << 4
+    fault_if(m, at + 15 > limit, p.GP, idt_error, "IDT_LIMIT", number, limit)
+    address = linear_32(m, m.get(IDTR_BASE) + at.zext(64))
+    gate, upper = Descriptor(m.call(p.LOAD_SYSTEM[64], address)), m.call(p.LOAD_SYSTEM[64], address + 8)
+    known = one_of(gate.type, INT32, TRAP32) & ~gate.is_segment
+    fault_if(m, ~known, p.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
+    fault_if(m, soft & (gate.dpl < m.get(CPL)), p.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
+    fault_if(m, ~gate.present, p.NP, idt_error, "GATE_NOT_PRESENT", number)
+    selector = gate.gate_selector
+    target_error, shown = error_code(selector), selector.zext(32)
+    fault_if(m, is_null(selector), p.GP, 0, "GATE_SELECTOR_NULL")
+    target = m.call(fetch_descriptor, selector, p.GP)
+    code, cpl = Descriptor(target), m.get(CPL)
+    fault_if(m, ~code.is_code, p.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
+    fault_if(m, code.dpl > cpl, p.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~code.is_64_bit_code, p.GP, target_error, "NOT_64_BIT_CODE", shown)
+    fault_if(m, ~code.present, p.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
+    inner = ~code.is_conforming & (code.dpl < cpl)
+    level = m.select(inner, code.dpl, cpl)
+    stack, image, old_cs = ia32e.Stack(m), flags.eflags(m), m.get(SELECTOR, Seg.CS)
+    ist = gate.raw.bits(32, 3).trunc(32)
+    pointer = m.var(64, stack.pointer)
+    with m.If(inner | (ist != 0)):
+        slot = m.select(ist != 0, ia32e.interrupt_slot(ist), ia32e.level_slot(level))
+        pointer.v = m.call(ia32e.tss_stack, slot)
+    # Frames are aligned to 16 bytes.
+    first = pointer.v & 0xFFFFFFFFFFFFFFF0
+    eip = ia32e.below_4_gib(m, gate.gate_offset.zext(64) | (upper << 32))
+    m.call(ia32e.open_stack, first, 48, level)
+    top = ia32e.push(m, first, stack.selector, stack.pointer, image, old_cs, return_eip)
+    m.set(GPR64, top, 4)
+    with m.If(has_error):
+        m.set(GPR64, ia32e.push(m, top, error), 4)
+    with m.If(inner):
+        ia32e.null_stack(m, level.zext(16))
+    with m.Else():
+        stack.keep()
+    m.call(enter_code, selector, target, eip)
+    _clear_for_handler(m, flags.TF, flags.NT, flags.RF)
+    with m.If(gate.type == INT32):
+        _clear_for_handler(m, flags.IF)
+
+
+@procedure(vector=8, soft=1, has_error=1, error=32, return_eip=32)
 def interrupt_protected(
     m: Microcode, vector: Value, soft: Value, has_error: Value, error: Value, return_eip: Value
 ) -> None:
@@ -204,7 +256,8 @@ def interrupt_protected(
         return_eip: EIP in the frame.
     """
     with m.If(mode.long_mode(m)):
-        p.unsupported(m, "EVENT_IN_LONG_MODE")
+        m.call(interrupt_ia32e, vector, soft, has_error, error, return_eip)
+        m.return_()
     number = vector.zext(32)
     at = number << 3
     idt_error = at | 2
@@ -318,7 +371,7 @@ def instruction_breakpoints(m: Microcode) -> None:
     hits = m.const(8, 0)
     for i in range(4):
         enabled = (dr7.bits(2 * i, 2) != 0) & (dr7.bits(16 + 4 * i, 2) == 0)
-        hit = enabled & (m.get(DR, i).trunc(32) == linear)
+        hit = enabled & (m.get(DR, i) == linear.zext(64))
         hits = hits | (hit.zext(8) << i)
     m.return_(hits)
 
@@ -342,8 +395,10 @@ def boundary(m: Microcode, window: Value) -> None:
     """Decide what happens between two instructions (SDM vol. 3A, table 6-2).
 
     ``window`` asks for a stop when an external interrupt could be taken.  Returns RUN_ON 0, EVENT 1 (now in
-    ``INJECT_*``), HALTED 2, SHUTDOWN 3, WINDOW 4 or WAIT_FOR_SIPI 5.
+    ``INJECT_*``), HALTED 2, SHUTDOWN 3, WINDOW 4 or WAIT_FOR_SIPI 5; in 64-bit mode the run ends as unsupported.
     """
+    with m.If(mode.long_mode(m) & m.get(ATTRIBUTES, Seg.CS).bit(13)):
+        p.unsupported(m, "CODE_64_BIT")
     activity, shadow = m.get(ACTIVITY), m.get(SHADOW)
     with m.If(activity == Activity.WAIT_FOR_SIPI):
         m.return_(WAIT_FOR_SIPI)

@@ -210,6 +210,9 @@ class Insn:
         """
         m = self.m
         number = m.argument("base", 8)
+        if self.variant.asize == 16:  # ESP cannot be a base
+            words = m.get(GPR16, number).zext(32) + m.get(GPR16, m.argument("index", 8)).zext(32)
+            return self.wrap(words + m.argument("disp", 32))
         base = m.get(GPR32, number)
         if esp is not None:
             base = m.select(number == 4, esp, base)

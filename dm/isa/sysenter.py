@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dm.isa import flags, mode
+from dm.isa import flags, ia32e, mode
 from dm.isa import primitives as p
-from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, FLAGS, GPR32, LIMIT, SELECTOR, UNUSABLE, cell
+from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, FLAGS, GPR32, GPR64, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import has, is_amd
 from dm.isa.insn import Insn, instruction
 from dm.isa.mode import fault_if
@@ -54,12 +54,18 @@ def SYSENTER(x: Insn) -> None:
     """Call level 0 (SDM vol. 2, SYSENTER)."""
     m = x.m
     cs = _require_sysenter(m)
-    with m.If(mode.long_mode(m)):
-        p.unsupported(m, "SYSENTER_TO_64_BIT")
+    long_, esp, eip = mode.long_mode(m), m.get(SYSENTER_ESP), m.get(SYSENTER_EIP)
     _clear(m, flags.VM, flags.IF, flags.RF)
     _enter(m, 0, cs, cs + 8)
-    m.set(GPR32, m.get(SYSENTER_ESP).trunc(32), Gpr.SP)
-    m.set(EIP, m.get(SYSENTER_EIP).trunc(32))
+    with m.If(long_):
+        # L instead of D.
+        m.set(ATTRIBUTES, 0xA09B, Seg.CS)
+        m.call(p.SEGMENT_CHANGED, Seg.CS)
+        m.set(GPR64, esp, Gpr.SP)
+        m.set(EIP, ia32e.below_4_gib(m, eip))
+        m.end(p.CHECKPOINT)
+    m.set(GPR32, esp.trunc(32), Gpr.SP)
+    m.set(EIP, eip.trunc(32))
     m.end(p.CHECKPOINT)
 
 

@@ -80,17 +80,9 @@ def SIDT(x: Insn, dst: Memory) -> None:
     _store_table(x, dst, IDTR_BASE, IDTR_LIMIT)
 
 
-@procedure(seg=8, selector=16, raw=64)
-def load_system_cache(m: Microcode, seg: Value, selector: Value, raw: Value) -> None:
-    """Fill LDTR or TR; in long mode the descriptor has 16 bytes."""
-    with m.If(mode.long_mode(m)):
-        p.unsupported(m, "SYSTEM_DESCRIPTOR_16_BYTES")
-    m.call(load_cache, seg, selector, raw)
-
-
 @procedure(selector=16)
 def load_ldtr(m: Microcode, selector: Value) -> None:
-    """Load LDTR."""
+    """Load LDTR; the descriptor has 16 bytes for 64-bit code only, not in compatibility mode (APM vol. 3, LLDT)."""
     error, shown = error_code(selector), selector.zext(32)
     with m.If(is_null(selector)):
         load_null(m, m.const(8, Seg.LDTR), selector)
@@ -100,21 +92,20 @@ def load_ldtr(m: Microcode, selector: Value) -> None:
     d = Descriptor(raw)
     fault_if(m, d.is_segment | (d.type != LDT), p.GP, error, "LDT_TYPE", shown, d.type.zext(32))
     fault_if(m, ~d.present, p.NP, error, "LDT_NOT_PRESENT", shown)
-    m.call(load_system_cache, Seg.LDTR, selector, raw)
+    m.call(load_cache, Seg.LDTR, selector, raw)
 
 
 @procedure(selector=16)
 def load_tr(m: Microcode, selector: Value) -> None:
-    """Load TR and mark the TSS busy, in memory and in the cache."""
+    """Load TR and mark the TSS busy, in memory and in the cache; the descriptor has 8 bytes as LLDT's."""
     error, shown = error_code(selector), selector.zext(32)
     fault_if(m, is_null(selector), p.GP, 0, "TR_SELECTOR_NULL")
     fault_if(m, selector.bit(2), p.GP, error, "TSS_NOT_IN_GDT", shown)
     raw = m.call(fetch_descriptor, selector, p.GP)
     d = Descriptor(raw)
-    fault_if(m, d.is_segment | ~one_of(d.type, TSS16, TSS32), p.GP, error, "TSS_TYPE", shown, d.type.zext(32))
+    good = m.select(mode.long_mode(m), d.type == TSS32, one_of(d.type, TSS16, TSS32)) & ~d.is_segment
+    fault_if(m, ~good, p.GP, error, "TSS_TYPE", shown, d.type.zext(32))
     fault_if(m, ~d.present, p.NP, error, "TSS_NOT_PRESENT", shown)
-    with m.If(mode.long_mode(m)):
-        p.unsupported(m, "SYSTEM_DESCRIPTOR_16_BYTES")
     m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 2)
     m.call(load_cache, Seg.TR, selector, raw | 1 << 41)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dm.isa import frames, mode, task
+from dm.isa import frames, ia32e, mode, task
 from dm.isa import primitives as p
-from dm.isa.cells import CPL, EIP, GPR32, LIMIT, SELECTOR
+from dm.isa.cells import CPL, EIP, GPR32, GPR64, LIMIT, SELECTOR
 from dm.isa.descriptor import (
     CALL16,
     CALL32,
@@ -36,6 +36,12 @@ def check_eip(m: Microcode, eip: Value, limit: Value) -> None:
     fault_if(m, eip > limit, p.GP, 0, "CS_LIMIT", eip, limit)
 
 
+def check_target(m: Microcode, eip: Value, code: Descriptor) -> None:
+    """#GP(0) when the target lies beyond the limit of a new code segment; 64-bit code has none."""
+    beyond = (eip > code.limit) & ~ia32e.is_64_bit_target(m, code)
+    fault_if(m, beyond, p.GP, 0, "CS_LIMIT", eip, code.limit)
+
+
 @procedure(selector=16, eip=32)
 def enter_real(m: Microcode, selector: Value, eip: Value) -> None:
     """Load CS:EIP in real-address and virtual-8086 mode."""
@@ -47,10 +53,7 @@ def enter_real(m: Microcode, selector: Value, eip: Value) -> None:
 @procedure(selector=16, raw=64, eip=32)
 def enter_code(m: Microcode, selector: Value, raw: Value, eip: Value) -> None:
     """Load CS:EIP from a code descriptor that passed its checks; CS.RPL becomes CPL."""
-    d = Descriptor(raw)
-    with m.If(d.is_long & mode.long_mode(m)):
-        p.unsupported(m, "CODE_64_BIT")
-    check_eip(m, eip, d.limit)
+    check_target(m, eip, Descriptor(raw))
     marked = m.call(mark_accessed, selector, raw)
     m.call(load_cache, Seg.CS, selector & 0xFFFC | m.get(CPL).zext(16), marked)
     m.set(EIP, eip)
@@ -62,6 +65,7 @@ def check_code(m: Microcode, selector: Value, raw: Value) -> None:
     d = Descriptor(raw)
     error, shown, cpl = error_code(selector), selector.zext(32), m.get(CPL)
     fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    ia32e.refuse_l_and_d(m, selector, d)
     with m.If(d.is_conforming):
         fault_if(m, d.dpl > cpl, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
     with m.Else():
@@ -80,8 +84,32 @@ def gate_target(m: Microcode, selector: Value, jump: Value) -> None:
     fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
     low = (d.dpl > cpl) | (jump & ~d.is_conforming & (d.dpl != cpl))
     fault_if(m, low, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, mode.long_mode(m) & ~d.is_64_bit_code, p.GP, error, "NOT_64_BIT_CODE", shown)
     fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.return_(raw)
+
+
+@procedure(selector=16, raw=64, jump=1, next_eip=32)
+def through_64_bit_gate(m: Microcode, selector: Value, raw: Value, jump: Value, next_eip: Value) -> None:
+    """JMP or CALL through a 16-byte call gate, whose other checks are done (SDM vol. 3A, 5.8.3.1 and 5.8.5.1)."""
+    upper = m.call(ia32e.upper_half, selector)
+    named = Descriptor(raw).gate_selector
+    target = m.call(gate_target, named, jump)
+    eip = ia32e.below_4_gib(m, Descriptor(raw).gate_offset.zext(64) | (upper << 32))
+    with m.If(~jump):
+        code, stack, old_cs = Descriptor(target), ia32e.Stack(m), m.get(SELECTOR, Seg.CS)
+        with m.If(~code.is_conforming & (code.dpl < m.get(CPL))):
+            inner = m.call(ia32e.tss_stack, ia32e.level_slot(code.dpl))
+            m.call(ia32e.open_stack, inner, 32, code.dpl)
+            top = ia32e.push(m, inner, stack.selector, stack.pointer, old_cs, next_eip)
+            ia32e.null_stack(m, code.dpl.zext(16))
+            m.set(GPR64, top, Gpr.SP)
+        with m.Else():
+            m.call(ia32e.open_stack, stack.pointer, 16, m.get(CPL))
+            top = ia32e.push(m, stack.pointer, old_cs, next_eip)
+            stack.keep()
+            m.set(GPR64, top, Gpr.SP)
+    m.call(enter_code, named, target, eip)
 
 
 @procedure(selector=16, raw=64, next_eip=32, kind=8)
@@ -103,7 +131,6 @@ def _check_system(m: Microcode, selector: Value, d: Descriptor) -> None:
     fault_if(m, ~known, p.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
     with m.If(mode.long_mode(m)):
         fault_if(m, d.type != CALL32, p.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
-        p.unsupported(m, "CALL_GATE_64_BIT")
     low = (d.dpl < cpl) | (d.dpl < rpl(selector))
     fault_if(m, low, p.GP, error, "GATE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
     with m.If(one_of(d.type, TSS16, TSS16_BUSY, TSS32, TSS32_BUSY)):
@@ -123,6 +150,9 @@ def jump_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value) -
         m.call(enter_code, selector, raw, eip)
         m.return_()
     _check_system(m, selector, d)
+    with m.If(mode.long_mode(m)):
+        m.call(through_64_bit_gate, selector, raw, 1, next_eip)
+        m.return_()
     with m.If(one_of(d.type, CALL16, CALL32)):
         target = m.call(gate_target, d.gate_selector, 1)
         m.call(enter_code, d.gate_selector, target, d.gate_offset)
@@ -181,6 +211,9 @@ def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, w
         m.call(enter_code, selector, raw, eip)
         m.return_()
     _check_system(m, selector, d)
+    with m.If(mode.long_mode(m)):
+        m.call(through_64_bit_gate, selector, raw, 0, next_eip)
+        m.return_()
     with m.If(one_of(d.type, CALL16, CALL32)):
         target = m.call(gate_target, d.gate_selector, 0)
         code = Descriptor(target)
@@ -202,6 +235,7 @@ def return_code(m: Microcode, selector: Value) -> None:
     raw = m.call(fetch_descriptor, selector, p.GP)
     d = Descriptor(raw)
     fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    ia32e.refuse_l_and_d(m, selector, d)
     level = rpl(selector)
     fault_if(m, level < cpl, p.GP, error, "RETURN_TO_INNER", shown, cpl.zext(32))
     bad = m.select(d.is_conforming, d.dpl > level, d.dpl != level)
@@ -228,13 +262,25 @@ def return_stack(m: Microcode, selector: Value, level: Value) -> None:
 def enter_outer(m: Microcode, cs: Value, code: Value, eip: Value, ss: Value, esp: Value, extra: Value) -> None:
     """Go to the outer level that ``cs`` names, dropping ``extra`` bytes of parameters from its stack."""
     level = rpl(cs)
+    to_64_bit = ia32e.is_64_bit_target(m, Descriptor(code))
+    with m.If(to_64_bit & is_null(ss) & (level != 3)):
+        # 64-bit code of levels 0 to 2 may have a null SS (SDM vol. 2, RET and IRET).
+        m.set(CPL, level)
+        m.call(enter_code, cs, code, eip)
+        ia32e.null_stack(m, ss)
+        m.set(GPR64, (esp + extra).zext(64), Gpr.SP)
+        m.call(null_inaccessible)
+        m.return_()
     stack = m.call(return_stack, ss, level)
-    check_eip(m, eip, Descriptor(code).limit)
+    check_target(m, eip, Descriptor(code))
     marked = m.call(mark_accessed, ss, stack)
     m.set(CPL, level)
     m.call(enter_code, cs, code, eip)
     m.call(load_cache, Seg.SS, ss, marked)
-    frames.set_stack_pointer(m, esp + extra)
+    with m.If(to_64_bit):
+        m.set(GPR64, (esp + extra).zext(64), Gpr.SP)
+    with m.Else():
+        frames.set_stack_pointer(m, esp + extra)
     m.call(null_inaccessible)
 
 

@@ -88,9 +88,13 @@ class Monitor(Listener):
 
     def lost(self, session: Session, reason: str) -> None:
         """A session's worker is gone: so are the vCPUs it was running."""
+        for vcpu in session.board.running():
+            self._emit(control.VcpuLost(str(session.number), vcpu, reason))
+
+    def memory_lost(self, session: Session, reason: str) -> None:
+        """A session's RAM is gone, for all its vCPUs."""
         for vcpu in session.vcpus:
-            if vcpu.doing != "idle":
-                self._emit(control.VcpuLost(str(session.number), vcpu.number, reason))
+            self._emit(control.VcpuLost(str(session.number), vcpu.number, f"memory-lost: {reason}"))
 
     def _emit(self, event: control.Event) -> None:
         for listener in list(self._listeners):

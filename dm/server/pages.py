@@ -16,13 +16,15 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from dm.engine import api
 from dm.protocol import schema
 from dm.protocol.schema import Patch
 
 PAGE: Final = 4096
+#: A page of a block: the block's number and the page's offset in it.
+Place: TypeAlias = tuple[int, int]
 #: Pages are brought in by up to so many bytes that lie together.
 WINDOW: Final = 16 * PAGE
 
@@ -38,17 +40,21 @@ def differences(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
 
 
 class Block:
-    """The daemon's copy of one block: ``memory``, which the guest uses, and what the shim has of it as far as known."""
+    """The daemon's copy of one block.
+
+    ``memory`` is what the guest uses.  Beside it there are two images: what has been sent to the shim, and what the
+    shim is known to have; they differ while patches are under way.
+    """
 
     def __init__(self, number: int, size: int) -> None:
         """Nothing of it is there yet.  ``number`` is the shim's; ``size`` in bytes, a multiple of 4096."""
         self.number = number
-        self.memory = mmap.mmap(-1, size)
-        self.memory.madvise(mmap.MADV_DONTDUMP)
-        self._known = mmap.mmap(-1, size)
-        self._known.madvise(mmap.MADV_DONTDUMP)
+        self.memory, self._sent, self._known = (mmap.mmap(-1, size) for _ in range(3))
+        for image in (self.memory, self._sent, self._known):
+            image.madvise(mmap.MADV_DONTDUMP)
         self._there = bytearray(size // PAGE)
-        self._came = bytearray(size // PAGE)  # has been there once: `_known` has a meaning
+        self._came = bytearray(size // PAGE)  # has been there once: the images have a meaning
+        self._version: dict[int, int] = {}  # of the newest patches that are known to be applied, by page
 
     def __len__(self) -> int:
         return len(self.memory)
@@ -73,24 +79,31 @@ class Block:
         end = self._there.find(b"\x01", offset // PAGE, high)
         return start * PAGE, (high if end < 0 else end) * PAGE
 
-    def fill(self, offset: int, data: bytes) -> None:
-        """Take pages from the shim; bytes that the guest has changed and the shim does not know of yet are kept."""
-        for at in range(offset, offset + len(data), PAGE):
-            page = data[at - offset : at - offset + PAGE]
-            if self._came[at // PAGE]:
-                known = self._known[at : at + PAGE]
-                kept = [(s, self.memory[at + s : at + e]) for s, e in differences(known, self.memory[at : at + PAGE])]
-                image = bytearray(page)
-                for start, own in kept:
-                    image[start : start + len(own)] = own
-                # Other vCPUs may be storing here: touch nothing but what has changed.
-                for start, end in differences(known, bytes(image)):
-                    self.memory[at + start : at + end] = image[start:end]
-            else:
-                self.memory[at : at + PAGE] = page
-                self._came[at // PAGE] = 1
-            self._known[at : at + PAGE] = page
-            self._there[at // PAGE] = 1
+    def _own(self, at: int) -> list[tuple[int, bytes]]:
+        """Return (offset in the page, bytes) the guest has changed that the shim is not known to have."""
+        end = at + PAGE
+        now, sent, known = self.memory[at:end], self._sent[at:end], self._known[at:end]
+        if now == sent == known:
+            return []
+        number = int.from_bytes(now, "little")
+        both = (number ^ int.from_bytes(sent, "little")) | (number ^ int.from_bytes(known, "little"))
+        spans = (found.span() for found in _DIFFERENT.finditer(both.to_bytes(PAGE, "little")))
+        return [(start, now[start:end]) for start, end in spans]
+
+    def fill(self, at: int, page: bytes) -> None:
+        """Take a page from the shim; bytes that the guest has changed and the shim does not have yet are kept."""
+        end = at + PAGE
+        image, sent = bytearray(page), bytearray(page)
+        if self._came[at // PAGE]:
+            before = self._sent[at:end]
+            for start, own in self._own(at):
+                image[start : start + len(own)] = own
+                sent[start : start + len(own)] = before[start : start + len(own)]
+        # Other vCPUs may be storing here: touch nothing but what has changed.
+        for start, stop in differences(self.memory[at:end], bytes(image)):
+            self.memory[at + start : at + stop] = image[start:stop]
+        self._known[at:end], self._sent[at:end] = page, bytes(sent)
+        self._came[at // PAGE] = self._there[at // PAGE] = 1
 
     def drop(self, offset: int, end: int) -> bool:
         """Let pages be brought in anew; return whether one of them was there."""
@@ -99,13 +112,29 @@ class Block:
         self._there[first:last] = bytes(last - first)
         return there
 
-    def changes(self, offset: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset in the page, bytes) the guest has changed in this page; the shim is taken to know them now."""
-        new = self.memory[offset : offset + PAGE]
-        if self._came[offset // PAGE]:
-            for start, end in differences(self._known[offset : offset + PAGE], new):
-                yield start, new[start:end]
-            self._known[offset : offset + PAGE] = new
+    def changes(self, at: int) -> list[Patch]:
+        """Return what the shim is not known to have of a page; it counts as sent."""
+        if not self._came[at // PAGE]:
+            return []
+        made = [Patch(self.number, at + start, data) for start, data in self._own(at)]
+        for patch in made:
+            self._sent[patch.offset : patch.offset + len(patch.data)] = patch.data
+        return made
+
+    def dirty(self) -> Iterator[int]:
+        """Yield the offsets of all pages of which the shim may lack something."""
+        for found in _THERE.finditer(self._came):
+            for low in range(found.start() * PAGE, found.end() * PAGE, WINDOW):
+                high = min(low + WINDOW, found.end() * PAGE)
+                if self.memory[low:high] != self._known[low:high] or self._sent[low:high] != self._known[low:high]:
+                    yield from range(low, high, PAGE)
+
+    def applied(self, patch: Patch, version: int) -> None:
+        """Note that the shim has applied a patch, or a newer one."""
+        page = patch.offset // PAGE
+        if version >= self._version.get(page, 0):
+            self._version[page] = version
+            self._known[patch.offset : patch.offset + len(patch.data)] = patch.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +154,8 @@ class PageCache:
         self._blocks: dict[int, Block] = {}  # by number
         self._starts: list[int] = []
         self._regions: list[tuple[api.Region, Block]] = []
+        self._version = 0
+        self._flight: dict[int, list[Patch]] = {}  # patches not known to be applied, by version
 
     def add(self, block: Block) -> None:
         """Make a block known."""
@@ -199,9 +230,9 @@ class PageCache:
                     dropped |= block.drop(min(pages.first * PAGE, end), end)
         return dropped
 
-    def changes(self, used: api.MemoryMap, pages: Iterable[int]) -> list[Patch]:
-        """Return what the guest has changed in these pages (gpa >> 12) of the map it ``used``, page by page."""
-        out: list[Patch] = []
+    def places(self, used: api.MemoryMap, pages: Iterable[int]) -> set[Place]:
+        """Return where in blocks by messages these pages (gpa >> 12) of the map it ``used`` are."""
+        found: set[Place] = set()
         starts = [region.gpa for region in used.regions]
         with self._lock:
             blocks = {id(block.memory): block for block in self._blocks.values()}
@@ -210,6 +241,39 @@ class PageCache:
                 region = used.regions[bisect_right(starts, gpa) - 1]
                 block = blocks.get(id(region.memory))
                 if block is not None and gpa < region.gpa + region.size:
-                    offset = region.offset + gpa - region.gpa
-                    out += [Patch(block.number, offset + at, data) for at, data in block.changes(offset)]
-        return out
+                    found.add((block.number, region.offset + gpa - region.gpa))
+        return found
+
+    def dirty(self) -> set[Place]:
+        """Return all pages of which the shim may lack something, whoever has written them."""
+        with self._lock:
+            return {(block.number, at) for block in self._blocks.values() for at in block.dirty()}
+
+    def collect(self, places: Iterable[Place]) -> tuple[list[Patch], int, set[Place]]:
+        """Return what the shim lacks of these pages, as much as fits into a message, its version, and what is left."""
+        made: list[Patch] = []
+        left = sorted(places)
+        size = taken = 0
+        with self._lock:
+            for number, at in left:
+                if len(made) + PAGE // 2 > schema.MAX_PATCHES or size + PAGE > schema.MAX_PATCH_DATA:
+                    break
+                taken += 1
+                block = self._blocks.get(number)
+                if block is not None:
+                    new = block.changes(at)
+                    made += new
+                    size += sum(len(patch.data) for patch in new)
+            if made:
+                self._version += 1
+                self._flight[self._version] = made
+            return made, self._version if made else 0, set(left[taken:])
+
+    def applied(self, version: int) -> None:
+        """The shim has applied all patches up to this version."""
+        with self._lock:
+            for done in [number for number in self._flight if number <= version]:
+                for patch in self._flight.pop(done):
+                    block = self._blocks.get(patch.ram)
+                    if block is not None:
+                        block.applied(patch, done)

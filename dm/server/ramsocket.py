@@ -96,7 +96,7 @@ class RamSocket:
             if flags & socket.MSG_TRUNC:
                 raise ProtocolError(ErrorClass.TOO_LARGE, "the packet is too large", f"at most {schema.MAX_CONTROL}")
             message = codec.decode(data, schema.MAX_CONTROL)
-            if not isinstance(message, schema.Ram) or message.path:
+            if not isinstance(message, schema.Ram) or message.path or message.messages:
                 raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{message.NAME} came here", "ram without path", "type")
             check_sealed(fd)
             fd, mine = -1, fd

@@ -7,7 +7,8 @@ from typing import Final
 
 from dm.engine.api import Exit
 from dm.protocol import schema
-from dm.protocol.schema import Patch, Posted
+from dm.protocol.schema import Posted
+from dm.server.pages import Place
 
 #: Longest run of posted writes that is put together, in bytes.
 _MERGE: Final = 4096
@@ -23,9 +24,8 @@ class Report:
         self._posted: list[tuple[int, int, bytearray]] = []  # (first gpa, size of each write, bytes)
         self._bytes = 0  # of all posted writes
         self._pages: set[int] = set()
-        self._unread: set[int] = set()  # pages whose changes are still to be looked at
-        self._patches: list[Patch] = []
-        self._patched = 0  # bytes in all patches
+        self._unread: set[int] = set()  # pages that are still to be looked up
+        self.places: set[Place] = set()  # pages of memory by messages to look for changes in
 
     def add(self, result: Exit) -> None:
         """Take in what one return of the engine reports."""
@@ -42,28 +42,12 @@ class Report:
         self._pages.update(pages)
         self._unread.update(pages)
 
-    def patch(self, changes: Callable[[Iterable[int]], list[Patch]] | None) -> None:
-        """Have looked up what is new in the pages written; None: no memory travels by messages."""
+    def note(self, places: Callable[[Iterable[int]], set[Place]] | None) -> None:
+        """Look up where the pages written lie in memory by messages; None: there is none."""
         if self._unread:
-            if changes is not None:
-                made = changes(sorted(self._unread))
-                self._patches += made
-                self._patched += sum(len(one.data) for one in made)
+            if places is not None:
+                self.places |= places(self._unread)
             self._unread.clear()
-
-    def take_patches(self) -> list[Patch]:
-        """Return and forget what fits into one exchange of what :meth:`patch` has found."""
-        if not self._patches:
-            return []
-        fit = size = 0
-        for one in self._patches[: schema.MAX_PATCHES]:
-            if size + len(one.data) > schema.MAX_PATCH_DATA:
-                break
-            size += len(one.data)
-            fit += 1
-        taken, self._patches = self._patches[:fit], self._patches[fit:]
-        self._patched -= size
-        return taken
 
     def _merge(self, writes: Iterable[tuple[int, bytes]]) -> None:
         """Put consecutive writes of one size together: a scrolled text screen is one record, not two thousand."""
@@ -80,12 +64,12 @@ class Report:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to deliver or look up: most runs touch few pages, and most exchanges none."""
-        return not (self._unread or self._pages or self._posted or self._patches)
+        return not (self._unread or self._pages or self._posted or self.places)
 
     @property
     def waiting(self) -> bool:
-        """Whether posted writes or patches wait for an exchange."""
-        return bool(self._posted or self._patches)
+        """Whether posted writes or changed memory wait for an exchange."""
+        return bool(self._posted or self.places)
 
     @property
     def full(self) -> bool:
@@ -94,8 +78,6 @@ class Report:
             len(self._posted) > schema.MAX_POSTED
             or self._bytes > schema.MAX_DATA
             or len(self._pages) > schema.MAX_PAGES
-            or len(self._patches) > schema.MAX_PATCHES
-            or self._patched > schema.MAX_PATCH_DATA
         )
 
     def take(self) -> tuple[list[Posted], list[int], bool]:

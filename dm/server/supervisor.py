@@ -23,6 +23,7 @@ from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
 from dm.server import link
+from dm.server.board import Board
 from dm.server.directory import Directory
 from dm.server.endpoint import Endpoint
 from dm.server.memory import open_below
@@ -82,6 +83,7 @@ class Session:
     line: socket.socket
     process: asyncio.subprocess.Process
     user: str = ""  # the client's public key, on tcp
+    board: Board = field(default_factory=Board)
     since: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     engine: str = ""
@@ -110,6 +112,9 @@ class Listener:
 
     def lost(self, session: Session, reason: str) -> None:
         """A session's worker has ended unasked, and whatever it was running with it; :meth:`closed` follows."""
+
+    def memory_lost(self, session: Session, reason: str) -> None:
+        """A session's RAM is gone; its runs end with ``memory-lost``."""
 
 
 class Supervisor:
@@ -440,7 +445,7 @@ class Supervisor:
         ours.setblocking(False)
         session = Session(number, hello.name, identity, hello.epoch, features, ours, process, user)
         self.sessions[number] = session
-        link.send(ours, "place", 0, self._place(user))
+        link.send(ours, "place", 0, self._place(user), session.board.fd)
         asyncio.get_running_loop().add_reader(ours, self._on_line, session)
         return session
 
@@ -485,6 +490,8 @@ class Supervisor:
             case "failed":
                 session.failure = datagram.body
                 session.ready.set()
+            case "memory-lost":
+                self.listener.memory_lost(session, datagram.body)
             case "counters":
                 session.vcpus = [VcpuStatus(*row) for row in datagram.body]
             case "reply":
@@ -517,6 +524,7 @@ class Supervisor:
             await session.process.wait()
         asyncio.get_running_loop().remove_reader(session.line)
         session.line.close()
+        session.board.close()
         if self._directory is not None:
             self._directory.forget(session.number)
         self.sessions.pop(session.number, None)

@@ -40,6 +40,7 @@ from dm.protocol.schema import (
 )
 from dm.protocol.waiter import Waiter
 from dm.server import guard
+from dm.server.board import Board
 from dm.server.pages import PAGE, PageCache, Want
 from dm.server.place import Place
 from dm.server.report import Report
@@ -87,6 +88,11 @@ class Owner(Protocol):
     current: MemoryMap
     pages: PageCache
     state_ports: tuple[range, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one vCPU."""
+        ...
 
     def pages_moved(self, by: Vcpu | None) -> None:
         """Pages of blocks by messages have come or gone: make the map anew; all vCPUs but ``by`` are told."""
@@ -168,12 +174,19 @@ class Vcpu:
     """One vCPU.  Public methods may be called from any thread."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], owner: Owner, number: int, place: Place, engine: Engine
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        owner: Owner,
+        number: int,
+        place: Place,
+        engine: Engine,
+        board: Board | None = None,
     ):
-        """``place`` is where the endpoint goes."""
+        """``place`` is where the endpoint goes, ``board`` where runs are noted."""
         self.number = number
         self.counters = schema.VcpuCounters(number, 0, 0, 0, 0, 0, 0, 0)
         self._context, self._owner, self._place, self._engine = context, owner, place, engine
+        self._board = board
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # guards _wake and _engine against use after the thread's end
@@ -271,7 +284,9 @@ class Vcpu:
             while not (self._gone or self._closing):
                 self._attend(None)
                 if self._run is not None:
+                    self._note(True)
                     self._serve(self._run)
+                    self._note(False)
             self._refuse_late()
         finally:
             with self._lock:
@@ -280,6 +295,10 @@ class Vcpu:
             self._socket.close(linger=200 if self._gone else 2000)
             self._place.clear()
             self._engine.close()
+
+    def _note(self, running: bool) -> None:
+        if self._board is not None:
+            self._board.set(self.number, running)
 
     def _refuse_late(self) -> None:
         end = time.monotonic() + _GOODBYE
@@ -434,6 +453,7 @@ class Vcpu:
                 "generation",
             )
         self._run = _Run(request, self._submit(request))
+        self._owner.pages.applied(request.applied)
         self._drop_pages(request.changed)
         self.counters.requests += 1
 
@@ -495,6 +515,7 @@ class Vcpu:
             )
         if answer.map is not None:
             self._owner.replace_map(answer.map, self)
+        self._owner.pages.applied(answer.applied)
         self._drop_pages(answer.changed)
         run.answer = answer
 
@@ -679,14 +700,16 @@ class Vcpu:
         Returns:
             False: it is something else, a device's or a mismatch that is one.
         """
-        pages, write = self._owner.pages, result.reason is ExitReason.MMIO_WRITE
+        pages, write, came = self._owner.pages, result.reason is ExitReason.MMIO_WRITE, False
         while pages.used and (want := pages.want(result.address, write)) is not None:
             if want.size:
                 self._fetch(run, want)
+                came = True
                 continue  # its answer may have changed the map
+            came |= self._map is not self._owner.current
             self._take_map()
             if result.reason is ExitReason.MMIO_MISMATCH:  # it met a page that was not here: once more
-                return True
+                return came
             step = -result.size if result.down else result.size
             places = [want.offset + k * step for k in range(result.count)]
             memory = want.block.memory
@@ -694,7 +717,7 @@ class Vcpu:
                 for k, at in enumerate(places):
                     memory[at : at + result.size] = result.data[k * result.size : (k + 1) * result.size]
                 run.report.touch([result.address // PAGE])
-                self._note_patches(run)
+                self._note_places(run)
                 self._engine.answer()
             else:
                 self._engine.answer(b"".join(memory[at : at + result.size] for at in places))
@@ -724,19 +747,39 @@ class Vcpu:
         report = run.report
         if report.empty:
             return
-        self._note_patches(run)
+        self._note_places(run)
         late = report.waiting and time.monotonic_ns() - run.exchanged > _POSTED_NS
         if late and not exchange_follows:
             self._ask(run, IoKind.REPORT)
         while report.full:
             self._ask(run, IoKind.REPORT)
 
-    def _note_patches(self, run: _Run) -> None:
+    def _note_places(self, run: _Run) -> None:
         used, pages = self._map, self._owner.pages
-        run.report.patch((lambda written: pages.changes(used, written)) if used and pages.used else None)
+        run.report.note((lambda written: pages.places(used, written)) if used and pages.used else None)
+
+    def _patches(self, run: _Run, kind: IoKind | None) -> tuple[list[schema.Patch], int]:
+        """Return, with its version, what the shim has to know of memory before a question, or ``done`` (None).
+
+        All of it must have reached the shim first: what does not fit goes with reports before.
+        """
+        report, pages = run.report, self._owner.pages
+        if not pages.used:
+            return [], 0
+        if self._owner.several and kind not in (IoKind.REPORT, IoKind.MEMORY_READ):
+            report.places |= pages.dirty()  # what the others have written is a device's to see, too
+        if not report.places:
+            return [], 0
+        patches, version, report.places = pages.collect(report.places)
+        while report.places and kind is not IoKind.REPORT:
+            self._ask(run, IoKind.REPORT, patches=patches, version=version)
+            patches, version, report.places = pages.collect(report.places)
+        return patches, version
 
     def _ask(self, run: _Run, kind: IoKind, **what: Any) -> IoAnswer:
         """Send a question and wait for its answer."""
+        if "patches" not in what:
+            what["patches"], what["version"] = self._patches(run, kind)
         posted, pages, flush = run.report.take()
         checkpoint = _difference(run.before, self._engine.get_groups()) if run.request.checkpoint else None
         run.questions += 1
@@ -754,7 +797,6 @@ class Vcpu:
             instructions=run.report.instructions,
             steps=run.report.steps,
             checkpoint=checkpoint,
-            patches=run.report.take_patches(),
             **what,
         )
         run.answer = None
@@ -774,6 +816,7 @@ class Vcpu:
 
     def _done(self, run: _Run, reason: DoneReason, result: Exit | None = None) -> Done:
         self._flush(run, True)
+        patches, version = self._patches(run, None)
         posted, pages, flush = run.report.take()
         self._known, self._groups = True, self._engine.get_groups()
         detail = result.detail if result is not None else guard.lost()
@@ -794,7 +837,8 @@ class Vcpu:
             tlb_flush=flush,
             failing=_failing(self._engine.get_state(), run.request.until) if run.request.explain else [],
             closing=self._closing,
-            patches=run.report.take_patches(),
+            patches=patches,
+            version=version,
         )
 
 

@@ -28,6 +28,7 @@ from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
 from dm.server import guard, link
+from dm.server.board import Board
 from dm.server.memory import GuestMap, RamBlocks
 from dm.server.pages import Block, PageCache
 from dm.server.place import Admission, IpcPlace, Place, TcpPlace
@@ -79,18 +80,18 @@ def find_engine(name: str) -> EngineChoice:
 class Session:
     """The session this worker serves."""
 
-    def __init__(self, number: int, places: list[Any], factory: Callable[[CpuConfig], Engine]) -> None:
+    def __init__(self, number: int, places: list[Any], factory: Callable[[CpuConfig], Engine], board: Board) -> None:
         """``places`` says where the vCPUs' endpoints go.
 
         Either the daemon's own directory, or for tcp the address, the daemon's public and secret key, and the public
-        key of the only client that may connect.
+        key of the only client that may connect.  Runs are noted on ``board``.
         """
         self.number = number
         self.current = MemoryMap(0, ())
         self.pages = PageCache()
         self.state_ports: tuple[range, ...] = ()
         self._map = GuestMap(self.current, [])
-        self._factory = factory
+        self._factory, self._board = factory, board
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._admission: Admission | None = None
         self._where, *secrets = places
@@ -128,6 +129,11 @@ class Session:
             self._map.renew()
             self.current = self._map.engine
         self._tell(by)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one vCPU."""
+        return len(self._vcpus) > 1
 
     def _tell(self, but: Vcpu | None) -> None:
         for vcpu in [vcpu for vcpu in list(self._vcpus.values()) if vcpu is not but]:
@@ -192,7 +198,7 @@ class Session:
             engine = self._factory(CpuConfig(rows, request.model))
         except ValueError as error:
             raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "", "cpuid") from None
-        vcpu = Vcpu(self._context, self, number, self._place(number), engine)
+        vcpu = Vcpu(self._context, self, number, self._place(number), engine, self._board)
         if self._paused:
             vcpu.pause(True)
         try:
@@ -268,6 +274,7 @@ def _answer(session: Session, datagram: link.Datagram) -> bytes:
 def serve(session: Session, line: socket.socket) -> None:
     """Serve the supervisor until it says ``close`` or ``abort``, or is gone (then in order, as if it had closed)."""
     reported: list[list[Any]] = []
+    memory_lost = False
     due = time.monotonic()
     poller = select.poll()
     poller.register(line, select.POLLIN)
@@ -279,6 +286,9 @@ def serve(session: Session, line: socket.socket) -> None:
             if now != reported:
                 link.send(line, "counters", 0, now)
                 reported = now
+            if guard.lost() and not memory_lost:
+                link.send(line, "memory-lost", 0, guard.lost())
+                memory_lost = True
         if not ready:
             continue
         datagram = link.receive(line)
@@ -324,7 +334,7 @@ def main(argv: list[str] | None = None) -> int:
         places = link.receive(line)
         if places is None:
             return 1
-        session = Session(args.session, places.body, engine.create)
+        session = Session(args.session, places.body, engine.create, Board(places.fd))
         try:
             link.send(line, "ready", 0, [name, engine.why])
             serve(session, line)

@@ -129,6 +129,7 @@ class Answer:
     window: bool | None = None
     stop: Stop = Stop.NONE
     registers: Sequence[int] = ()
+    applied: int | None = None  # of memory by messages, set by the library
 
 
 #: Called with each question but reports; returns the answer, or just the bytes read (None: none).
@@ -357,6 +358,9 @@ class Shim:
         self._whole = True  # whether the session has all its RAM, map and vCPUs
         self._blocks: dict[int, Ram | Kept | tuple[str, int]] = {}
         self._state_ports: list[schema.PortRange] = []
+        self._pages_lock = threading.Lock()  # patches and pages of all vCPUs
+        self._applied = 0
+        self._ahead: set[int] = set()  # versions applied above a gap
         self._map: schema.Map | None = None
         self._control: _Control
 
@@ -466,6 +470,27 @@ class Shim:
         kept.forget()
         self.request(schema.Ram(seq=0, session=0, ram=number, size=len(kept), messages=True))
 
+    def read_pages(self, io: Io) -> Answer:
+        """Answer a ``memory-read``."""
+        with self._pages_lock:
+            applied = self._applied
+            return Answer(self.kept(io.ram).read(io.address, io.size * io.count), applied=applied)
+
+    def apply(self, patches: Sequence[schema.Patch], version: int) -> None:
+        """Apply what the guest has changed in memory by messages."""
+        with self._pages_lock:
+            for patch in patches:
+                self.kept(patch.ram).patch(patch.offset, patch.data, version)
+            self._ahead.add(version)
+            while self._applied + 1 in self._ahead:
+                self._applied += 1
+                self._ahead.discard(self._applied)
+
+    @property
+    def applied(self) -> int:
+        """Version up to which, without gaps, changes of the guest have been applied."""
+        return self._applied
+
     def kept(self, number: int) -> Kept:
         """Return a block by messages; ShimError when it is none."""
         block = self._blocks.get(number)
@@ -476,6 +501,12 @@ class Shim:
     def changed(self) -> list[schema.PageRange]:
         """Return the pages by messages that have changed here since the daemon got them; it is taken to be told."""
         blocks = [(number, block) for number, block in self._blocks.items() if isinstance(block, Kept)]
+        if not blocks:
+            return []
+        with self._pages_lock:
+            return self._changed(blocks)
+
+    def _changed(self, blocks: list[tuple[int, Kept]]) -> list[schema.PageRange]:
         found = [pages for number, block in blocks for pages in block.changed(number)]
         if len(found) > schema.MAX_PATCHES:
             found = [schema.PageRange(number, 0, len(block) // PAGE) for number, block in blocks]
@@ -600,6 +631,8 @@ class Shim:
 
     def _rebuild(self) -> None:
         """Give a new session all that the old one had."""
+        self._applied = 0
+        self._ahead.clear()
         for number, block in self._blocks.items():
             if isinstance(block, Ram):
                 self._share(number, block)
@@ -746,6 +779,7 @@ class Vcpu:
             explain=explain,
             checkpoint=checkpoint,
             changed=self._shim.changed(),
+            applied=self._shim.applied,
         )
         try:
             self._send(self._request)
@@ -807,7 +841,7 @@ class Vcpu:
                         if message.kind is IoKind.REPORT:
                             given: Answer | bytes | None = None
                         elif message.kind is IoKind.MEMORY_READ:
-                            given = self._shim.kept(message.ram).read(message.address, message.size * message.count)
+                            given = self._shim.read_pages(message)
                         else:
                             given = on_io(message)
                         self._reply(message, given)
@@ -833,8 +867,8 @@ class Vcpu:
                         raise Refused(message)
 
     def _deliver(self, message: Io | Done, on_posted: OnPosted | None, on_pages: OnPages | None) -> None:
-        for patch in message.patches:
-            self._shim.kept(patch.ram).patch(patch.offset, patch.data)
+        if message.version:
+            self._shim.apply(message.patches, message.version)
         if on_posted is not None:
             for post in message.posted:
                 for at in range(0, len(post.data), post.size or 1):
@@ -857,6 +891,7 @@ class Vcpu:
             stop=answer.stop,
             registers=list(answer.registers),
             changed=self._shim.changed(),
+            applied=self._shim.applied if answer.applied is None else answer.applied,
         )
         self._send(reply)
         self._answered = reply

@@ -22,6 +22,7 @@ class Kept:
             raise ValueError(f"RAM size is {len(view):#x}, a positive multiple of {PAGE} is needed")
         self.view = view
         self._known: dict[int, bytearray] = {}
+        self._versions: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.view)
@@ -29,6 +30,7 @@ class Kept:
     def forget(self) -> None:
         """Begin with a daemon that has nothing of it."""
         self._known.clear()
+        self._versions.clear()
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes for the daemon, whole pages; ValueError when they do not lie in the block."""
@@ -39,11 +41,17 @@ class Kept:
             self._known[(offset + at) // PAGE] = bytearray(data[at : at + PAGE])
         return data
 
-    def patch(self, offset: int, data: bytes) -> None:
-        """Take bytes that the guest has changed; ValueError when they do not lie in one page of the block."""
+    def patch(self, offset: int, data: bytes, version: int) -> None:
+        """Take bytes that the guest has changed, unless the page has had newer ones, which contain them.
+
+        ValueError when they do not lie in one page of the block.
+        """
         end = offset % PAGE + len(data)
         if end > PAGE or offset + len(data) > len(self.view):
             raise ValueError(f"{len(data)} bytes from {offset:#x} on do not lie in one page of the block")
+        if version < self._versions.get(offset // PAGE, 0):
+            return
+        self._versions[offset // PAGE] = version
         self.view[offset : offset + len(data)] = data
         if offset // PAGE in self._known:
             self._known[offset // PAGE][offset % PAGE : end] = data

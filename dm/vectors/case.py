@@ -69,6 +69,11 @@ class Case:
     vector_only: bool = False
     skip: str = ""
 
+    @property
+    def faults(self) -> bool:
+        """Whether the instruction ends in an exception."""
+        return self.fault is not None or bool(self.memory_masks)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dm.engine.api import CpuConfig, Engine
+from dm.isa import coverage
+from dm.isa.decode import LONGEST, NeedMore, TooLong, decode
 from dm.vectors import differences
 from dm.vectors.case import Case, Outcome, Stuck, Unimplemented, World
 from dm.vectors.differences import Difference
@@ -41,7 +44,8 @@ class FileResult:
 
     ``excused`` counts passed cases by the reason of the row of :data:`~dm.vectors.differences.DIFFERENCES` that let
     them pass, ``skipped`` cases that were not run by their reason, ``unimplemented`` those that the engine cannot run
-    by what it lacks.  ``failures`` describes the first few of ``failed``.
+    by what it lacks.  ``failures`` describes the first few of ``failed``.  ``executed`` holds the forms that passed
+    cases have executed, when asked for.
     """
 
     form: str
@@ -52,9 +56,10 @@ class FileResult:
     skipped: Counter[str] = field(default_factory=Counter)
     unimplemented: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    executed: set[coverage.Execution] = field(default_factory=set)
 
 
-def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0) -> FileResult:
+def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0, record: bool = False) -> FileResult:
     """Run the cases of one file.
 
     Args:
@@ -62,6 +67,7 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0) -
         make: gives the engine.
         sample: fraction of the cases to run, chosen at random.
         seed: makes that choice repeatable; the file's name goes into it.
+        record: whether to say which forms were executed.
 
     Raises:
         FormatError: the file cannot be read.
@@ -91,13 +97,24 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0) -
                 lines = []
             if not lines:
                 result.passed += 1
+                if record:
+                    executed(case)
                 continue
             result.failed += 1
             if len(result.failures) < DESCRIBED:
                 result.failures.append(Failure(case.opcode, case.index, case.name, case.code.hex(" "), tuple(lines)))
     finally:
         engine.close()
+    if record:
+        result.executed |= coverage.recorded
     return result
+
+
+def executed(case: Case) -> None:
+    """Record that a case has been run and came out as on hardware (:func:`dm.isa.coverage.executed`)."""
+    with contextlib.suppress(NeedMore, TooLong):
+        decoded = decode(case.code[:LONGEST].ljust(LONGEST, b"\0"), bool(case.state.cs.attributes & 0x4000))
+        coverage.executed(decoded, coverage.mode_of(case.state), completed=not case.faults)
 
 
 def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Difference | None = None) -> list[str]:

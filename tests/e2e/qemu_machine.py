@@ -113,7 +113,7 @@ class Qemu:
         listener.bind(str(folder / "qmp"))
         listener.listen(1)
         listener.settimeout(20)
-        command = [binary, *FIRMWARE, "-accel", accel, "-nodefaults", "-display", "none", *ram(memory)]
+        command = [binary, *FIRMWARE, "-accel", accel, "-nodefaults", "-display", "none", "-vga", "std", *ram(memory)]
         command += ["-qmp", f"unix:{folder / 'qmp'}", "-debugcon", f"file:{folder / 'console'}"]
         if when is not None:
             command += ["-object", f"x86-dm,id=dm0,endpoint={endpoint},when={when}"]

@@ -18,6 +18,14 @@ Boot = Callable[..., Qemu]
 ACCELERATORS = pytest.mark.parametrize("accel", ["tcg", pytest.param("kvm", marks=pytest.mark.kvm)])
 
 
+def hard_disk(image: Path) -> list[str]:
+    """Return the options for an image (a CD of GRUB's boots from either) on an IDE disk, whose writes are dropped.
+
+    QEMU does not migrate all of a CD drive's state: in the middle of a transfer it ends with a division by zero.
+    """
+    return ["-drive", f"file={image},format=raw,if=ide,snapshot=on"]
+
+
 def under_way(vm: Qemu, dots: int) -> None:
     """Wait until ``work`` has printed so many dots, and make sure that it is not done."""
     poll(lambda: vm.console().count(".") >= dots, 60, lambda: vm.console() + vm.stderr())
@@ -71,14 +79,14 @@ def test_snapshot_in_the_middle_of_a_boot(
     machine: Boot, daemon: Daemon, rescue: Path, tmp_path: Path, accel: str
 ) -> None:
     daemon.start()
-    vm = machine("legacy", "-cdrom", rescue, accel=accel)
+    vm = machine("legacy", *hard_disk(rescue), accel=accel)
     add_disk(vm, tmp_path / "disk.qcow2")
     poll(lambda: vm.total("instructions") > 1_000_000, 60, vm.stderr)
     vm.command("stop")
     assert "grub>" not in vm.screen()
     vm.job("snapshot-save", **SNAPSHOT)
     vm.quit()
-    other = machine("legacy", "-cdrom", rescue, "-S", accel=accel)
+    other = machine("legacy", *hard_disk(rescue), "-S", accel=accel)
     add_disk(other, tmp_path / "disk.qcow2")
     other.job("snapshot-load", **SNAPSHOT)
     other.command("cont")
@@ -126,8 +134,8 @@ def test_migration_in_the_middle_of_a_boot(
     machine: Boot, daemon: Daemon, rescue: Path, short_path: Path, accel: str
 ) -> None:
     daemon.start()
-    source = machine("legacy", "-cdrom", rescue, accel=accel)
-    destination = machine("legacy", "-cdrom", rescue, "-incoming", "defer", accel=accel)
+    source = machine("legacy", *hard_disk(rescue), accel=accel)
+    destination = machine("legacy", *hard_disk(rescue), "-incoming", "defer", accel=accel)
     poll(lambda: source.total("instructions") > 1_000_000, 60, source.stderr)
     migrate(source, destination, short_path / "migration")
     assert "grub>" not in source.screen()

@@ -320,17 +320,8 @@ def test_an_unknown_model_is_refused(engine_name):
 
 
 def test_unsupported_leaves_the_state_as_before_the_instruction(vm):
-    state = protected_mode(cpl=0)
-    state.cr4, state.efer, state.cr0 = 0x20, 0x500, 0x80000011  # compatibility mode without tables
-    state.idtr_limit = 0xFFF
-    vm.ram[0x2000:0x4000] = bytes(0x2000)
-    state.cr3 = 0x2000
-    # One PML4 entry, one PDPT entry, one 2 MiB page.
-    vm.ram[0x2000:0x2008] = (0x3000 | 7).to_bytes(8, "little")
-    vm.ram[0x3000:0x3008] = (0x4000 | 7).to_bytes(8, "little")
-    vm.ram[0x4000:0x4008] = (0x83).to_bytes(8, "little")
-    vm.load("40 0f0b", state)
+    vm.load("40 0f33", protected_mode(cpl=0))
     end = vm.run()
-    assert (end.reason, end.detail) == (ExitReason.UNSUPPORTED, "EVENT_IN_LONG_MODE")
+    assert (end.reason, end.detail) == (ExitReason.UNSUPPORTED, "RDPMC")
     s = vm.state
     assert (s.eax, s.eip) == (1, CODE + 1)

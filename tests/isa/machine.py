@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dm.isa import catalogue, features, flags, segmentation
+from dm.isa import catalogue, coverage, features, flags, segmentation
 from dm.isa.decode import decode, variants
 from dm.isa.forms import ROWS, Row
 from dm.isa.insn import Variant, expand
@@ -72,6 +72,19 @@ class _View:
         self.gpr[number] = self.gpr[number] & ~mask | value << low
 
 
+class _Wide:
+    """General registers in 64 bits; the upper halves live here."""
+
+    def __init__(self, gpr: list[int]) -> None:
+        self.gpr, self.high = gpr, [0] * 9
+
+    def __getitem__(self, index: int) -> int:
+        return self.gpr[index] | self.high[index] << 32
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.high[index], self.gpr[index] = divmod(value, 1 << 32)
+
+
 @dataclass
 class Machine:
     """Registers, one stretch of memory and what ended the last instruction.
@@ -92,6 +105,7 @@ class Machine:
         self.fxsave[0:2] = (0x37F).to_bytes(2, "little")
         self.gpr32 = [0] * 9
         self.gpr8, self.gpr16 = _View(self.gpr32, 8), _View(self.gpr32, 16)
+        self.gpr64 = _Wide(self.gpr32)
         self.gpr32[4] = 0x7000
         self.seg = SimpleNamespace(
             selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[0x93] * 8, unusable=[0] * 8
@@ -254,6 +268,12 @@ class Machine:
             self.log.append(("out", port, size, value))
         return moved
 
+    def any_move_block(self, *_: int) -> int:
+        """Primitives MOVE_BLOCK, FILL_BLOCK, READ_BLOCK: there are no devices here."""
+        return 0
+
+    any_fill_block = any_read_block = any_move_block
+
     def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
         """Primitive CPUID_READ."""
         return features.DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
@@ -304,6 +324,12 @@ class Machine:
         """Terminator UNSUPPORTED."""
         raise Unsupported(what)
 
+    @property
+    def mode(self) -> str:
+        """Name of the mode it is in."""
+        limits = (self.seg.limit[seg] for seg in range(6) if seg != Seg.CS)
+        return coverage.mode_name(self.cr0, self.flags, self.cpl, self.code32, limits)
+
     def step(self, code: bytes) -> None:
         """Execute the instruction at the start of ``code`` (one iteration of REP); EIP ends behind it or at the target.
 
@@ -311,9 +337,10 @@ class Machine:
             Fault: the guest's exception.
             Unsupported: the exit.
         """
-        decoded = decode(code, self.code32)
+        decoded = decode(code, self.code32, self.model)
         if decoded.row is None:
             raise Fault("UNDEFINED", 6, 0)
+        mode = self.mode
         saved, gpr, memory, fxsave = dict(self.__dict__), self.gpr32[:], bytes(self.memory), bytes(self.fxsave)
         names = ("seg", "reg", "rm", "base", "index", "scale", "disp", "imm", "imm2")
         following = (self.eip + decoded.length) & 0xFFFFFFFF
@@ -323,10 +350,12 @@ class Machine:
         try:
             handler(decoded.row, decoded.variant)(self, record)
         except (Fault, Unsupported):
+            coverage.executed(decoded, mode, completed=False)
             # What engines do for forms with a late abort.
             self.__dict__.update(saved)
             self.gpr32[:], self.memory[:], self.fxsave[:] = gpr, memory, fxsave
             raise
+        coverage.executed(decoded, mode, completed=True)
         if self.ended[0] == "next":
             self.eip = following
         elif self.ended[0] == "jump":

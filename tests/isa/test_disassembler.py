@@ -7,7 +7,7 @@ import pytest
 
 from dm import cli
 from dm.isa import command, objdump
-from dm.isa.decode import NeedMore, variants
+from dm.isa.decode import NeedMore
 from dm.isa.disassembler import disassemble, listing
 from dm.isa.forms import MAPS, ROWS
 from dm.isa.objdump import Text
@@ -114,15 +114,6 @@ def test_every_form_of_every_row_has_a_text():
     assert {row.text for row in ROWS} - seen == set()
 
 
-def test_the_listing_names_each_row_and_form():
-    lines = list(command.describe_map())
-    assert len(lines) == len(ROWS) + 1
-    add = next(line for line in lines if line.startswith("01 /r ADD Ev,Gv"))
-    assert add.split()[5:] == "16 16m16 16m16+lock 16m32 16m32+lock 32 32m16 32m16+lock 32m32 32m32+lock".split()
-    assert next(line for line in lines if line.startswith("60 PUSHA/PUSHAD")).endswith("16* 32*")
-    assert f"{sum(len(variants(row)) for row in ROWS)} forms" in lines[-1]
-
-
 def run(capsys, *words):
     status = cli.run(["isa", *words])
     out = capsys.readouterr()
@@ -132,7 +123,7 @@ def run(capsys, *words):
 def test_the_command_lists_and_disassembles(capsys):
     status, out, _ = run(capsys)
     assert status == 0
-    assert "0F A2 CPUID" in out
+    assert "0F A2         CPUID" in out
     status, out, _ = run(capsys, "--bits", "32", "--address", "0x7c00", "ea 00000000 0800", "f4")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == ["7c00", "7c07"]

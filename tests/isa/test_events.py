@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine import Unsupported, function
+from machine import function
 from system_machine import CS, DS, ES, FS, GS, NO_EVENT, SS, TSS, System, descriptor, gate
 
 from dm.isa import events
@@ -538,15 +538,36 @@ class TestDelivery:
         assert (machine.eip, machine.stack(3)) == (0x777, [0x8000, 8, 2 | RF])
         assert machine.eflags == 2
 
-    def test_long_mode_is_left_to_the_hypervisor(self):
-        machine = System()
-        machine.efer = 1 << 10
-        with pytest.raises(Unsupported, match="EVENT_IN_LONG_MODE"):
-            machine.handle(UD)
-
 
 class TestBoundary:
     """SDM vol. 3A, table 6-2."""
+
+    @pytest.mark.parametrize(
+        ("vm", "cpl", "cr4", "iopl", "bits", "fault"),
+        [
+            (VM, 3, 1, 0, VIF | VIP, True),
+            (VM, 3, 1, 2, VIF | VIP, True),
+            (VM, 3, 1, 3, VIF | VIP, False),
+            (VM, 3, 1, 0, VIF, False),
+            (VM, 3, 1, 0, VIP, False),
+            (VM, 3, 2, 0, VIF | VIP, False),
+            (0, 3, 2, 0, VIF | VIP, True),
+            (0, 3, 2, 3, VIF | VIP, False),
+            (0, 3, 1, 0, VIF | VIP, False),
+            (0, 0, 2, 0, VIF | VIP, False),
+            (0, 0, 3, 0, VIF | VIP, False),
+        ],
+    )
+    def test_vif_and_vip_together(self, vm, cpl, cr4, iopl, bits, fault):
+        """SDM vol. 3A, 20.3.2 and 20.4 (#GP at the beginning of an instruction), 2.3 (VIP counts below IOPL 3)."""
+        machine = System()
+        machine.cpl, machine.cr4 = cpl, cr4
+        machine.set_eflags(2 | vm | bits | iopl << 12)
+        assert machine.boundary() == (events.EVENT if fault else events.RUN_ON)
+        if fault:
+            assert (machine.inject_type, machine.inject_vector) == (EventType.EXCEPTION, GP)
+            assert (machine.inject_has_error, machine.inject_error) == (1, 0)
+            assert machine.eflags & RF
 
     @pytest.mark.parametrize(
         ("fields", "window", "expected"),

@@ -29,7 +29,7 @@ def test_cpuid() -> None:
     execute("0fa2", {"eax": 0}, {"eax": eax, "ebx": ebx, "ecx": ecx, "edx": edx})
     m = Machine()
     m.model = 3
-    fails("0fa2", 6, "NO_FEATURE", m=m)
+    fails("0fa2", 6, "UNDEFINED", m=m)
 
 
 TSC: Values = {"eax": 0x9ABCDEF0, "edx": 0x12345678}

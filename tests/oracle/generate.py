@@ -11,6 +11,7 @@ from dataclasses import dataclass
 ARENA = 0x40000
 CODE = 0x30000
 CODE_LENGTH = 16
+ALIGNMENT_CHECKS = 0.08  # fraction of the cases with EFLAGS.AC set
 CODE16, CODE32 = 1, 2  # entries of every LDT: code from CODE on, 64 KiB, 16- and 32-bit
 
 _PREFIXES = (0x66, 0x67, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
@@ -29,6 +30,8 @@ _SIMD = (
 _MACHINE = frozenset(
     {0x00, 0x01, 0x02, 0x03, 0x31, 0x33, 0xA2, 0x0D, 0x0E, 0x0F, 0x3A, 0x1A, 0x1B, 0x1C, 0x1E, 0x36, 0x37, 0x39}
 )
+#: The kernel's code and data segments of level 3 in the host's GDT: the engine's has none there.
+_HOST_SEGMENTS = frozenset({0x20, 0x28, 0x30})
 # 0F 38: all but MOVBE, CRC32, ADCX, ADOX.
 _KNOWN_38 = frozenset({0xF0, 0xF1, 0xF6})
 
@@ -65,6 +68,10 @@ def comparable(code: bytes) -> bool:
         return False
     if op in (0x62, 0xC4, 0xC5) and after >= 0xC0:
         return False  # EVEX, VEX
+    if op in (0x9A, 0xEA) and any(
+        int.from_bytes(code[at : at + 2], "little") & ~3 in _HOST_SEGMENTS for at in (n + 3, n + 5)
+    ):
+        return False
     if op == 0x8F and after & 0x38:
         return False  # XOP on some parts
     if op == 0x17 or (op == 0x8E and after >> 3 & 7 == 2):
@@ -181,6 +188,7 @@ def make_case(rng: random.Random, ldts: list[list[list[int]]]) -> Request:
             (bytes(8), b"\xff" * 8, rng.choice((entry[0] << 3 | 7, 0)).to_bytes(2, "little") * 4, rng.randbytes(8))
         )
         patches.append((offset, value))
-    # Arithmetic flags, DF rarely, and NT, AC, ID as they are before anything: clear.
+    # Arithmetic flags, DF less often, AC (alignment checks: the kernel has CR0.AM set) rarely; NT and ID are clear.
     eflags = rng.getrandbits(32) & 0x8D5 | 2 | (0x400 if rng.random() < 0.3 else 0)
+    eflags |= 0x40000 if rng.random() < ALIGNMENT_CHECKS else 0
     return Request(code32, code, gpr, seg, eip, eflags, patches, which)

@@ -8,10 +8,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "server")]
 
-import harness
-import live
+import harness  # noqa: E402
+import live  # noqa: E402
 
-from dm.engine import engine_name
+from dm.engine import engine_name  # noqa: E402
 
 
 @pytest.fixture(scope="session")

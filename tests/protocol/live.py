@@ -40,17 +40,20 @@ class Vm:
     """A session: ``control`` and ``vcpu`` are bare peers, ``ram`` the shared memory."""
 
     def __init__(self, endpoint, regions=tuple(MAP), features=tuple(schema.FEATURES)):
-        self.control = Peer(endpoint)
-        self.welcome = self.control.hello(max_version=schema.VERSION, features=list(features), name="live")
-        assert isinstance(self.welcome, schema.Welcome), self.welcome
-        self.session = self.welcome.session
-        self.ram = Ram(SIZE)
-        self.control_seq = 1
-        self.share(1, self.ram)
-        self.generation = 0
-        self.set_map(list(regions))
-        self.vcpu = None
-        self.begin()
+        self.control, self.vcpu, self.ram = Peer(endpoint), None, Ram(SIZE)
+        try:
+            self.welcome = self.control.hello(max_version=schema.VERSION, features=list(features), name="live")
+            assert isinstance(self.welcome, schema.Welcome), self.welcome
+            self.session = self.welcome.session
+            self.control_seq = 1
+            self.share(1, self.ram)
+            self.generation = 0
+            self.set_map(list(regions))
+            self.begin()
+        except BaseException:
+            self.control.close()
+            self.ram.close()
+            raise
 
     def begin(self):
         """Begin with a new vCPU, the default map, and zeros in RAM."""

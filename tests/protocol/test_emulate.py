@@ -164,7 +164,7 @@ def test_a_firmware_region_ends_the_run_at_the_fetch(vm):
 
 
 def test_a_generation_the_daemon_has_not_is_refused(vm):
-    error = vm.refused(vm.emulate(generation=9))
+    error = vm.refused(vm.emulate(generation=vm.generation + 1))
     assert (error.error, error.field) == (ErrorClass.BAD_GENERATION, "generation")
 
 

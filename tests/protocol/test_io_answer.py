@@ -66,7 +66,8 @@ def test_a_stop_ends_the_run_behind_its_instruction(vm, stop):
 
 
 @pytest.mark.parametrize(
-    ("code", "es", "ds"), [("f36c", 0, 0), ("f36e", 0, 0), ("f3a4", DEVICE, 0), ("f3a4", 0, DEVICE), ("f3aa", DEVICE, 0)]
+    ("code", "es", "ds"),
+    [("f36c", 0, 0), ("f36e", 0, 0), ("f3a4", DEVICE, 0), ("f3a4", 0, DEVICE), ("f3aa", DEVICE, 0)],
 )
 def test_a_stop_ends_a_repeated_instruction_between_iterations(vm, code, es, ds):
     """INS, OUTS, MOVS to and from a device, STOS: what has been asked for is moved, no more."""

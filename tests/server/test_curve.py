@@ -87,14 +87,6 @@ class TestService:
             done = vcpu.run(state, on_io=lambda io: asked.append(io.address) or b"\x55")
             assert (done.reason, asked, state.rax) == (DoneReason.HALT, [0x60], 0x1234)
 
-    def test_memory_by_messages(self, daemon):
-        with daemon.connect() as shim:
-            ram = bytearray(65536)
-            ram[:8] = b"S\x00\x20\x00\x00\x5ah\0"
-            shim.set_map([Region(0, 65536, Kind.RAM, shim.add_ram_by_messages(ram))])
-            assert shim.create_vcpu(0).run(flat()).reason is DoneReason.HALT
-            assert ram[0x2000] == 0x5A
-
     def test_descriptors_are_refused_in_words(self, daemon):
         from dm.shim.ram import Ram
 
@@ -151,7 +143,7 @@ class TestStrangers:
     def test_another_daemons_key_is_no_use(self, daemon):
         other, _ = zmq.curve_keypair()
         own = keys.load_keys(daemon.folder / "one.key_secret")
-        with pytest.raises(SessionLost, match="does not know these CURVE keys|is gone|no daemon answers"):
+        with pytest.raises(SessionLost, match=r"does not know these CURVE keys|is gone|no daemon answers"):
             Shim.connect(daemon.endpoint, curve=Curve(own, other), timeout=3)
         assert served(daemon)
 
@@ -301,4 +293,3 @@ def test_a_lost_daemon_is_noticed_over_tcp(tmp_path):
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(SessionLost):
             vcpu.run(flat())
-

@@ -494,6 +494,29 @@ class TestMonitor:
                 assert qmp.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-qmp-quit"}
             assert daemon.process.wait(10) == 0
 
+    def test_a_vcpu_lost_in_its_first_moments_is_an_event_too(self, daemon):
+        """Whatever the worker has reported by then: runs are noted where they outlive it."""
+        with Qmp(daemon.directory / "qmp") as qmp, session(daemon.endpoint, IN60) as (shim, vcpu):
+            shim.create_vcpu(1)  # idle: not lost
+            (pid,) = [s["pid"] for s in qmp.ask("query-x86-dm")["sessions"] if s["id"] == str(shim.session)]
+            with pytest.raises(SessionLost):
+                vcpu.run(flat(), on_io=lambda io: os.kill(pid, signal.SIGKILL))
+            data = qmp.event("X86_DM_VCPU_LOST")["data"]
+            assert (data["session"], data["vcpu"]) == (str(shim.session), 0)
+            qmp.event("X86_DM_SESSION_CLOSED")
+            assert not [event for event in qmp.events if event["event"] == "X86_DM_VCPU_LOST"]
+
+    def test_lost_memory_is_an_event(self, daemon):
+        path = daemon.memory / "vm"
+        path.write_bytes(FOREVER.ljust(8192, b"\0"))
+        with Qmp(daemon.directory / "qmp") as qmp, Shim.connect(daemon.endpoint) as shim:
+            shim.set_map([Region(0, 8192, Kind.RAM, shim.add_ram_file(str(path), 8192))])
+            vcpu = shim.create_vcpu(0)
+            threading.Timer(0.3, os.truncate, (path, 0)).start()
+            assert vcpu.run(flat()).reason is DoneReason.MEMORY_LOST
+            data = qmp.event("X86_DM_VCPU_LOST")["data"]
+            assert data["reason"].startswith("memory-lost: RAM block 1 is gone")
+
     def test_a_lost_vcpu_is_an_event(self, daemon):
         with Qmp(daemon.directory / "qmp") as qmp, session(daemon.endpoint, FOREVER) as (shim, vcpu):
             number = str(shim.session)

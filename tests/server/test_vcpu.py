@@ -47,6 +47,7 @@ class Owner:
         self.replaced = []
         self.pages = PageCache()
         self.state_ports = ()
+        self.several = False
 
     def pages_moved(self, by):
         raise AssertionError("no memory by messages here")

@@ -12,6 +12,7 @@ import pytest
 
 import dm.engine
 from dm.engine.api import CpuConfig, Engine, Exit, ExitReason, MemoryMap, Until
+from dm.isa import coverage
 from dm.machine.state import EventType, Segment, State
 from dm.vectors.command import report, run_all
 from dm.vectors.formats import find_files
@@ -153,8 +154,10 @@ def hold() -> Callable[[Path, str, float], int]:
     def run(directory: Path, engine: str, sample: float) -> int:
         seed = random.randrange(1 << 32)
         print(f"--engine {engine} --sample {sample} --seed {seed}")
-        work = functools.partial(run_file, make=functools.partial(dm.engine.create, engine), sample=sample, seed=seed)
+        work = functools.partial(run_file, make=functools.partial(dm.engine.create, engine), sample=sample, seed=seed,
+                                 record=sample == 1)  # fmt: skip
         results = list(run_all(find_files([directory]), work, jobs=2 if sample == 1 else 1))
+        coverage.recorded.update(*(r.executed for r in results))
         text = report(engine, seed, results)
         print(text)
         assert sum(r.failed for r in results) == 0, text

@@ -122,8 +122,9 @@ def test_damaged_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.vectors
-@pytest.mark.parametrize(("engine", "sample"), [("native", 1),
-                                                pytest.param("python", 0.1, marks=pytest.mark.long)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("engine", "sample"), [("native", 1), ("python", 0.1), pytest.param("python", 1, marks=pytest.mark.long)]
+)
 @pytest.mark.timeout(3600)
 def test_engine_does_what_hardware_did(recorded: Path, hold: Any, engine: str, sample: float) -> None:
     assert hold(recorded / "hw286", engine, sample) > 70000 * sample

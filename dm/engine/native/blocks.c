@@ -66,17 +66,25 @@ void forget_blocks(struct cpu *cpu)
     }
     for (unsigned n = 0; n < JUMPS_SIZE; n++)
         cpu->jumps[n] = &dead_block;
-    cpu->arena_used = 0;
+    memset(cpu->arena, 0, 96); /* where link 0 leads: a tag that never fits */
+    cpu->arena_used = 96;      /* the second half of a block begins a cache line */
+    cpu->arena_top = 0;
     cpu->block = NULL;
     cpu->resume = NULL;
     cpu->missed = NULL;
 }
 
-static void *take(struct cpu *cpu, size_t size)
+static size_t rounded(size_t size)
 {
-    void *memory = cpu->arena + cpu->arena_used;
-    cpu->arena_used += (size + 63) & ~(size_t)63;
-    return memory;
+    return (size + 63) & ~(size_t)63;
+}
+
+/* Number of the form of one of the block's records. */
+uint16_t form_of(const struct block *block, const struct insn *i)
+{
+    uint16_t form;
+    memcpy(&form, block->bytes + block->length + (i - block->insn) * sizeof form, sizeof form);
+    return form;
 }
 
 /* Decode straight-line code inside one page; NULL when the first instruction crosses its end. */
@@ -96,21 +104,39 @@ static struct block *build(struct cpu *cpu, const struct fetch_entry *from, uint
         i->handler = (void *)variants[forms[count]].fast;
         i->offset = (uint8_t)length;
         length += (unsigned)size;
+        i->next = (uint8_t)length;
         if (variants[forms[count++]].ends)
             break;
     }
     if (!count)
         return NULL;
-    const size_t records = sizeof(struct block) + (count + 1) * sizeof(struct insn);
-    if (cpu->arena_used + records + length + count * sizeof(uint16_t) + 3 * 64 > ARENA_SIZE)
+    for (unsigned n = 0; n + 1 < count; n++) {
+        handler *both = pairs[variants[forms[n]].first * pair_seconds + variants[forms[n + 1]].second];
+#ifdef WITHOUT_PAIRS
+        both = NULL;
+#endif
+        if (both)
+            insns[n].handler = (void *)both;
+    }
+    const bool falls = variants[forms[count - 1]].falls;
+    /* Records grow from the bottom of the arena, what they were made from from its top. */
+    const size_t records = rounded(sizeof(struct block) + (count + falls) * sizeof(struct insn));
+    const size_t origin = length + count * sizeof(uint16_t);
+    if (cpu->arena_used + records + origin + cpu->arena_top > ARENA_SIZE)
         forget_blocks(cpu);
-    struct block *block = take(cpu, records);
-    block->bytes = take(cpu, length + count * sizeof(uint16_t) + 1);
-    block->variants = (uint16_t *)(void *)(block->bytes + ((length + 1) & ~1u));
+    struct block *block = (struct block *)(void *)(cpu->arena + cpu->arena_used);
+    cpu->arena_used += records;
+    cpu->arena_top += origin;
+    block->bytes = cpu->arena + ARENA_SIZE - cpu->arena_top;
     memcpy(block->bytes, code, length);
-    memcpy(block->variants, forms, count * sizeof(uint16_t));
+    memcpy(block->bytes + length, forms, count * sizeof(uint16_t));
     memcpy(block->insn, insns, count * sizeof(struct insn));
-    block->insn[count] = (struct insn){.handler = (void *)block_end, .chain = &dead_block, .offset = (uint8_t)length};
+    for (unsigned n = 0; n < count; n++)
+        if (variants[forms[n]].branches)
+            block->insn[n].rest = (uint8_t)(count - n - 1);
+    if (falls)
+        block->insn[count] =
+            (struct insn){.handler = (void *)block_end, .chain = &dead_block, .next = (uint8_t)length};
     block->physical = physical;
     block->length = (uint16_t)length;
     block->count = (uint16_t)count;
@@ -152,29 +178,21 @@ struct block *find_block(struct cpu *cpu, uint32_t eip)
     return block;
 }
 
-/* Whether memory still holds what the block was decoded from. */
-static inline bool unchanged(const struct block *block)
-{
-    const uint8_t *a = block->bytes, *b = block->source;
-    unsigned n = block->length;
-    for (; n >= 8; n -= 8, a += 8, b += 8)
-        if (*(const any64 *)a != *(const volatile any64 *)b)
-            return false;
-    for (; n; n--, a++, b++)
-        if (*a != *(const volatile any8 *)b)
-            return false;
-    return true;
-}
-
-/* Go to cpu->a.eip, remembering the way there in the record `i` when it stays in the page. */
-HANDLER(enter)
+/* Go to cpu->a.eip, remembering the way there in the record `i`: in the same page at once (END_JUMP), to another page
+   when memory has been compared. */
+HANDLER(enter_first)
 {
     const struct block *source = cpu->block;
     struct block *block = find_block(cpu, cpu->a.eip);
     if (!block)
         LEAVE(LEAVE_ENTRY);
-    if (cpu->block == source && (source->physical ^ block->physical) < PAGE)
-        ((struct insn *)(uintptr_t)i)->chain = block;
+    if (cpu->block == source) { /* else `i` is gone */
+        struct insn *from = (struct insn *)(uintptr_t)i;
+        if ((source->physical ^ block->physical) < PAGE)
+            from->chain = block;
+        else
+            from->link = (uint32_t)(((uint8_t *)block - cpu->arena) / LINK_UNIT);
+    }
     if (budget < block->count)
         LEAVE(LEAVE_BUDGET);
     cpu->block = block;
@@ -183,8 +201,8 @@ HANDLER(enter)
     GO(block->insn);
 }
 
-/* The same without a record. */
-static HANDLER(enter_new)
+/* The same for an indirect jump, remembered by address. */
+HANDLER(enter_new)
 {
     struct block *block = find_block(cpu, cpu->a.eip);
     if (!block)
@@ -196,30 +214,4 @@ static HANDLER(enter_new)
     cpu->block_eip = cpu->a.eip;
     budget -= block->count;
     GO(block->insn);
-}
-
-HANDLER(enter_indirect)
-{
-    const uint32_t eip = cpu->a.eip, linear = cs_linear(cpu, eip);
-    struct block **known = &cpu->jumps[linear % JUMPS_SIZE], *block = *known;
-    if (UNLIKELY(block->tag != cpu->generation + linear || (uint64_t)eip + block->length > cpu->a.cs_end ||
-                 block->code32 != (cpu->a.seg[1].attributes >> 14 & 1) || !unchanged(block)))
-        return enter_new(STATE);
-    if (UNLIKELY(budget < block->count))
-        LEAVE(LEAVE_BUDGET);
-    cpu->block = block;
-    cpu->block_eip = eip;
-    budget -= block->count;
-    GO(block->insn);
-}
-
-HANDLER(block_end)
-{
-    END_JUMP(cpu->block_eip + i->offset, );
-}
-
-HANDLER(leave_exact)
-{
-    cpu->bail = BAIL_NONE;
-    LEAVE(LEAVE_EXACT);
 }

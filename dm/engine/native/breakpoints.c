@@ -11,7 +11,9 @@ static void watch(struct cpu *cpu, uint32_t first, unsigned size, bool (*matches
         const unsigned length_code = control >> 2;
         const uint32_t length = length_code == 2 ? 8 : length_code + 1;
         const uint32_t at = (uint32_t)cpu->a.dr[n] & ~(length - 1);
-        if ((cpu->a.dr7 >> (2 * n) & 3) && matches(control & 3, write) && (first - at < length || at - first < size))
+        /* What lies beyond 4 GiB only 64-bit code can meet. */
+        const bool enabled = (cpu->a.dr7 >> (2 * n) & 3) && !(cpu->a.dr[n] >> 32);
+        if (enabled && matches(control & 3, write) && (first - at < length || at - first < size))
             cpu->a.pending_debug |= UINT64_C(1) << n | A_BREAKPOINT_WAS_ENABLED;
     }
 }

@@ -26,7 +26,13 @@ HERE: Final = Path(__file__).resolve().parent
 #: Where the extension is put in the source tree.
 TARGET: Final = HERE.parent
 #: Functions that run one after the other by tail calls.
-_CHAINED: Final = re.compile(r"(fast_\w+|enter|enter_indirect|block_end|leave_exact|miss_read|miss_write)\b")
+_CHAINED: Final = re.compile(
+    r"(fast_\w+|enter|enter_first|enter_new|enter_indirect|block_end|leave_exact|miss_read|miss_write)\b"
+)
+#: What can be left out, to be measured: see docs/performance.md.
+CHECKS: Final = ("limits", "tlb", "budget", "smc", "pairs")
+#: Fast handlers never return to their callers' registers (run.c), so they need not save any; GCC alone knows these.
+_SCRATCH_ARGS: Final = tuple(f"-fcall-used-{register}" for register in ("rbx", "r12", "r13", "r14", "r15"))
 COMPILE_ARGS: Final = (
     "-std=gnu11",
     "-O2",
@@ -87,16 +93,43 @@ def check_tail_calls(module: Path) -> None:
         raise SystemExit(f"{module}: no handlers found in the disassembly")
 
 
+def _scratch_args(extra: list[str]) -> list[str]:
+    """Return what makes fast handlers free with registers, where they are threaded and the compiler can."""
+    if platform.machine() != "x86_64" or any("DM_THREADED" in flag or "sanitize" in flag for flag in extra):
+        return []
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    trial = [*compiler, *_SCRATCH_ARGS, "-x", "c", "-c", os.devnull, "-o", os.devnull]
+    return list(_SCRATCH_ARGS) if subprocess.run(trial, capture_output=True).returncode == 0 else []
+
+
 def _compile(source: Path, out: Path, flags: list[str], headers: bytes) -> Path:
     """Compile one file unless its object was made from the same text and flags."""
     made = out / (source.stem + ".o")
     mark = made.with_suffix(".sha")
-    key = hashlib.sha256(headers + source.read_bytes() + "\0".join(flags).encode()).hexdigest()
+    told = [flag for flag in flags if not flag.startswith("-I")]
+    key = hashlib.sha256(headers + source.read_bytes() + "\0".join(told).encode()).hexdigest()
     if not (made.exists() and mark.exists() and mark.read_text() == key):
         compiler = shlex.split(os.environ.get("CC", "cc"))
         subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(made)], check=True)
         mark.write_text(key)
     return made
+
+
+def without(checks: list[str]) -> list[str]:
+    """Return compiler flags of an engine that lacks these checks, to measure what they cost.
+
+    What is built with them says so in its digest, and :func:`dm.engine.native_status` refuses it.
+
+    Raises:
+        ValueError: an unknown check.
+    """
+    for check in checks:
+        if check not in CHECKS:
+            raise ValueError(f"no check {check!r} that can be left out; there are {', '.join(CHECKS)}")
+    if not checks:
+        return []
+    name = f'"without {",".join(checks)}: "'
+    return [*(f"-DWITHOUT_{check.upper()}" for check in checks), f"-DDM_VARIANT={name}"]
 
 
 def build(out: Path, target: Path, extra: list[str]) -> Path:
@@ -111,8 +144,18 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     flags = [*COMPILE_ARGS, "-fPIC", *extra, f"-I{out}", f"-I{HERE}", f"-I{sysconfig.get_path('include')}"]
     # labels.h changes with every new cause and is seen by handlers only through the names they use.
     headers = b"".join(path.read_bytes() for path in sorted([*HERE.glob("*.h"), *out.glob("*.h")]))
+    scratch = _scratch_args(extra)
+
+    # Exact handlers and procedures know nothing of the checks that may be left out.
+    exact = [flag for flag in flags if not flag.startswith(("-DWITHOUT_", "-DDM_VARIANT"))]
+
+    def compiled(source: Path) -> Path:
+        if source.name.startswith("fast_"):
+            return _compile(source, out, [*flags, *scratch], headers)
+        return _compile(source, out, exact if source.name.startswith(("exact_", "procedures_")) else flags, headers)
+
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        objects = list(pool.map(lambda source: _compile(source, out, flags, headers), [glue, *sources]))
+        objects = list(pool.map(compiled, [glue, *sources]))
     module = target / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     fresh = out / module.name
     compiler = shlex.split(os.environ.get("CC", "cc"))
@@ -132,7 +175,22 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--target", type=Path, default=TARGET, help="where the extension module goes")
     parser.add_argument("--cflag", action="append", default=[], help="one more argument for compiler and linker")
+    parser.add_argument(
+        "--without",
+        metavar="CHECK,...",
+        help=f"leave out {', '.join(CHECKS)}: to measure, never to use (with --output)",
+    )
+    parser.add_argument("--output", type=Path, help="directory for objects and extension of such a build")
     args = parser.parse_args(arguments)
+    if (args.without is None) != (args.output is None):
+        parser.error("--without and --output go together: such a build must not take the product's place")
+    if args.without is not None:
+        try:
+            args.cflag += without(args.without.split(","))
+        except ValueError as problem:
+            parser.error(str(problem))
+        args.target, args.out = args.output, args.output / "objects"
+        args.out.mkdir(parents=True, exist_ok=True)
     print(build(args.out.resolve(), args.target.resolve(), args.cflag))
     return 0
 

@@ -40,6 +40,7 @@ enum {
     HASH_SIZE = 16384,
     JUMPS_SIZE = 1024,
     ARENA_SIZE = 16 << 20,
+    LINK_UNIT = 32,      /* of places in the arena */
     TLB_SIZE = 256,
     CHUNK = 16384,       /* steps between two looks at the kick word */
     JOURNAL_SIZE = 1024, /* inputs of one instruction */
@@ -56,27 +57,37 @@ struct insn {
         struct block *chain; /* where a direct jump goes, &dead_block when unknown */
         uint64_t imm2;
     };
-    uint32_t imm, disp;
-    uint8_t offset; /* from the start of the block */
-    uint8_t length;
-    uint8_t base, index, scale, seg, reg, rm;
+    uint32_t imm;
+    union {
+        uint32_t disp;
+        uint32_t link; /* where a direct jump to another page goes, its place in the arena */
+    };
+    uint8_t offset, next; /* where it begins and ends, from the start of the block */
+    uint8_t base, index;
+    union {
+        uint8_t scale;
+        uint8_t rest; /* of a direct jump: records behind it in the block */
+    };
+    uint8_t seg, reg, rm;
 };
 
 _Static_assert(sizeof(struct insn) == 32, "two records to a cache line");
 
 /* Straight-line code decoded from one page.  `tag` is generation << 32 | linear address: valid there and then. */
 struct block {
-    uint64_t tag;
     uint64_t physical;
     struct block *hash_next, *page_next;
     struct page *page;
-    uint8_t *bytes;        /* what it was decoded from */
+    /* what entering it takes shares a cache line with the first record */
+    uint64_t tag;
+    uint8_t *bytes;        /* what it was decoded from; then the number of each record's form */
     const uint8_t *source; /* where that lay when the tag was set */
-    uint16_t *variants;
     uint16_t length, count;
     bool code32;
-    struct insn insn[]; /* `count` records and an end record */
+    struct insn insn[]; /* `count` records, and an end record where the last one may go on */
 };
+
+_Static_assert(offsetof(struct block, tag) == 32 && sizeof(struct block) == 64, "one cache line");
 
 /* Bookkeeping of one page of RAM or ROM. */
 struct page {
@@ -214,9 +225,8 @@ struct cpu {
     struct block *block;
     uint64_t generation; /* << 32 */
     uint32_t block_eip;
-    uint32_t miss_offset, miss_size;
+    uint32_t miss_linear, miss_size; /* access that the TLB does not know */
     uint32_t store_linear, store_size; /* store into a line of code that was found to hit none */
-    uint8_t miss_segment;
     bool watch_segments;
     unsigned bail;
     int64_t budget;
@@ -257,7 +267,7 @@ struct cpu {
     struct block **hash;
     struct block *jumps[JUMPS_SIZE]; /* by linear address, for indirect jumps */
     uint8_t *arena;
-    size_t arena_used;
+    size_t arena_used, arena_top; /* bytes taken at the bottom and at the top */
 
     /* the instruction at hand */
     struct arch before;           /* what an open question restores */
@@ -304,6 +314,10 @@ struct cpu {
     atomic_uint kick;
     struct dm_cpuid *cpuid;
     unsigned cpuid_count;
+#ifdef WITHOUT_TLB /* last: no other field moves */
+    uintptr_t flat;
+    struct page *flat_pages;
+#endif
 };
 
 typedef unsigned handler(struct cpu *cpu, const struct insn *i, uint32_t fr, uint32_t fc, int64_t budget,
@@ -314,8 +328,11 @@ typedef unsigned exact(struct cpu *cpu, const struct insn *i);
 struct variant {
     handler *fast; /* leave_exact when it must run exactly */
     exact *exact;
-    bool ends; /* the block ends behind it */
+    bool ends; /* the block ends with it: nothing goes on behind it, or what does must be looked at */
+    bool falls; /* the next record may follow */
+    bool branches; /* so may a jump */
     bool cold; /* it writes fields beyond ARCH_HOT */
+    uint8_t first, second; /* its number among those that come first, or second, in a pair */
 };
 
 struct row {
@@ -339,8 +356,13 @@ extern const struct top decode_tops[3 * 256];
 extern const uint16_t decode_leaves[];
 extern const struct row decode_rows[];
 extern const struct variant variants[];
+extern handler *const pairs[]; /* [first][second]: both at once, or NULL */
+extern const unsigned pair_seconds;
 extern const char *const labels[];
 extern const unsigned label_count;
+#ifndef DM_VARIANT
+#define DM_VARIANT "" /* of a build that is not the product */
+#endif
 extern const char digest[];
 extern struct block dead_block;
 
@@ -430,7 +452,11 @@ struct block *find_block(struct cpu *cpu, uint32_t eip);
 void kill_blocks(struct cpu *cpu, struct page *page, uint64_t physical, unsigned size);
 bool code_overlaps(const struct page *page, uint64_t physical, unsigned size);
 void forget_blocks(struct cpu *cpu);
-handler enter, block_end, leave_exact;
+uint16_t form_of(const struct block *block, const struct insn *i);
+handler enter_first, enter_new;
+
+/* fast_enter.c */
+handler enter, enter_indirect, block_end, leave_exact;
 
 /* transact.c: return the reason of an exit, or RUN_ON */
 enum { RUN_ON = -1 };

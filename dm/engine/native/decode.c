@@ -184,7 +184,7 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
     const unsigned leaf =
         decode_leaves[top->leaf + (top->prefixed ? class : 0) * (top->modrm ? 256 : 1) + (top->modrm ? modrm : 0)];
     if (!leaf || decode_rows[leaf - 1].since > model) {
-        out->length = (uint8_t)in.position;
+        out->next = (uint8_t)in.position;
         return (int)in.position;
     }
     const struct row *row = &decode_rows[leaf - 1];
@@ -198,7 +198,7 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
     immediates(&in, row, osize32, asize32, out);
     if (in.failed)
         return in.failed == 1 ? 0 : -1;
-    out->length = (uint8_t)in.position;
+    out->next = (uint8_t)in.position;
     const unsigned shape = memory ? (asize32 ? 2 : 1) : row->addressed && asize32 ? 2 : 0;
     unsigned prefix = 0;
     if (repeat && row->rep)

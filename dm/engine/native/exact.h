@@ -15,6 +15,7 @@
 #define GPR8(o) (*(any8 *)((uint8_t *)cpu->a.gpr + (o)))
 #define GPR16(o) (*(any16 *)((uint8_t *)cpu->a.gpr + (o)))
 #define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR64(o) (*(any64 *)((uint8_t *)cpu->a.gpr + (o)))
 
 #define SDIV32(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int32_t)(0u - (uint32_t)(a)) : (a) / (b))
 #define SREM32(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
@@ -109,6 +110,7 @@
         cpu->a.eip = (target); \
         return END_OF_JUMP; \
     } while (0)
+#define END_BRANCH(target, bail) END_JUMP(target, bail)
 #define END_JUMP_INDIRECT(target, bail) END_JUMP(target, bail)
 #define END_CHECKPOINT(bail) return END_OF_CHECKPOINT
 #define END_REPEAT(n, bail) \

@@ -44,16 +44,51 @@
 #define GPR8(o) (*(any8 *)((uint8_t *)cpu->a.gpr + (o)))
 #define GPR16(o) (*(any16 *)((uint8_t *)cpu->a.gpr + (o)))
 #define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR64(o) (*(any64 *)((uint8_t *)cpu->a.gpr + (o)))
 
 #define SDIV32(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int32_t)(0u - (uint32_t)(a)) : (a) / (b))
 #define SREM32(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
 #define SDIV64(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int64_t)(UINT64_C(0) - (uint64_t)(a)) : (a) / (b))
 #define SREM64(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
 
-#define MISS(s, o, bytes, how) \
+/* What each check costs is measured with builds that lack it (build.py --without); they are never the product. */
+#ifdef WITHOUT_LIMITS
+#define BEYOND(o, bytes, top) 0
+#define BEYOND_CS(eip, block) 0
+#else
+#define BEYOND(o, bytes, top) UNLIKELY((int64_t)(o) + ((bytes) - 1) > (top))
+#define BEYOND_CS(eip, block) ((uint64_t)(eip) + (block)->length > cpu->a.cs_end)
+#endif
+#ifdef WITHOUT_BUDGET
+#define SPENT(block) 0
+#define SPEND(block) ((void)0)
+#else
+#define SPENT(block) (budget < (block)->count)
+#define SPEND(block) (budget -= (block)->count)
+#endif
+#ifdef WITHOUT_SMC
+#define CODE_HIT(code, linear, bytes) 0
+#else
+#define CODE_HIT(code, linear, bytes) ((code) && code_hit(cpu, code, linear, bytes))
+#endif
+#ifdef WITHOUT_TLB /* linear addresses are offsets into the first region */
+#define READ_MISSES(e, l, bytes) 0
+#define WRITE_MISSES(e, l, bytes) 0
+#define READ_HOST(e, l) (cpu->flat + (l))
+#define WRITE_HOST(e, l) (cpu->flat + (l))
+#define WRITE_CODE(e, l) (cpu->flat_pages[(l) / PAGE].code)
+#else
+#define READ_MISSES(e, l, bytes) UNLIKELY((e)->tag != (((l) + ((bytes) - 1)) & -PAGE))
+#define WRITE_MISSES(e, l, bytes) READ_MISSES(e, l, bytes)
+#define READ_HOST(e, l) ((e)->host + (l))
+#define WRITE_HOST(e, l) ((e)->host + (l))
+#define WRITE_CODE(e, l) (*(e)->code)
+#endif
+
+/* The TLB does not know `linear`: fill it and start over, or leave the instruction to the exact engine. */
+#define MISS(linear, bytes, how) \
     do { \
-        cpu->miss_segment = (uint8_t)(s); \
-        cpu->miss_offset = (o); \
+        cpu->miss_linear = (linear); \
         cpu->miss_size = (bytes); \
         return how(STATE); \
     } while (0)
@@ -63,16 +98,18 @@
         const uint32_t s_ = (s), o_ = (o); \
         const struct segment *g_ = &cpu->a.seg[s_]; \
         const uint32_t l_ = (uint32_t)g_->base + o_; \
+        if (BEYOND(o_, (bits) / 8, g_->read_top)) \
+            BAIL_HANDLER; \
         const struct read_entry *e_ = &tlb->read[l_ / PAGE % TLB_SIZE]; \
-        if (UNLIKELY((int64_t)o_ + ((bits) / 8 - 1) > g_->read_top || e_->tag != ((l_ + ((bits) / 8 - 1)) & -PAGE))) \
-            MISS(s_, o_, (bits) / 8, miss_read); \
-        t = *(const volatile any##bits *)(e_->host + l_); \
+        if (READ_MISSES(e_, l_, (bits) / 8)) \
+            MISS(l_, (bits) / 8, miss_read); \
+        t = *(const volatile any##bits *)READ_HOST(e_, l_); \
     } while (0)
 
 /* A store into a line that holds code needs a closer look, unless this very store had it. */
 static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linear, uint32_t size)
 {
-    return (code & (UINT64_C(1) << (linear / 64 % 64) | UINT64_C(1) << ((linear + size - 1) / 64 % 64))) &&
+    return ((code >> (linear / 64 % 64) & 1) || (code >> ((linear + size - 1) / 64 % 64) & 1)) &&
            !(cpu->store_linear == linear && cpu->store_size == size);
 }
 
@@ -81,11 +118,12 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
         const uint32_t s_ = (s), o_ = (o); \
         const struct segment *g_ = &cpu->a.seg[s_]; \
         const uint32_t l_ = (uint32_t)g_->base + o_; \
+        if (BEYOND(o_, bytes, top)) \
+            BAIL_HANDLER; \
         const struct write_entry *e_ = &tlb->write[l_ / PAGE % TLB_SIZE]; \
-        if (UNLIKELY((int64_t)o_ + ((bytes) - 1) > (top) || e_->tag != ((l_ + ((bytes) - 1)) & -PAGE) || \
-                     (UNLIKELY(*e_->code) && code_hit(cpu, *e_->code, l_, (bytes))))) \
-            MISS(s_, o_, (bytes), miss_write); \
-        result = e_->host + l_; \
+        if (WRITE_MISSES(e_, l_, bytes) || UNLIKELY(CODE_HIT(WRITE_CODE(e_, l_), l_, bytes))) \
+            MISS(l_, (bytes), miss_write); \
+        result = WRITE_HOST(e_, l_); \
     } while (0)
 
 #define WRITE_(bits, s, o, v) \
@@ -182,21 +220,28 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define END_NEXT_SEGMENT(bail) \
     do { \
         if (UNLIKELY(cpu->watch_segments)) { \
-            cpu->a.eip = cpu->block_eip + i->offset + i->length; \
+            cpu->a.eip = cpu->block_eip + i->next; \
             LEAVE(LEAVE_CHECKPOINT); \
         } \
         GO(i + 1); \
+    } while (0)
+
+/* A jump that may not be made: what is behind it in the block is not charged. */
+#define END_BRANCH(target, bail) \
+    do { \
+        budget += i->rest; \
+        END_JUMP(target, bail); \
     } while (0)
 
 #define END_JUMP(target, bail) \
     do { \
         const uint32_t to_ = (target); \
         struct block *b_ = i->chain; \
-        if (LIKELY(b_->tag == cpu->generation + (uint32_t)(cs_linear(cpu, to_)) && \
-                   (uint64_t)to_ + b_->length <= cpu->a.cs_end && budget >= b_->count)) { \
+        if (LIKELY(b_->tag == cpu->generation + (uint32_t)(cs_linear(cpu, to_)) && !BEYOND_CS(to_, b_) && \
+                   !SPENT(b_))) { \
             cpu->block = b_; \
             cpu->block_eip = to_; \
-            budget -= b_->count; \
+            SPEND(b_); \
             GO(b_->insn); \
         } \
         cpu->a.eip = to_; \
@@ -222,7 +267,5 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 
 #define END_FAULT(label, vector, error, a, b, c, bail) bail
 #define END_UNSUPPORTED(label, bail) bail
-
-handler enter_indirect;
 
 #endif

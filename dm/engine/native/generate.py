@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import dm.isa
+from dm.engine.native import pairs
 from dm.engine.native.digest import digest
 from dm.isa import cells, decode, forms, insn
 from dm.isa import primitives as p
@@ -205,7 +206,7 @@ class Target(CTarget):
         if name == "this_eip":
             return "(cpu->block_eip + i->offset)"
         if name == "next_eip":
-            return "(cpu->block_eip + i->offset + i->length)"
+            return "(cpu->block_eip + i->next)"
         kind = self._class(name)
         if kind == "g8":
             return f"(i->{name} >> 3 | (i->{name} & 1u) << 2)"
@@ -214,18 +215,21 @@ class Target(CTarget):
 
 @dataclass
 class Form:
-    """One form of a row: its functions, whether a block ends behind it, whether it writes cold fields."""
+    """One form of a row: its functions, and what the run loop has to know of it (struct variant)."""
 
     row: int
     variant: Variant
     fast: str
     exact: str
     ends: bool
+    falls: bool
+    branches: bool
     cold: bool
 
 
 _PLACE: Final = "HANDLER_NAME"
-_BLOCK_ENDS: Final = frozenset({"jump", "jump_indirect", "checkpoint"})
+_LEAVES_BLOCK: Final = frozenset({"jump", "jump_indirect", "checkpoint"})
+_STAYS: Final = frozenset({"next", "repeat"})
 
 
 class Output:
@@ -240,6 +244,8 @@ class Output:
         self.groups: dict[tuple[str, str], list[str]] = {}  # (kind, group) -> names
         self.texts: dict[str, str] = {}
         self.forms: list[Form] = []
+        self.pairs: list[tuple[str, str]] = []
+        self._by_text: dict[str, list[Form]] = {}
 
     def expand(self) -> None:
         """Expand every form of every row.
@@ -254,6 +260,9 @@ class Output:
             group = insn.DESCRIPTIONS[row.mnemonic].__module__.rpartition(".")[2]
             for variant in decode.variants(row):
                 self._form(number, row, variant, group)
+        for f in self.forms:
+            self._by_text.setdefault(forms.ROWS[f.row].text, []).append(f)
+        self.pairs = sorted({(self._find(first), self._find(second)) for first, second in pairs.pairs()})
         for entry in self.entries.values():
             self.procedures |= uses(entry.code).procedures | {entry}
 
@@ -265,17 +274,41 @@ class Output:
         if "jump" in used.terminators and {"Ap", "Iw"} & set(row.operands) and len(row.immediates) > 1:
             raise MicrocodeError(f"{row.text}: a direct jump needs the place of the second immediate")
         segment = "segment_changed" in used.primitives
+        leaves = used.terminators & _LEAVES_BLOCK
+        branches = leaves == {"jump"} and "next" in used.terminators
+        ends = bool(leaves) and not branches
         fast = "leave_exact"
         if can_be_fast(code, used):
-            fast = self._share("fast", group, row, self.fast.function(code), segment)
-        exact = self._share("exact", group, row, self.exact.function(code), segment)
-        ends, cold = bool(used.terminators & _BLOCK_ENDS), bool(used.writes & _COLD)
-        self.forms.append(Form(number, variant, fast, exact, ends, cold))
+            fast = self._share("fast", group, row, self.fast.function(code), segment, branches)
+        exact = self._share("exact", group, row, self.exact.function(code), segment, branches)
+        falls = bool(used.terminators & _STAYS)
+        self.forms.append(Form(number, variant, fast, exact, ends, falls, branches, bool(used.writes & _COLD)))
 
-    def _share(self, kind: str, group: str, row: Row, text: str, segment: bool) -> str:
+    def _find(self, form: pairs.Form) -> str:
+        """Return the fast handler of a form; where the operand size makes no difference there is only that of 16 bits.
+
+        Raises:
+            MicrocodeError: there is no such form, or it cannot be fast.
+        """
+        found = {
+            (f.variant.osize, f.variant.asize): f.fast
+            for f in self._by_text[form.text]
+            if f.variant.memory == form.memory and not f.variant.lock and not f.variant.rep
+        }
+        sizes = {asize: fast for (osize, asize), fast in found.items() if osize == form.osize} or {
+            asize: fast for (_, asize), fast in found.items()
+        }
+        fast = sizes.get(form.asize) or (None if form.memory else next(iter(sizes.values()), None))
+        if fast in (None, "leave_exact"):
+            raise MicrocodeError(f"no fast handler to pair: {form}")
+        return fast
+
+    def _share(self, kind: str, group: str, row: Row, text: str, segment: bool, branches: bool) -> str:
         """Return the name of the function with this text."""
         if segment:
             text = text.replace("END_NEXT(", "END_NEXT_SEGMENT(")
+        if branches:
+            text = text.replace("END_JUMP(", "END_BRANCH(")
         name = self.bodies.get((kind, text))
         if name is None:
             # Named by content, so that a change elsewhere leaves this file's text alone.
@@ -293,6 +326,7 @@ class Output:
                 head = f'#include "{kind}.h"\n#include "labels.h"\n#include "procedures.h"\n\n'
                 prototypes = "".join(f"HANDLER({name});\n" for name in names if f"HANDLER({name})" in "".join(chunk))
                 out[f"{kind}_{group}_{part}.c"] = head + prototypes + "\n" + "\n".join(chunk)
+        out |= self._pair_files()
         for part, chunk in enumerate(_split(self._procedure_texts(), 300_000)):
             out[f"procedures_{part}.c"] = (
                 '#include "exact.h"\n#include "labels.h"\n#include "procedures.h"\n\n' + "\n".join(chunk)
@@ -300,7 +334,18 @@ class Output:
         out["labels.h"] = labels_header()
         out["tables.c"] = self._tables()
         out["state.c"] = state_source()
-        out["digest.c"] = f'#include "cpu.h"\n\nconst char digest[] = "{digest()}";\n'
+        out["digest.c"] = f'#include "cpu.h"\n\nconst char digest[] = DM_VARIANT "{digest()}";\n'
+        return out
+
+    def _pair_files(self) -> dict[str, str]:
+        out = {}
+        texts = [pairs.text(first, second, self.texts[first]) for first, second in self.pairs]
+        seconds = sorted({second for _, second in self.pairs})
+        head = '#include "fast.h"\n#include "labels.h"\n#include "procedures.h"\n\n'
+        head += "\n".join(pairs.inline(second, self.texts[second]) for second in seconds) + "\n"
+        for part, chunk in enumerate(_split(texts, 200_000)):
+            names = [line for t in chunk for line in t.splitlines() if line.startswith("HANDLER(")]
+            out[f"fast_pairs_{part}.c"] = head + "".join(f"{line};\n" for line in names) + "\n" + "\n".join(chunk)
         return out
 
     def _ordered(self) -> list[Procedure]:
@@ -319,12 +364,20 @@ class Output:
         names = sorted({f.fast for f in self.forms} - {"leave_exact"})
         lines += [f"handler {name};" for name in names]
         lines += [f"exact {name};" for name in sorted({f.exact for f in self.forms})]
+        lines += [f"handler {pairs.name(*pair)};" for pair in self.pairs]
+        firsts = {name: n + 1 for n, name in enumerate(sorted({first for first, _ in self.pairs}))}
+        seconds = {name: n + 1 for n, name in enumerate(sorted({second for _, second in self.pairs}))}
         lines += ["exact exact_undefined;", "", "const struct variant variants[] = {"]
-        lines.append("    {leave_exact, exact_undefined, true, false},")
+        lines.append("    {leave_exact, exact_undefined, true, false, false, false, 0, 0},")
         lines += [
-            f"    {{{f.fast}, {f.exact}, {'true' if f.ends else 'false'}, {'true' if f.cold else 'false'}}},"
+            f"    {{{f.fast}, {f.exact}, {int(f.ends)}, {int(f.falls)}, {int(f.branches)}, {int(f.cold)}, "
+            f"{firsts.get(f.fast, 0)}, {seconds.get(f.fast, 0)}}},"
             for f in self.forms
         ]
+        across = len(seconds) + 1
+        lines += ["};", "", f"const unsigned pair_seconds = {across};"]
+        lines.append(f"handler *const pairs[{(len(firsts) + 1) * across}] = {{")
+        lines += [f"    [{firsts[a] * across + seconds[b]}] = {pairs.name(a, b)}," for a, b in self.pairs]
         lines += ["};", "", "const struct row decode_rows[] = {"]
         for number, row in enumerate(forms.ROWS):
             lines.append(self._row(number, row))

@@ -239,17 +239,14 @@ static bool repeats(struct cpu *cpu, const struct insn *i)
     return cpu->misses > 3;
 }
 
-static bool inside(const struct cpu *cpu, int64_t top)
+static bool in_one_page(const struct cpu *cpu)
 {
-    const uint32_t linear = (uint32_t)cpu->a.seg[cpu->miss_segment].base + cpu->miss_offset;
-    return (int64_t)cpu->miss_offset + (cpu->miss_size - 1) <= top && linear % PAGE + cpu->miss_size <= PAGE;
+    return cpu->miss_linear % PAGE + cpu->miss_size <= PAGE;
 }
 
 HANDLER(miss_read)
 {
-    const struct segment *segment = &cpu->a.seg[cpu->miss_segment];
-    if (inside(cpu, segment->read_top) && !repeats(cpu, i) &&
-        fill_read(cpu, (uint32_t)segment->base + cpu->miss_offset))
+    if (in_one_page(cpu) && !repeats(cpu, i) && fill_read(cpu, cpu->miss_linear))
         GO(i);
     cpu->missed = NULL;
     LEAVE(LEAVE_EXACT);
@@ -257,9 +254,8 @@ HANDLER(miss_read)
 
 HANDLER(miss_write)
 {
-    const struct segment *segment = &cpu->a.seg[cpu->miss_segment];
-    const uint32_t linear = (uint32_t)segment->base + cpu->miss_offset, size = cpu->miss_size;
-    if (inside(cpu, segment->write_top) && !repeats(cpu, i)) {
+    const uint32_t linear = cpu->miss_linear, size = cpu->miss_size;
+    if (in_one_page(cpu) && !repeats(cpu, i)) {
         const struct write_entry *entry = &tlb->write[linear / PAGE % TLB_SIZE];
         if (entry->tag != (linear & -PAGE)) {
             if (fill_write(cpu, linear))

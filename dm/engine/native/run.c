@@ -26,6 +26,20 @@ static void derive(struct cpu *cpu)
     cpu->single = (a->flags & TF) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check;
 }
 
+/* Run records until a handler leaves.  Nothing is live in the registers that fast handlers use without saving them
+   (build.py); a function that names them here saves them for its caller. */
+static unsigned __attribute__((noinline)) run_records(struct cpu *cpu, const struct insn *i, int64_t budget)
+{
+    unsigned why = ((handler *)i->handler)(cpu, i, cpu->a.fr, cpu->a.fc, budget, cpu->tlb);
+#if DM_THREADED
+    __asm__ volatile("" : : : "rbx", "r12", "r13", "r14", "r15");
+#else
+    while (why == GO_ON)
+        why = ((handler *)cpu->at->handler)(cpu, cpu->at, cpu->a.fr, cpu->a.fc, cpu->budget, cpu->tlb);
+#endif
+    return why;
+}
+
 /* Run blocks until something wants to be looked at. */
 static int run_fast(struct cpu *cpu)
 {
@@ -43,9 +57,7 @@ static int run_fast(struct cpu *cpu)
         cpu->resume = NULL;
     }
     cpu->repeats = 0;
-    unsigned why = ((handler *)i->handler)(cpu, i, cpu->a.fr, cpu->a.fc, budget, cpu->tlb);
-    while (why == GO_ON)
-        why = ((handler *)cpu->at->handler)(cpu, cpu->at, cpu->a.fr, cpu->a.fc, cpu->budget, cpu->tlb);
+    const unsigned why = run_records(cpu, i, budget);
     budget = cpu->budget;
     i = cpu->at;
     const struct block *block = cpu->block;
@@ -67,7 +79,7 @@ static int run_fast(struct cpu *cpu)
         cpu->a.eip = cpu->block_eip + i->offset;
         return RUN_ON;
     case LEAVE_EXACT:
-        return exact_step(cpu, i, block->variants[i - block->insn]);
+        return exact_step(cpu, i, form_of(block, i));
     case LEAVE_BUDGET:
         if ((uint64_t)budget < cpu->left)
             return RUN_ON; /* only the chunk is used up */
@@ -110,6 +122,11 @@ static int turn(struct cpu *cpu)
         case WINDOW:
             return EXIT_INTERRUPT_WINDOW;
         default:
+            if (cpu->bail) { /* 64-bit mode */
+                cpu->bail = BAIL_NONE;
+                cpu->look = true;
+                return EXIT_UNSUPPORTED;
+            }
             derive(cpu);
         }
     }
@@ -125,6 +142,10 @@ static int turn(struct cpu *cpu)
 void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *out)
 {
     cpu->request = *request;
+#ifdef WITHOUT_TLB
+    cpu->flat = (uintptr_t)cpu->regions->memory;
+    cpu->flat_pages = page_at(cpu->regions, 0);
+#endif
     cpu->left = request->budget;
     cpu->progressed = false;
     cpu->look = true;

@@ -147,7 +147,6 @@ int not_fetched(struct cpu *cpu)
 /* Account for an instruction that has run, or see to why it has not. */
 static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsigned end)
 {
-    const uint32_t this_eip = cpu->block_eip + i->offset;
     cpu->resume = NULL;
     if (end == END_OF_ABORT) {
         if (cpu->bail == BAIL_FAULT)
@@ -160,11 +159,11 @@ static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsig
     cpu->a.shadow = cpu->a.shadow_next;
     cpu->a.shadow_next = 0;
     if (end == END_OF_REPEAT) {
-        cpu->a.eip = this_eip;
+        cpu->a.eip = cpu->block_eip + i->offset;
         charge(cpu, cpu->repeat, 0);
     } else {
         if (end == END_OF_NEXT)
-            cpu->a.eip = this_eip + i->length;
+            cpu->a.eip = cpu->block_eip + i->next;
         charge(cpu, cpu->moved, 1);
     }
     if (end == END_OF_CHECKPOINT)

@@ -14,7 +14,7 @@ def _hits(dr7: int, dr: list[int], first: int, size: int, kinds: tuple[int, ...]
     for n in range(4):
         control = dr7 >> (16 + 4 * n) & 15
         length = (1, 2, 8, 4)[control >> 2]
-        at = dr[n] & 0xFFFFFFFF & -length
+        at = dr[n] & -length
         if dr7 >> (2 * n) & 3 and control & 3 in kinds and at < first + size and first < at + length:
             hits |= 1 << n | ENABLED
     return hits

@@ -16,7 +16,7 @@ _SPECIAL: Final = frozenset({"gpr", "rip", "rflags", "fxsave"})
 _SCALARS: Final = tuple(row.name for row in FIELDS if row.count == 0 and row.name not in _SPECIAL)
 _ARRAYS: Final = tuple(row.name for row in FIELDS if row.count and "." not in row.name and row.name not in _SPECIAL)
 _OWN_SCALARS: Final = (*_SCALARS, "eip", "flags", "fr", "fc", "shadow_next")
-_OWN_ARRAYS: Final = (*_ARRAYS, "gpr32", "fxsave", *(f"seg_{part}" for part in _SEGMENT_PARTS))
+_OWN_ARRAYS: Final = (*_ARRAYS, "gpr32", "gpr_high", "fxsave", *(f"seg_{part}" for part in _SEGMENT_PARTS))
 _get_scalars: Final = attrgetter(*_OWN_SCALARS)
 _get_arrays: Final = attrgetter(*_OWN_ARRAYS)
 
@@ -29,6 +29,7 @@ class Cells:
 
     # Those that this package names itself; the others come from the state table.
     gpr32: list[int]
+    gpr_high: list[int]
     fxsave: bytearray
     seg_selector: list[int]
     seg_base: list[int]
@@ -71,7 +72,7 @@ class Cells:
             setattr(self, f"seg_{part}", [getattr(s, part) for s in state.seg])
         # Number 8 is "no register" of address arithmetic.
         self.gpr32 = [*(value & M32 for value in state.gpr), 0]
-        self._gpr_high = [value & ~M32 for value in state.gpr]
+        self.gpr_high = [*(value >> 32 for value in state.gpr), 0]
         self.fxsave = bytearray(state.fxsave)
         self.eip = state.rip & M32
         self.flags = state.rflags & M32 & ~(ARITHMETIC | 2)
@@ -90,7 +91,7 @@ class Cells:
             setattr(state, name, list(getattr(self, name)))
         parts = [getattr(self, f"seg_{part}") for part in _SEGMENT_PARTS]
         state.seg = [Segment(*values) for values in zip(*parts, strict=True)]
-        state.gpr = [low | high for low, high in zip(self.gpr32, self._gpr_high, strict=False)]
+        state.gpr = [low | high << 32 for low, high in zip(self.gpr32[:8], self.gpr_high, strict=False)]
         state.fxsave = bytes(self.fxsave)
         state.rip = self._rip[0] if self.eip == self._rip[1] else self.eip
         eflags = self.eflags()

@@ -46,6 +46,8 @@ class _Target(PythonTarget):
     def read(self, cell: Field, index: str) -> str:
         if cell.name == "gpr32":
             return f"g[{index}]"
+        if cell.name == "gpr64":
+            return f"(g[{index}] | cpu.gpr_high[{index}] << 32)"
         if cell.name == "gpr16":
             return f"g[{index}] & 0xffff"
         if cell.name == "gpr8":
@@ -54,6 +56,8 @@ class _Target(PythonTarget):
         return super().read(cell, index).replace("seg.", "seg_")
 
     def write(self, cell: Field, index: str, value: str) -> str:
+        if cell.name == "gpr64":
+            return f"cpu.gpr_high[{index}], g[{index}] = divmod({value}, 1 << 32)"
         if cell.name == "gpr16":
             return f"g[{index}] = g[{index}] & 0xffff0000 | {value}"
         if cell.name == "gpr8":

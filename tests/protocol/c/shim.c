@@ -446,7 +446,7 @@ static void test_duplicates(void)
 {
     static uint8_t one[65536], two[65536];
     struct x86_dm_message message, request = {0}, answer;
-    void *peer = x86_dm__open(dm->context, vcpu->endpoint, false);
+    void *peer = x86_dm__open(dm, vcpu->endpoint, false);
     size_t size;
     int wait = 10000;
 
@@ -560,8 +560,49 @@ static const struct {
     {"reconnect", test_reconnect}, {"duplicates", test_duplicates}, {"loss", test_loss},         {"idle", test_idle},
 };
 
+/* A daemon on tcp, with the right keys, with wrong ones and without; RAM is the file at `path`. */
+static void test_curve(const char *endpoint, const char *server, const char *public_key, const char *secret_key,
+                       const char *path)
+{
+    struct x86_dm_curve curve = {server, public_key, secret_key};
+    struct x86_dm_devices all = devices;
+    bool same = false;
+
+    CHECK(!x86_dm_connect(endpoint, "c-shim", 1000, &why) && why.status == X86_DM_UNUSABLE);
+    CHECK(strstr(why.text, "tcp needs CURVE keys"));
+    curve.server = "too short";
+    CHECK(!x86_dm_connect_curve(endpoint, "c-shim", &curve, 1000, &why) && why.status == X86_DM_UNUSABLE);
+    curve.server = public_key; /* a key, but not the daemon's */
+    CHECK(!x86_dm_connect_curve(endpoint, "c-shim", &curve, 500, &why) && why.status == X86_DM_SESSION_LOST);
+    curve.server = server;
+    dm = x86_dm_connect_curve(endpoint, "c-shim", &curve, 20000, &why);
+    CHECK(dm && !x86_dm_has_feature(dm, "ram-fd"));
+    FINE(x86_dm_add_ram_file(dm, path, SIZE, &block, &why));
+    regions[0] = (struct x86_dm_region){.gpa = 0, .size = SIZE, .kind = X86_DM_KIND_RAM, .ram = block};
+    FINE(x86_dm_set_map(dm, regions, 1, true, &why));
+    vcpu = x86_dm_create_vcpu(dm, 0, NULL, NULL, 0, &why);
+    CHECK(vcpu && strncmp(vcpu->endpoint, "tcp://", 6) == 0);
+    x86_dm_init(&how, X86_DM_EMULATE);
+    x86_dm_state_reset(&state);
+    state.seg[X86_DM_SEG_CS].selector = CODE >> 4;
+    state.seg[X86_DM_SEG_CS].base = CODE;
+    state.rip = 0;
+    for (unsigned turn = 1; turn <= 2; turn++) { /* in al, 60h; hlt; the same again */
+        state.activity = 0;
+        FINE(x86_dm_run(vcpu, &state, &how.emulate, &all, &done, &why));
+        CHECK(done->reason == X86_DM_DONE_REASON_HALT && seen.ios == turn && (state.gpr[0] & 0xff) == 0x55);
+        FINE(x86_dm_reconnect(dm, &same, &why));
+        CHECK(same);
+    }
+    x86_dm_close(dm, true);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 7 && strcmp(argv[2], "curve") == 0) {
+        test_curve(argv[1], argv[3], argv[4], argv[5], argv[6]);
+        return 0;
+    }
     if (argc == 3 && strcmp(argv[2], "nobody") == 0) {
         CHECK(!x86_dm_connect(argv[1], "c-shim", 200, &why) && why.status == X86_DM_SESSION_LOST);
         CHECK(strstr(why.text, "is it running?"));

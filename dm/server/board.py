@@ -1,0 +1,39 @@
+"""Which vCPUs of a session have a run under way, in memory that outlives the worker.
+
+The worker writes it, the supervisor reads it when the worker is gone: whoever was running then is lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from dm.protocol.schema import MAX_VCPUS
+
+
+class Board:
+    """One byte for each vCPU: 1 while it runs."""
+
+    def __init__(self, fd: int = -1) -> None:
+        """Make one, or map that of ``fd``, which is closed with the board.
+
+        Raises:
+            OSError: the system has no memory for it.
+        """
+        self.fd = fd if fd >= 0 else os.memfd_create("board", os.MFD_CLOEXEC)
+        if fd < 0:
+            os.ftruncate(self.fd, MAX_VCPUS)
+        self._bytes = mmap.mmap(self.fd, MAX_VCPUS)
+
+    def set(self, vcpu: int, running: bool) -> None:
+        """Note that a vCPU runs, or does not."""
+        self._bytes[vcpu] = running
+
+    def running(self) -> list[int]:
+        """Return the numbers of those that run."""
+        return [vcpu for vcpu, running in enumerate(self._bytes[:]) if running]
+
+    def close(self) -> None:
+        """Give it back."""
+        self._bytes.close()
+        os.close(self.fd)

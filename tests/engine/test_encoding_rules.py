@@ -1,0 +1,87 @@
+"""What prefixes may do, on both engines: 15 bytes at most, LOCK only where the manual has it."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from guest import CODE, Machine, load_protected, pushed
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "isa"))
+
+from encode import encode
+
+from dm.engine.api import ExitReason
+from dm.isa.decode import decode, variants
+from dm.isa.forms import ROWS
+
+GP, UD = 13, 6
+
+
+@pytest.mark.parametrize("prefix", ["26", "66", "67", "f3", "f2", "64"])
+@pytest.mark.parametrize(
+    "code",
+    ["90", "01d8", "8b00", "b8", "0fafc1", "0fba200f", "ea", "0f0b", "f4"],
+    ids=["nop", "add", "mov", "mov imm", "imul", "bt", "jmpf", "ud2", "hlt"],
+)
+def test_fifteen_bytes_are_the_most(vm: Machine, prefix: str, code: str) -> None:
+    """SDM vol. 3A, 6.15, interrupt 13: a longer instruction is #GP(0), whatever it is (#UD comes later)."""
+    text = bytes.fromhex(code)
+    whole = decode(bytes.fromhex(prefix) * 4 + text + bytes(11), True).length - 4
+    for total in (15, 16, 17):
+        body = bytes.fromhex(prefix) * (total - whole) + text + bytes(whole - len(text))
+        assert len(body) == total
+        load_protected(vm, body + b"\xf4", eax=0x600, ecx=2)
+        vm.run(budget=2)
+        if total > 15:
+            assert (pushed(vm)[0], vm.engine.last_fault[:3]) == (GP, (GP, 0, "TOO_LONG"))
+        else:
+            assert vm.engine.last_fault[2] != "TOO_LONG"
+
+
+def test_the_limit_goes_before_what_lies_behind_it(vm: Machine) -> None:
+    """Fifteen prefixes at the end of the segment: too long, not beyond the limit, and no sixteenth byte is read."""
+    load_protected(vm, b"\x66" * 15)
+    state = vm.state
+    state.cs.limit = CODE + 14
+    vm.engine.set_state(state)
+    vm.run(budget=1)
+    assert vm.engine.last_fault[0] == GP
+
+
+def test_lock_is_undefined_wherever_the_map_does_not_have_it(vm: Machine) -> None:
+    """SDM vol. 2, LOCK: with a memory destination of some instructions only; anything else is #UD."""
+    rng = random.Random(240)
+    refused = 0
+    for row in ROWS:
+        for variant in variants(row):
+            if variant.lock or variant.rep or (variant.osize == 16 and row.prefix in ("NP", "66")):
+                continue
+            text = encode(row, variant, True, rng)
+            if text is None or ("lock" in row.attributes and (variant.memory or row.mod == "R")):
+                continue
+            load_protected(vm, b"\xf0" + text)
+            end = vm.run(budget=2)
+            assert (pushed(vm)[0], end.reason in (ExitReason.BUDGET, ExitReason.HALT)) == (UD, True), row.text
+            assert vm.engine.last_fault[:2] == (UD, 0)
+            refused += 1
+    assert refused > 800
+
+
+def test_lock_runs_where_the_map_has_it(vm: Machine) -> None:
+    rng = random.Random(241)
+    ran = 0
+    for row in ROWS:
+        for variant in variants(row):
+            if not variant.lock or not variant.memory:
+                continue
+            text = encode(row, variant, True, rng)
+            if text is None:
+                continue
+            load_protected(vm, text, **dict.fromkeys(("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp"), 0xA000))
+            end = vm.run(budget=1)
+            assert (end.instructions, vm.state.eip) == (1, CODE + len(text)), row.text
+            ran += 1
+    assert ran > 150
