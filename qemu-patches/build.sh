@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds a small qemu-system-x86_64 with the x86-dm series and prints its path.  Safe to repeat and to run side by side.
 set -eu
+unset PYTHONPATH PYTHONSAFEPATH # QEMU's build scripts import what lies beside them
 
 version=1:10.0.13+ds-0+deb13u1
 suite=trixie

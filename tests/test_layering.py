@@ -22,7 +22,7 @@ ALLOWED = {
     "qmp": {"machine", "protocol"},
     "server": {"engine", "machine", "protocol", "qmp"},
     "shim": {"engine", "isa", "machine", "protocol"},
-    "vectors": {"engine", "machine"},
+    "vectors": {"engine", "isa", "machine"},
     "bench": {"engine", "isa", "machine", "protocol", "shim", "vectors"},
     "cli": {"engine"},
     "emulator": {"engine", "machine"},

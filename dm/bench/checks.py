@@ -105,7 +105,7 @@ class Variant:
         self._process.stdin.flush()
         answer = self._process.stdout.readline().split()
         if not answer:
-            raise RuntimeError(f"the engine without {self.name} failed on {kernel}")
+            raise RuntimeError(f"the engine {self.name!r} failed on {kernel}")
         return float(answer[0])
 
     def close(self) -> None:

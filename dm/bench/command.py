@@ -33,7 +33,7 @@ _PARTS: Final = {
     "scaling": "two vCPUs and two VMs against one",
     "start": "start-up time and idle memory of the daemon",
     "grub": "x86-dm boot to GRUB's prompt",
-    "build": "building the native engine (only when named)",
+    "build": "building the native engine (only when named; once with --quick, else three times)",
 }
 _NAMES: Final = ("kernels", *KERNELS, *_PARTS)
 

@@ -108,7 +108,7 @@ def build_time(runs: int) -> list[Figure]:
     seconds = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="x86-dm-build-") as name:
-            places = ["--out", str(Path(name, "out")), "--target", str(Path(name, "target"))]
+            places = ["--out", str(Path(name, "out")), "--target", name]
             started = time.perf_counter()
             _finish([sys.executable, "-P", "-m", "dm.engine.native.build", *places])
             seconds.append(time.perf_counter() - started)

@@ -113,13 +113,15 @@ class Block:
         return there
 
     def changes(self, at: int) -> list[Patch]:
-        """Return what the shim is not known to have of a page; it counts as sent."""
+        """Return what the shim is not known to have of a page."""
         if not self._came[at // PAGE]:
             return []
-        made = [Patch(self.number, at + start, data) for start, data in self._own(at)]
-        for patch in made:
+        return [Patch(self.number, at + start, data) for start, data in self._own(at)]
+
+    def sent(self, patches: Iterable[Patch]) -> None:
+        """Note that these changes are under way."""
+        for patch in patches:
             self._sent[patch.offset : patch.offset + len(patch.data)] = patch.data
-        return made
 
     def dirty(self) -> Iterator[int]:
         """Yield the offsets of all pages of which the shim may lack something."""
@@ -256,14 +258,15 @@ class PageCache:
         size = taken = 0
         with self._lock:
             for number, at in left:
-                if len(made) + PAGE // 2 > schema.MAX_PATCHES or size + PAGE > schema.MAX_PATCH_DATA:
-                    break
-                taken += 1
                 block = self._blocks.get(number)
                 if block is not None:
                     new = block.changes(at)
-                    made += new
                     size += sum(len(patch.data) for patch in new)
+                    if len(made) + len(new) > schema.MAX_PATCHES or size > schema.MAX_PATCH_DATA:
+                        break
+                    block.sent(new)
+                    made += new
+                taken += 1
             if made:
                 self._version += 1
                 self._flight[self._version] = made

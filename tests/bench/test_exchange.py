@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dm.bench import programs, transport
 from dm.bench.engines import Figure
 
@@ -44,3 +46,18 @@ def test_start_up_and_memory() -> None:
     one, none = found["idle memory, daemon and one VM: resident"], found["idle memory, daemon: resident"]
     assert one.median > none.median > 5
     assert found["idle memory, daemon: proportional"].median <= none.median
+
+
+@pytest.mark.long
+def test_build_starts_from_nothing() -> None:
+    assert by_name(programs.build_time(1))["building the native engine"].median > 1
+
+
+@pytest.mark.long
+def test_time_to_grub() -> None:
+    try:
+        found = by_name(programs.time_to_grub("native", 1))
+    except programs.Skipped as reason:
+        pytest.skip(str(reason))
+    assert found["grub>, whole command"].median > found["grub>, from power-on"].median
+    assert found["grub>, from power-on"].median >= found["grub>, requests to the daemon"].median

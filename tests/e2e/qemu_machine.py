@@ -200,7 +200,7 @@ class Qemu:
         poll(lambda: text in self.screen(), seconds, lambda: f"{self.screen()}\n{self.info()}\n{self.stderr()}")
 
     def type(self, text: str) -> None:
-        names = {"\n": "ret", " ": "spc", "-": "minus", "=": "equal"}
+        names = {"\n": "ret", " ": "spc", "-": "minus", "=": "equal", ".": "dot"}
         for letter in text:
             key = {"type": "qcode", "data": names.get(letter, letter)}
             self.command("send-key", keys=[key], **{"hold-time": 30})

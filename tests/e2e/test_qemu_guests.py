@@ -20,11 +20,9 @@ Boot = Callable[..., Qemu]
 
 def cases(*which: str) -> pytest.MarkDecorator:
     """Parametrize by accelerator and policy, as in "tcg-real"."""
-    split = [(*name.split("-"), name) for name in which]
-    return pytest.mark.parametrize(
-        ("accel", "when"),
-        [pytest.param(accel, when, id=name, marks=pytest.mark.kvm if accel == "kvm" else ()) for accel, when, name in split],
-    )
+    marks = {"tcg": (), "kvm": pytest.mark.kvm}
+    rows = [pytest.param(*name.split("-"), id=name, marks=marks[name.split("-")[0]]) for name in which]
+    return pytest.mark.parametrize(("accel", "when"), rows)
 
 
 @pytest.mark.parametrize("name", ["families", "unseen", "work"])

@@ -51,6 +51,7 @@ def test_event_into_64_bit_code(compatibility):
     assert (s.seg[Seg.CS].selector, s.seg[Seg.CS].attributes) == (CODE64, 0x209B)
     assert (s.seg[Seg.SS].selector, s.seg[Seg.SS].unusable) == (SS_NULL, 1)
     assert vm.run().detail == "CODE_64_BIT", "and it stays there"
+    assert vm.run(until=Until.VMX).reason is vm.run(until=Until.SVM).reason is ExitReason.ENTERABLE
     assert vm.state == s
 
 

@@ -1,6 +1,7 @@
 """What is the native engine's own: its build, its decoder, its stack, atomic accesses."""
 
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 import dm.engine
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.native import build, generate
 from dm.isa import decode
 from dm.machine.state import State
 
@@ -190,3 +192,14 @@ def test_contract_under_address_and_undefined_behaviour_sanitizers(tmp_path):
 @pytest.mark.timeout(900)
 def test_contract_with_the_dispatch_loop(tmp_path):
     _run_tests_with(tmp_path, ["-DDM_THREADED=0", "-O0"], {})
+
+
+@pytest.mark.parametrize("flag", ["-O0", "-DDM_THREADED=0", "-fsanitize=address"])
+def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_path):
+    """A dispatch loop keeps its own values there."""
+    if shutil.which("gcc") is None or platform.machine() != "x86_64":
+        pytest.skip("no gcc for x86-64")
+    (tmp_path / "fields.h").write_text(generate.fields_header())
+    flags = [*build.COMPILE_ARGS, f"-I{tmp_path}", f"-I{build.HERE}"]
+    assert "-fcall-used-rbx" in build.scratch_args(flags)
+    assert build.scratch_args([*flags, flag]) == []

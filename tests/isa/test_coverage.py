@@ -120,6 +120,10 @@ def test_claims_are_held_against_what_was_executed() -> None:
     claims = [Execution("90 NOP", "16", "isa/test_a", "real"), Execution("90 NOP", "16", "isa/test_b", "real")]
     assert coverage.broken_claims(claims, {claims[0]}, {"isa/test_a", "isa/test_b"}) == [claims[1]]
     assert coverage.broken_claims(claims, {claims[0]}, {"isa/test_a"}) == []
+    # A host may lack POPCNT, but not NOP.
+    host = next(iter(coverage.ON_HOST))
+    claims = [Execution("F3 0F B8 /r POPCNT Gv,Ev", "16", host, "p16.3"), Execution("90 NOP", "16", host, "p16.3")]
+    assert coverage.broken_claims(claims, set(), {host}) == claims[1:]
 
 
 def test_only_what_ran_to_its_end_counts(monkeypatch: pytest.MonkeyPatch) -> None:

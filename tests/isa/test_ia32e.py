@@ -352,7 +352,7 @@ class TestCallGates:
 
 class TestSystemRegisters:
     def test_lldt_takes_8_bytes(self):
-        """APM vol. 3, LLDT and LTR: 16 bytes in 64-bit mode only, so what follows does not count (SDM vol. 2: alike)."""
+        """APM vol. 3, LLDT and LTR: 16 bytes in 64-bit mode only; what follows does not count here."""
         m = Long()
         m.set_gdt(SYSTEM, descriptor(0x87654321, 0xFF, 0x82))
         m.set_gdt(SYSTEM + 8, 0xFFFF_FFFF_FFFF_FFFF)

@@ -17,7 +17,8 @@ from dm.engine import engine_name  # noqa: E402
 @pytest.fixture(scope="session")
 def live_daemon(tmp_path_factory):
     """One daemon, with the engine that users get, for all tests that do not end it."""
-    with harness.Daemon(tmp_path_factory.mktemp("p"), engine=engine_name()) as running:
+    place = tmp_path_factory.mktemp("p")
+    with harness.Daemon(place, "--session-timeout", "300", engine=engine_name()) as running:  # nobody sends pings here
         yield running
         assert running.stop() == 0, running.log.read_text()
 

@@ -1,4 +1,4 @@
-"""The session that ``protocol/golden/v1/session.json`` holds: what it does, with the client library of either version."""
+"""The session that ``protocol/golden/v1/session.json`` holds: what it does, with the client of either version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dm.shim.ram import Ram
 SIZE = 1 << 20
 #: out 80h; in al, 60h; mov [2000h], al; inc byte [a000:10]; mov byte [b800:0], 'A'; rep insw (4); rdmsr; sti; nop; hlt
 CODE = bytes.fromhex(
-    "b041 e680 e460 a20020 b800a0 8ed8 fe061000 b800b8 8ed8 c606000041 b90400 bf0030 baf001 f36d 66b978563412 0f32 fb 90 f4"
+    "b041 e680 e460 a20020 b800a0 8ed8 fe061000 b800b8 8ed8 c606000041"
+    "b90400 bf0030 baf001 f36d 66b978563412 0f32 fb 90 f4"
 )
 HANDLER = bytes.fromhex("40 f4")
 REGIONS = [

@@ -357,7 +357,7 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def endpoint(engine, tmp_path_factory):
-    daemon = Daemon(tmp_path_factory.mktemp("d"), engine, "--session-timeout", "1")
+    daemon = Daemon(tmp_path_factory.mktemp("d"), engine, "--session-timeout", "3")
     yield daemon.endpoint
     assert daemon.end() == 0
 

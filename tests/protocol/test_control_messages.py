@@ -1,4 +1,4 @@
-"""Messages ``query`` and ``counters``, ``ping``, ``bye`` and ``ok``, ``error``: the small ones of the control endpoint."""
+"""Messages ``query`` and ``counters``, ``ping``, ``bye``, ``ok``, ``error``: the small ones of the control endpoint."""
 
 import msgpack
 import pytest

@@ -1,4 +1,4 @@
-"""Virtual machines do not wait for each other: one that is busy, stopped, or does not answer delays no other's requests."""
+"""Machines do not wait for each other: one that is busy, stopped, or does not answer delays no other's requests."""
 
 from __future__ import annotations
 

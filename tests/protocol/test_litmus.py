@@ -10,9 +10,15 @@ import threading
 import pytest
 from live import real_mode
 
-from dm.protocol.schema import DoneReason, Kind, Region
+from dm.isa.features import DEFAULT_CPUID
+from dm.protocol.schema import Cpuid, DoneReason, Kind, Region
 from dm.shim import Ram, Shim
 
+#: The usual part with SSE2, for MFENCE.
+CPUID = [
+    Cpuid(leaf, subleaf, eax, ebx, ecx, edx | (leaf == 1) << 26)
+    for (leaf, subleaf), (eax, ebx, ecx, edx) in DEFAULT_CPUID.items()
+]
 SIZE = 8 << 20
 CODE = 0x1000
 X, Y, SEEN = 0x100000, 0x200000, (0x300000, 0x380000)
@@ -50,7 +56,7 @@ def pair(live_daemon):
     """Runs two programs at once, each on a vCPU of its own; returns the states at their ends, and RAM."""
     with Shim.connect(live_daemon.endpoint, "litmus") as shim, Ram(SIZE) as ram:
         shim.set_map([Region(0, SIZE, Kind.RAM, shim.add_ram(ram))])
-        vcpus = [shim.create_vcpu(n) for n in range(2)]
+        vcpus = [shim.create_vcpu(n, CPUID) for n in range(2)]
 
         def run(programs, registers):
             states, reasons = [], [None, None]

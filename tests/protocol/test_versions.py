@@ -16,7 +16,6 @@ from harness import Peer
 from live import Vm
 
 from dm.protocol import codec, generate, schema
-from dm.protocol.schema import ErrorClass
 from dm.shim import Shim, ShimError
 from dm.shim.ram import Ram
 

@@ -74,6 +74,31 @@ def test_truncated_in_mid_run(daemon, file, left):
         assert other.run(flat()).reason is DoneReason.HALT
 
 
+def flags(daemon, path):
+    """Return the flags (proc(5), VmFlags) of the workers' mappings of a file."""
+    found = []
+    with open(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children") as file:
+        workers = file.read().split()
+    for pid in workers:
+        with open(f"/proc/{pid}/smaps") as file:
+            mapped = False
+            for line in file:
+                if not line.split()[0].endswith(":"):
+                    mapped = line.rstrip().endswith(str(path))
+                elif mapped and line.startswith("VmFlags:"):
+                    found.append(set(line.split()[1:]))
+    return found
+
+
+def test_guest_memory_is_kept_out_of_core_dumps(daemon, file):
+    shim, _ = with_file(daemon, file, BUSY)
+    try:
+        (mapping,) = flags(daemon, file)
+        assert {"sh", "wr", "dd"} <= mapping
+    finally:
+        shim.close()
+
+
 def test_no_device_is_asked_afterwards(daemon, file):
     shim, vcpu = with_file(daemon, file, ASKING)
     asked = []

@@ -48,7 +48,7 @@ def holdings(daemon):
 
 @pytest.fixture
 def daemon(tmp_path):
-    with Daemon(tmp_path, "--session-timeout", "2") as started:
+    with Daemon(tmp_path, "--session-timeout", "4", "--log-level", "info") as started:
         eventually(lambda: (tmp_path / "control.d" / "ram").exists())
         yield started
 

@@ -93,13 +93,16 @@ def check_tail_calls(module: Path) -> None:
         raise SystemExit(f"{module}: no handlers found in the disassembly")
 
 
-def _scratch_args(extra: list[str]) -> list[str]:
-    """Return what makes fast handlers free with registers, where they are threaded and the compiler can."""
-    if platform.machine() != "x86_64" or any("DM_THREADED" in flag or "sanitize" in flag for flag in extra):
-        return []
+def scratch_args(flags: list[str]) -> list[str]:
+    """Return what makes fast handlers free with registers, or nothing where the compiler or its ``flags`` forbid it.
+
+    Only threaded handlers may have it: a dispatch loop keeps its own values in those registers.
+    """
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    trial = [*compiler, *_SCRATCH_ARGS, "-x", "c", "-c", os.devnull, "-o", os.devnull]
-    return list(_SCRATCH_ARGS) if subprocess.run(trial, capture_output=True).returncode == 0 else []
+    trial = '#include "cpu.h"\n#if !DM_THREADED\n#error "not threaded"\n#endif\n'
+    command = [*compiler, *flags, *_SCRATCH_ARGS, "-fsyntax-only", "-x", "c", "-"]
+    done = subprocess.run(command, input=trial.encode(), capture_output=True)
+    return list(_SCRATCH_ARGS) if done.returncode == 0 else []
 
 
 def _compile(source: Path, out: Path, flags: list[str], headers: bytes) -> Path:
@@ -144,7 +147,7 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     flags = [*COMPILE_ARGS, "-fPIC", *extra, f"-I{out}", f"-I{HERE}", f"-I{sysconfig.get_path('include')}"]
     # labels.h changes with every new cause and is seen by handlers only through the names they use.
     headers = b"".join(path.read_bytes() for path in sorted([*HERE.glob("*.h"), *out.glob("*.h")]))
-    scratch = _scratch_args(extra)
+    scratch = scratch_args(flags)
 
     # Exact handlers and procedures know nothing of the checks that may be left out.
     exact = [flag for flag in flags if not flag.startswith(("-DWITHOUT_", "-DDM_VARIANT"))]

@@ -1,10 +1,10 @@
 # A long computation that moves through memory and talks to a device: whatever interrupts it must not show.
 #
-# 128 rounds over 4 MiB, each word x = 1664525 x + 1013904223 + word; one dot for each round, then the last x.
+# 320 rounds over 4 MiB, each word x = 1664525 x + 1013904223 + word; one dot for each round, then the last x.
 
     .include "prologue.s"
 
-    .set ROUNDS, 128
+    .set ROUNDS, 320
     .set AREA, 0x400000
     .set WORDS, 0x100000
 

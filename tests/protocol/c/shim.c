@@ -544,7 +544,7 @@ static void test_loss(void)
 static void test_idle(void)
 {
     for (int i = 0; i < 4; i++) {
-        pause_ms(500);
+        pause_ms(1000);
     }
     LOAD("\xf4");
     FINE(run());
