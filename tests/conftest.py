@@ -11,7 +11,7 @@ import pytest
 from dm.isa import coverage
 
 #: A test that carries one of these may be skipped: the host lacks what it names.
-HOST_MARKERS = frozenset({"kvm", "modify_ldt", "vectors", "linux_image"})
+HOST_MARKERS = frozenset({"kvm", "modify_ldt"})
 STRICT = os.environ.get("DM_STRICT") == "1"
 #: Test modules (as dm.isa.coverage names them): tests collected, and those of them that have passed.
 _collected: Counter[str] = Counter()

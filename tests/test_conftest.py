@@ -49,6 +49,8 @@ def run(tmp_path: Path, *words: str, content: str = FILE, strict: bool = False) 
     )
     (tmp_path / "test_it.py").write_text(content)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DM_STRICT", "PYTEST_"))}
+    # Python may have been told not to look where it is started (PYTHONSAFEPATH).
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     if strict:
         environment["DM_STRICT"] = "1"
     done = subprocess.run(

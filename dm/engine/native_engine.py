@@ -39,14 +39,14 @@ _READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.
 _WRITES: Final = QUESTIONS - _READS
 _MSRS: Final = frozenset({ExitReason.MSR_READ, ExitReason.MSR_WRITE})
 _POLICIES: Final = {
-    Until.NEVER: Policy.NEVER,
-    Until.INSTRUCTIONS: Policy.NEVER,
-    Until.VMX: Policy.VMX,
-    Until.VMX_UG: Policy.VMX_UG,
-    Until.VMX_RAW: Policy.VMX_RAW,
-    Until.SVM: Policy.SVM,
-    Until.SVM_RAW: Policy.SVM_RAW,
-    Until.PROTECTED: Policy.PROTECTED,
+    Until.NEVER: int(Policy.NEVER),
+    Until.INSTRUCTIONS: int(Policy.NEVER),
+    Until.VMX: int(Policy.VMX),
+    Until.VMX_UG: int(Policy.VMX_UG),
+    Until.VMX_RAW: int(Policy.VMX_RAW),
+    Until.SVM: int(Policy.SVM),
+    Until.SVM_RAW: int(Policy.SVM_RAW),
+    Until.PROTECTED: int(Policy.PROTECTED),
 }
 
 _MAX_CODE: Final = 15
@@ -170,6 +170,7 @@ class NativeEngine:
         self._request: Any = _ffi.new("struct dm_request *")
         self._wire = bytearray(_WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
+        self._current = False  # the wire holds the state as it is now
         self._seen = b""  # what get_groups() last saw, whole and by group, and what it made of it
         self._parts: dict[str, bytes] = {}
         self._groups: Groups = {}
@@ -204,12 +205,18 @@ class NativeEngine:
                 raise ValueError(f"state group {name!r} has {len(values)} values, {len(group_layout(name))} needed")
         self.set_groups(groups)
 
+    def _read(self) -> None:
+        cpu = self._open
+        if not self._current:
+            _lib.dm_get_state(cpu, self._buffer)
+            self._current = True
+
     def get_groups(self) -> Groups:
         """Return the same as :meth:`get_state`, as lists by group; one that has not changed is the list last returned.
 
         The caller must not change the lists.
         """
-        _lib.dm_get_state(self._open, self._buffer)
+        self._read()
         wire = bytes(self._wire)
         if wire != self._seen:
             self._seen, found, parts = wire, dict(self._groups), self._parts
@@ -227,7 +234,8 @@ class NativeEngine:
             ValueError: naming the field, when values are missing or one does not fit its width (state unchanged).
         """
         cpu = self._open
-        _lib.dm_get_state(cpu, self._buffer)
+        self._read()
+        self._current = False  # nor is it, when a value is refused half way
         for name, values in delta.items():
             group = _GROUPS.get(name)
             if group is not None:
@@ -291,12 +299,13 @@ class NativeEngine:
             raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
         if len(code) > _MAX_CODE:
             raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
-        request.policy, request.budget = int(_POLICIES[until]), budget
+        request.policy, request.budget = _POLICIES[until], budget
         request.progress, request.window = progress, window
         request.has_mmio, request.mmio = mmio is not None, mmio or 0
         request.code_size = len(code)
         if code:
             _ffi.memmove(request.code, code, len(code))
+        self._current = False
         _lib.dm_run(cpu, request, self._exit)
         made = self._result(self._exit)
         self._question = made if made.reason in QUESTIONS else None
@@ -309,20 +318,15 @@ class NativeEngine:
         if out.posted_count:
             entries = (out.posted[i] for i in range(out.posted_count))
             posted = tuple((e.gpa, int(e.value).to_bytes(8, "little")[: e.size]) for e in entries)
+        address, size, count = out.address, out.size, out.count
+        data = bytes(_ffi.buffer(out.data, size * count)) if reason in _WRITES else b""
+        detail = _ffi.string(_lib.dm_label(out.label)).decode() if reason is ExitReason.UNSUPPORTED else ""
+        pages = tuple(sorted(_ffi.unpack(out.pages, out.page_count))) if out.page_count else ()
+        # In the order of its fields: names cost time here.
         return Exit(
-            reason,
-            address=out.address,
-            size=out.size,
-            count=out.count,
-            data=bytes(_ffi.buffer(out.data, out.size * out.count)) if reason in _WRITES else b"",
-            down=bool(out.down),
-            detail=_ffi.string(_lib.dm_label(out.label)).decode() if reason is ExitReason.UNSUPPORTED else "",
-            steps=out.steps,
-            instructions=out.instructions,
-            posted=posted,
-            pages=tuple(sorted(_ffi.unpack(out.pages, out.page_count))) if out.page_count else (),
-            tlb_flush=bool(out.tlb_flush),
-        )
+            reason, address, size, count, data, bool(out.down), detail, out.steps, out.instructions, posted, pages,
+            bool(out.tlb_flush),
+        )  # fmt: skip
 
     def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
         """Answer the open question; see :meth:`dm.engine.api.Engine.answer`.
@@ -338,6 +342,7 @@ class NativeEngine:
         wanted = question.size * question.count if question.reason in _READS and not fault else 0
         if len(data) != wanted:
             raise ValueError(f"the answer to {question.reason} has {len(data)} bytes, {wanted} are needed")
+        self._current = False
         _lib.dm_answer(cpu, data, len(data), fault)
         self._answered = True
 

@@ -82,6 +82,13 @@ class Daemon:
         ready = self._process.stderr.readline()
         assert f"serves {self.endpoint}" in ready, ready + self._process.stderr.read()
 
+    def workers(self) -> list[int]:
+        """Return the processes that run guests."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        children = [int(pid) for task in tasks for pid in task.read_text().split()]
+        return [pid for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def stop(self, *, kill: bool = False) -> None:
         process, self._process = self._process, None
         if process is None:

@@ -123,7 +123,6 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(kernel)
 
 
-@pytest.mark.linux_image
 def test_linux_runs_to_its_64_bit_entry(linux: Path, tmp_path: Path) -> None:
     """Its real-mode setup, its 32-bit entry, page tables and EFER.LME; 64-bit code is not this project's."""
     kernel = shutil.copy(linux, tmp_path / "vmlinuz")
@@ -138,7 +137,6 @@ def test_linux_runs_to_its_64_bit_entry(linux: Path, tmp_path: Path) -> None:
     assert int(address[1], 16) == 0x100200, "the kernel's 64-bit entry (its boot protocol)"
 
 
-@pytest.mark.linux_image
 def test_linux_refuses_a_part_without_64_bits(linux: Path, tmp_path: Path) -> None:
     kernel = shutil.copy(linux, tmp_path / "vmlinuz")
     image = isolinux(tmp_path, PROMPT + "LABEL linux\n LINUX /vmlinuz\n", [kernel])

@@ -80,7 +80,6 @@ def test_random_worlds_for_a_minute(sanitized: tuple[Path, dict[str, str]]) -> N
     _fuzz(sanitized, "worlds", 60, SEED)
 
 
-@pytest.mark.vectors
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", ["hw286", "hwamd"])
 def test_recorded_vectors(sanitized: tuple[Path, dict[str, str]], kind: str) -> None:

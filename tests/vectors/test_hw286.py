@@ -121,7 +121,6 @@ def test_damaged_files_are_refused(tmp_path: Path, data: bytes) -> None:
         open_file(path)
 
 
-@pytest.mark.vectors
 @pytest.mark.parametrize(
     ("engine", "sample"), [("native", 1), ("python", 0.1), pytest.param("python", 1, marks=pytest.mark.long)]
 )

@@ -115,7 +115,6 @@ def test_missing_ldts_are_named(tmp_path: Path) -> None:
         open_file(path)
 
 
-@pytest.mark.vectors
 @pytest.mark.parametrize(
     ("engine", "sample"), [("native", 1), ("python", 0.1), pytest.param("python", 1, marks=pytest.mark.long)]
 )
