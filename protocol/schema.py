@@ -570,9 +570,7 @@ class Emulate(Message):
     changed: list[PageRange] = optional(
         ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
     )
-    applied: int = optional(
-        U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2
-    )
+    applied: int = optional(U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -627,9 +625,7 @@ class IoAnswer(Message):
     changed: list[PageRange] = optional(
         ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
     )
-    applied: int = optional(
-        U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2
-    )
+    applied: int = optional(U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2)
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
     )

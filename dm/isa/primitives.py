@@ -57,9 +57,7 @@ PORT_OUT_BLOCK: Final = {
 #: REP MOVS, STOS and LODS between memory and a device: as many elements at once as can be moved, 0 where that is not
 #: possible or one side is no device; the caller then moves a single one.  They never fault after having done something.
 #: (seg and offset of the destination, seg and offset of the source, wanted elements, DF, 32-bit addresses)
-MOVE_BLOCK: Final = {
-    w: Primitive(f"move_block{w}", (8, 32, 8, 32, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)
-}
+MOVE_BLOCK: Final = {w: Primitive(f"move_block{w}", (8, 32, 8, 32, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)}
 #: (seg, offset, value, wanted elements, DF, 32-bit addresses)
 FILL_BLOCK: Final = {w: Primitive(f"fill_block{w}", (8, 32, w, 32, 1, 1), 32, aborts=True) for w in (8, 16, 32)}
 #: (seg, offset, wanted elements, DF, 32-bit addresses) -> elements read << 32 | the last one

@@ -40,9 +40,7 @@ def read(path: Path, table: dict[str, Any]) -> tuple[RealMode, Iterator[Case]]:
 def _frame(before: dict[str, int], sp: int) -> tuple[Patch, ...]:
     """Return what a fault of the instruction at ``before`` pushes when SP ends as ``sp``."""
     words = (before["ip"], before["cs"], before["flags"] & FLAGS | 2)
-    return tuple(
-        (frame_address(before["ss"], sp, i), word.to_bytes(2, "little")) for i, word in enumerate(words)
-    )
+    return tuple((frame_address(before["ss"], sp, i), word.to_bytes(2, "little")) for i, word in enumerate(words))
 
 
 def _case(opcode: str, flags_mask: int, row: list[Any]) -> Case:

@@ -56,6 +56,7 @@ def rescue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ------------------------------------------------------------------------------------------ QEMU
 
+
 @pytest.fixture(scope="session")
 def qemu_binary() -> str:
     """A patched qemu-system-x86_64: DM_QEMU, or what qemu-patches/build.sh builds; that takes minutes once."""

@@ -34,7 +34,7 @@ def test_a_map_that_takes_ram_away_asks_for_the_write(vm):
 def test_code_behind_a_map_change_comes_from_the_new_map(vm):
     """PAM: the port write shows other memory below the program counter."""
     vm.load("e6b2 f4")  # out b2h; hlt
-    vm.ram.view[0x27C02 : 0x27C04] = b"\x40\xf4"  # inc ax; hlt
+    vm.ram.view[0x27C02:0x27C04] = b"\x40\xf4"  # inc ax; hlt
     regions = [
         Region(0, 0x7000, Kind.RAM, 1),
         Region(0x7000, 0x1000, Kind.ROM, 1, 0x27000),

@@ -233,9 +233,7 @@ def test_a_device_read_before_the_page_comes_happens_once(far):
 
 def test_the_one_instruction_of_mmio_may_need_pages_first(far):
     far.load("a00000 f4")
-    seen, done = far.run(
-        "a00000 f4", real_mode(ds=DEVICE), lambda io: b"\x21", reason=schema.Reason.MMIO, mmio=DEVICE
-    )
+    seen, done = far.run("a00000 f4", real_mode(ds=DEVICE), lambda io: b"\x21", reason=schema.Reason.MMIO, mmio=DEVICE)
     assert ([io.address for io in seen], done.instructions) == ([DEVICE], 1)
     _, done = far.run("a00000 f4", real_mode(ds=0x30000), reason=schema.Reason.MMIO, mmio=DEVICE)
     assert (done.reason, done.state) == (DoneReason.MMIO_MISMATCH, {})
