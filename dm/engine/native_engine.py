@@ -122,6 +122,9 @@ def _groups() -> dict[str, _Group]:
 _GROUPS: Final = _groups()
 _WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
 _PARTS: Final = [(name, group, group.part) for name, group in _GROUPS.items()]
+#: Groups up to this one differ after most instructions, the others after few: those are looked at as a whole first.
+_OFTEN: Final = 1 + GROUPS.index(FIELD["rflags"].group)
+_SELDOM: Final = slice(_GROUPS[GROUPS[_OFTEN - 1]].end, _WIRE_SIZE)
 
 
 def _places() -> tuple[list[tuple[str, str, int]], list[tuple[str, str, slice]]]:
@@ -168,6 +171,7 @@ class NativeEngine:
         self._cpu: Any = _ffi.gc(cpu, _lib.dm_free)
         self._exit: Any = _ffi.new("struct dm_exit *")
         self._request: Any = _ffi.new("struct dm_request *")
+        self._asked: tuple[Any, ...] = ()  # what the request holds
         self._wire = bytearray(_WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
         self._current = False  # the wire holds the state as it is now
@@ -219,8 +223,9 @@ class NativeEngine:
         self._read()
         wire = bytes(self._wire)
         if wire != self._seen:
+            seldom = wire[_SELDOM] != self._seen[_SELDOM]
             self._seen, found, parts = wire, dict(self._groups), self._parts
-            for name, group, part in _PARTS:
+            for name, group, part in _PARTS if seldom else _PARTS[:_OFTEN]:
                 data = wire[part]
                 if parts.get(name) != data:
                     parts[name], found[name] = data, group.unpack(data)
@@ -299,12 +304,15 @@ class NativeEngine:
             raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
         if len(code) > _MAX_CODE:
             raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
-        request.policy, request.budget = _POLICIES[until], budget
-        request.progress, request.window = progress, window
-        request.has_mmio, request.mmio = mmio is not None, mmio or 0
-        request.code_size = len(code)
-        if code:
-            _ffi.memmove(request.code, code, len(code))
+        asked = until, budget, progress, window, mmio, code
+        if asked != self._asked:  # else it stands there already
+            request.policy, request.budget = _POLICIES[until], budget
+            request.progress, request.window = progress, window
+            request.has_mmio, request.mmio = mmio is not None, mmio or 0
+            request.code_size = len(code)
+            if code:
+                _ffi.memmove(request.code, code, len(code))
+            self._asked = asked
         self._current = False
         _lib.dm_run(cpu, request, self._exit)
         made = self._result(self._exit)
