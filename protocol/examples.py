@@ -282,6 +282,10 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
         Done(session=77, vcpu=0, epoch=1, seq=5, reason=DoneReason.FIRMWARE, address=0xFF013, state={}),
     ),
     (
+        "done: a page fault of SVM's paged real mode, a write to an absent page",
+        Done(session=77, vcpu=0, epoch=1, seq=6, reason=DoneReason.PAGE_FAULT, address=0x9000, fault=2, state={}),
+    ),
+    (
         "error with everything",
         Error(
             error=ErrorClass.STALE_EPOCH,

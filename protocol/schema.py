@@ -262,6 +262,7 @@ class DoneReason(StrEnum):
     UNSUPPORTED = "unsupported"
     MMIO_MISMATCH = "mmio-mismatch"
     MEMORY_LOST = "memory-lost"
+    PAGE_FAULT = "page-fault"
 
 
 # ---------------------------------------------------------------------------------------------------- records
@@ -658,7 +659,7 @@ class Done(Message):
     seq: int = required(U64, "of the run")
     reason: DoneReason = required(Choice(DoneReason), "why it ended")
     stop: Stop = optional(Choice(Stop), "what an answer or kick asked for, whatever has ended the run", Stop.NONE)
-    address: int = optional(U64, "reasons firmware, hypervisor: guest-physical address", 0)
+    address: int = optional(U64, "reasons firmware, hypervisor: guest-physical address; page-fault: linear", 0)
     detail: str = optional(Text(512), "reasons unsupported, memory-lost: which, in words", "")
     state: Groups = required(STATE, "groups that differ from the state submitted")
     instructions: int = optional(U64, "instructions completed in this run", 0)
@@ -672,6 +673,7 @@ class Done(Message):
         ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
     )
     version: int = optional(U64, "memory by messages: number of `patches` among those of the session", 0, since=2)
+    fault: int = optional(U32, "reason page-fault: its error code", 0, since=2)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -116,6 +116,7 @@ enum x86_dm_done_reason {
     X86_DM_DONE_REASON_UNSUPPORTED,
     X86_DM_DONE_REASON_MMIO_MISMATCH,
     X86_DM_DONE_REASON_MEMORY_LOST,
+    X86_DM_DONE_REASON_PAGE_FAULT,
 };
 
 /* What was wrong with a request. */
@@ -546,7 +547,7 @@ struct x86_dm_done {
     uint64_t seq; /* of the run */
     enum x86_dm_done_reason reason; /* why it ended */
     enum x86_dm_stop stop; /* what an answer or kick asked for, whatever has ended the run */
-    uint64_t address; /* reasons firmware, hypervisor: guest-physical address */
+    uint64_t address; /* reasons firmware, hypervisor: guest-physical address; page-fault: linear */
     const char *detail; /* reasons unsupported, memory-lost: which, in words */
     struct x86_dm_groups state; /* groups that differ from the state submitted */
     uint64_t instructions; /* instructions completed in this run */
@@ -562,6 +563,7 @@ struct x86_dm_done {
     uint32_t n_patches;
     const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
     uint64_t version; /* memory by messages: number of patches among those of the session */
+    uint32_t fault; /* reason page-fault: its error code */
 };
 
 /* A request was refused and has changed nothing; or, unasked, the session or the run is gone. */
@@ -871,7 +873,7 @@ static const char *const x86_dm__reason_words[] = {"request", "real-mode", "inva
 static const char *const x86_dm__until_words[] = {"vmx", "vmx-ug", "vmx-raw", "svm", "svm-raw", "protected", "instructions", "never"};
 static const char *const x86_dm__io_kind_words[] = {"port-in", "port-out", "mmio-read", "mmio-write", "msr-read", "msr-write", "interrupt-ack", "report", "memory-read"};
 static const char *const x86_dm__stop_words[] = {"none", "kick", "reset", "init", "nmi", "smi"};
-static const char *const x86_dm__done_reason_words[] = {"budget", "kicked", "stopped", "enterable", "halt", "shutdown", "debug", "interrupt-window", "firmware", "hypervisor", "unsupported", "mmio-mismatch", "memory-lost"};
+static const char *const x86_dm__done_reason_words[] = {"budget", "kicked", "stopped", "enterable", "halt", "shutdown", "debug", "interrupt-window", "firmware", "hypervisor", "unsupported", "mmio-mismatch", "memory-lost", "page-fault"};
 static const char *const x86_dm__error_class_words[] = {"bad-message", "unknown-message", "too-large", "version", "unknown-session", "unknown-vcpu", "stale-epoch", "stale-sequence", "unknown-base", "bad-generation", "bad-memory", "bad-state", "bad-answer", "limit", "busy", "aborted", "session-lost", "shutting-down", "internal"};
 
 static const struct x86_dm__row x86_dm__region_rows[] = {
@@ -1323,7 +1325,7 @@ static const struct x86_dm__row x86_dm__done_rows[] = {
      offsetof(struct x86_dm_done, epoch), sizeof(uint32_t), 0, NULL, NULL},
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_done, seq),
      offsetof(struct x86_dm_done, seq), sizeof(uint64_t), 0, NULL, NULL},
-    {"reason", X86_DM__WORD, X86_DM__REQUIRED, 13, 0, offsetof(struct x86_dm_done, reason),
+    {"reason", X86_DM__WORD, X86_DM__REQUIRED, 14, 0, offsetof(struct x86_dm_done, reason),
      offsetof(struct x86_dm_done, reason), sizeof(enum x86_dm_done_reason), 0, NULL, x86_dm__done_reason_words},
     {"stop", X86_DM__WORD, X86_DM__OPTIONAL, 6, 0, offsetof(struct x86_dm_done, stop),
      offsetof(struct x86_dm_done, stop), sizeof(enum x86_dm_stop), 0, NULL, x86_dm__stop_words},
@@ -1351,8 +1353,10 @@ static const struct x86_dm__row x86_dm__done_rows[] = {
      offsetof(struct x86_dm_done, n_patches), sizeof(struct x86_dm_patch), 0, NULL, &x86_dm__patch_table},
     {"version", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_done, version),
      offsetof(struct x86_dm_done, version), sizeof(uint64_t), 0, NULL, NULL},
+    {"fault", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_done, fault),
+     offsetof(struct x86_dm_done, fault), sizeof(uint32_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 18, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__done_table = {"done", x86_dm__done_rows, 19, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__error_rows[] = {
     {"error", X86_DM__WORD, X86_DM__REQUIRED, 19, 0, offsetof(struct x86_dm_error, error),

@@ -120,6 +120,7 @@ class ExitReason(StrEnum):
     UNSUPPORTED = "unsupported"
     MMIO_MISMATCH = "mmio-mismatch"
     MEMORY_LOST = "memory-lost"
+    PAGE_FAULT = "page-fault"
 
 
 #: Reasons that are questions in mid-instruction.
@@ -148,6 +149,9 @@ class Exit:
     last exit, ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the
     last exit, sorted.
     ``tlb_flush`` is set when the guest flushed or changed paging.
+
+    PAGE_FAULT ends a run of SVM's paged real mode (PE=0, PG=1; APM vol. 2, 15.19) before the instruction or delivery:
+    the fault is the hypervisor's.  Then ``address`` is the linear address and ``error`` the error code.
     """
 
     reason: ExitReason
@@ -162,6 +166,7 @@ class Exit:
     posted: tuple[tuple[int, bytes], ...] = ()
     pages: tuple[int, ...] = ()
     tlb_flush: bool = False
+    error: int = 0
 
 
 @dataclass(frozen=True, slots=True)

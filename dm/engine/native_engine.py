@@ -34,6 +34,7 @@ _REASONS: Final = (
     ExitReason.HYPERVISOR,
     ExitReason.UNSUPPORTED,
     ExitReason.MMIO_MISMATCH,
+    ExitReason.PAGE_FAULT,
 )
 _READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ})
 _WRITES: Final = QUESTIONS - _READS
@@ -333,7 +334,7 @@ class NativeEngine:
         # In the order of its fields: names cost time here.
         return Exit(
             reason, address, size, count, data, bool(out.down), detail, out.steps, out.instructions, posted, pages,
-            bool(out.tlb_flush),
+            bool(out.tlb_flush), out.error,
         )  # fmt: skip
 
     def answer(self, data: bytes = b"", *, fault: bool = False) -> None:

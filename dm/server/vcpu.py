@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from dm.engine.api import QUESTIONS, Engine, Exit, ExitReason, MemoryMap, Until
-from dm.machine.state import GROUPS, EventType, Gpr, State, get_group
+from dm.machine.state import GROUPS, EventType, Gpr, State, get_group, group_layout
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -77,6 +77,7 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 _UNDERSTOOD: Final = (Emulate, IoAnswer, Kick)
+_CR0: Final = [name for name, _ in group_layout("control")].index("cr0")
 #: What a whole state differs from: groups that a shim leaves out are as after RESET.
 _RESET: Final[Groups] = {group: get_group(State.reset(), group) for group in GROUPS}
 
@@ -470,6 +471,14 @@ class Vcpu:
                 f"{known}, or 0 with a whole state" if known else "0, with a whole state",
                 "base",
             )
+        control = given.get("control") or self._groups["control"]
+        if control[_CR0 : _CR0 + 1] and request.until is not schema.UntilWord.SVM_RAW and _paged_real(control[_CR0]):
+            raise ProtocolError(
+                ErrorClass.BAD_STATE,
+                "cr0 has PG without PE, SVM's paged real mode",
+                "until svm-raw for it, else PE with PG",
+                "state",
+            )
         self._known = False  # a state that is refused half-way leaves no base behind
         try:
             if given:  # otherwise the engine still has it
@@ -839,7 +848,13 @@ class Vcpu:
             closing=self._closing,
             patches=patches,
             version=version,
+            fault=result.error if result is not None else 0,
         )
+
+
+def _paged_real(cr0: int | bytes) -> bool:
+    """Return whether CR0 has PG without PE, as only a hypervisor can make it (APM vol. 2, 15.19)."""
+    return isinstance(cr0, int) and cr0 & (1 << 31 | 1) == 1 << 31
 
 
 def _difference(old: Groups, new: Groups) -> Groups:

@@ -272,3 +272,21 @@ def test_virtual_time_goes_on_with_each_reading(vm):
     vm.load("0f31 0f31 f4")
     vm.finish(vm.emulate(state))
     assert (vm.state.eax, vm.state.tsc) == (102, 102)
+
+
+def test_paged_real_mode_is_for_svm_raw_and_its_page_faults_are_the_shims(vm):
+    """APM vol. 2, 15.19: PE=0 with PG=1 is real mode through page tables that the hypervisor keeps."""
+    directory, table = 0x2000, 0x3000
+    vm.ram.view[directory : directory + 4] = (table | 7).to_bytes(4, "little")
+    for page in range(16):
+        entry = 0 if page == 9 else page << 12 | 7
+        vm.ram.view[table + 4 * page : table + 4 * page + 4] = entry.to_bytes(4, "little")
+    state = real_mode(cr0=0x80000010, cr3=directory)
+    vm.load("90 c606009001 f4")  # nop; mov byte [9000h],1
+    refusal = vm.refused(vm.emulate(state))
+    assert (refusal.error, refusal.expected) == (ErrorClass.BAD_STATE, "until svm-raw for it, else PE with PG")
+    first = {"reason": Reason.FAILURE, "until": UntilWord.SVM_RAW}
+    _, done = vm.finish(vm.emulate(state, **first))
+    assert (done.reason, done.steps) == (DoneReason.ENTERABLE, 1)
+    _, done = vm.finish(vm.emulate(vm.state, **first))
+    assert (done.reason, done.address, done.fault, vm.state.rip) == (DoneReason.PAGE_FAULT, 0x9000, 2, CODE + 1)

@@ -33,6 +33,7 @@ struct dm_exit {
     uint32_t tlb_flush;
     uint32_t down;  /* each element lies below the one before */
     uint32_t label; /* number of a cause */
+    uint32_t error; /* of a page fault */
     uint64_t address;
     uint64_t steps, instructions;
     const uint8_t *data; /* size * count bytes of a write */

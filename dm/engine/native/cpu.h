@@ -147,6 +147,7 @@ enum exit_reason {
     EXIT_HYPERVISOR,
     EXIT_UNSUPPORTED,
     EXIT_MMIO_MISMATCH,
+    EXIT_PAGE_FAULT,
 };
 
 /* Why an instruction or procedure was abandoned. */

@@ -188,6 +188,9 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
         out->data = cpu->question_data;
     } else if (reason == EXIT_HYPERVISOR || reason == EXIT_FIRMWARE || reason == EXIT_MMIO_MISMATCH) {
         out->address = cpu->hypervisor_address;
+    } else if (reason == EXIT_PAGE_FAULT) {
+        out->address = cpu->fault.operand[0];
+        out->error = cpu->fault.error;
     } else if (reason == EXIT_UNSUPPORTED) {
         out->label = cpu->label;
     }

@@ -96,6 +96,19 @@ static void raise(struct cpu *cpu)
     raise_exception(cpu, cpu->fault.vector, cpu->fault.error, cpu->fault.operand[0]);
 }
 
+/* In SVM's paged real mode a page fault is the hypervisor's (APM vol. 2, 15.19): nothing is delivered. */
+static bool is_hypervisors(const struct cpu *cpu)
+{
+    return cpu->fault.vector == 14 && !(cpu->a.cr0 & 1);
+}
+
+static int page_fault_exit(struct cpu *cpu)
+{
+    cpu->bail = BAIL_NONE;
+    cpu->look = true;
+    return EXIT_PAGE_FAULT;
+}
+
 static int deliver_from(struct cpu *cpu, bool journal_kept)
 {
     cpu->look = true;
@@ -106,6 +119,10 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
         cpu->delivering = 1;
         const unsigned end = transact(cpu, NULL, deliver_now, false);
         const bool fault = end == END_OF_ABORT && cpu->bail == BAIL_FAULT;
+        if (fault && is_hypervisors(cpu)) {
+            cpu->delivering = 0;
+            return page_fault_exit(cpu);
+        }
         if (fault)
             raise(cpu);
         cpu->delivering = 0;
@@ -133,6 +150,8 @@ static int faulted(struct cpu *cpu)
         cpu->bail = BAIL_MISMATCH;
         return abandoned(cpu, OPEN_NONE);
     }
+    if (is_hypervisors(cpu))
+        return page_fault_exit(cpu);
     raise(cpu);
     charge(cpu, 1, 0); /* a step that has completed no instruction */
     return deliver_event(cpu);

@@ -18,6 +18,7 @@ from dm.engine.python_engine.signals import (
     Hypervisor,
     Mismatch,
     NeedExact,
+    PageFault,
     Question,
     Unsupported,
 )
@@ -38,6 +39,7 @@ MOST_ATTEMPTS: Final = 10000
 MOST_DELIVERIES: Final = 8
 _TF, _RF = 1 << 8, 1 << 16
 _BS: Final = 1 << 14
+_PF: Final = 14
 _NONE: Final = int(EventType.NONE)
 
 _POLICIES: Final[dict[Until, Policy]] = {
@@ -238,6 +240,8 @@ class PythonEngine:
             return self._exit(ExitReason.FIRMWARE, e.address)
         except Mismatch as e:
             return self._exit(ExitReason.MMIO_MISMATCH, e.address)
+        except PageFault as e:
+            return self._exit(ExitReason.PAGE_FAULT, e.address, error=e.error)
 
     def _exit(
         self,
@@ -248,6 +252,7 @@ class PythonEngine:
         data: bytes = b"",
         detail: str = "",
         down: bool = False,
+        error: int = 0,
     ) -> Exit:
         cpu = self._cpu
         made = Exit(
@@ -263,6 +268,7 @@ class PythonEngine:
             posted=tuple(cpu.posted),
             pages=tuple(sorted(cpu.written)),
             tlb_flush=cpu.flushed,
+            error=error,
         )
         cpu.posted.clear()
         cpu.written.clear()
@@ -405,6 +411,8 @@ class PythonEngine:
         """An instruction has faulted: that is a step, and its exception is delivered before anything else."""
         if self._mmio is not None:
             raise Mismatch
+        self._look = True
+        self._refuse(fault)
         self._charge(1, 0)
         self._raise(fault)
         self._deliver()
@@ -479,6 +487,7 @@ class PythonEngine:
                 try:
                     self._transact(True)
                 except Fault as fault:
+                    self._refuse(fault)
                     self._raise(fault)
                     if cpu.activity != Activity.SHUTDOWN:
                         continue
@@ -487,6 +496,11 @@ class PythonEngine:
         finally:
             cpu.delivering = 0
         self._charge(1, 0)
+
+    def _refuse(self, fault: Fault) -> None:
+        """In SVM's paged real mode a page fault is the hypervisor's (APM vol. 2, 15.19): nothing is delivered."""
+        if fault.vector == _PF and not self._cpu.cr0 & 1:
+            raise PageFault(fault.operands[0], fault.error)
 
     def _raise(self, fault: Fault) -> None:
         self._last_fault = fault

@@ -41,6 +41,14 @@ class Mismatch(Abandon):
         self.address = address
 
 
+class PageFault(Abandon):
+    """A page fault of SVM's paged real mode, which is the hypervisor's: linear address and error code."""
+
+    def __init__(self, address: int, error: int) -> None:
+        super().__init__(address, error)
+        self.address, self.error = address, error
+
+
 class Hypervisor(Abandon):
     """The instruction touches what only the hypervisor has, at this guest-physical address."""
 
