@@ -81,11 +81,12 @@ def test_random_worlds_for_a_minute(sanitized: tuple[Path, dict[str, str]]) -> N
 
 
 @pytest.mark.timeout(1500)
+@pytest.mark.parametrize("share", [0.1, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["hw286", "hwamd"])
-def test_recorded_vectors(sanitized: tuple[Path, dict[str, str]], kind: str) -> None:
+def test_recorded_vectors(sanitized: tuple[Path, dict[str, str]], kind: str, share: float) -> None:
     if not (VECTORS / kind).is_dir():
         pytest.skip(f"no recorded vectors at {VECTORS / kind}")
-    _fuzz(sanitized, "vectors", VECTORS / kind, 0.1, SEED)
+    _fuzz(sanitized, "vectors", VECTORS / kind, share, SEED, timeout=1400)
 
 
 @pytest.mark.long
