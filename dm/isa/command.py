@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -75,7 +76,8 @@ def _list(forms: list[Form], missing: bool, as_json: bool) -> int:
 
 def opcode(row: Row) -> str:
     """Return a row's opcode: mandatory prefix, bytes, ``+r`` or the ModRM byte's fixed part."""
-    parts = [row.prefix, MAPS[row.map][:2], MAPS[row.map][2:], f"{row.opcode:02X}" + "+r" * row.plus]
+    escapes = re.findall("VEX|..", MAPS[row.map])
+    parts = ["VEX" * row.vex, row.prefix, *escapes[row.vex :], f"{row.opcode:02X}" + "+r" * row.plus]
     if row.third >= 0:
         parts.append(f"{row.third:02X}")
     elif row.mod:

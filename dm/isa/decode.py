@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from dm.isa.forms import MAPS, PREFIXES, ROWS, Row, select
+from dm.isa.forms import MAPS, PREFIXES, ROWS, VEX_MAPS, Row, select
 from dm.isa.insn import Variant
 from dm.machine.state import Seg
 
@@ -37,7 +37,10 @@ class TooLong(Exception):
 
 @dataclass(slots=True)
 class Decoded:
-    """One decoded instruction; ``row`` None means #UD.  Fields are the operands microcode asks for by name."""
+    """One decoded instruction; ``row`` None means #UD.  Fields are the operands microcode asks for by name.
+
+    ``imm2`` is a second immediate, or the register in VEX.vvvv.
+    """
 
     row: Row | None
     variant: Variant
@@ -186,6 +189,19 @@ def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
         if opcode == 0x38:
             opcode_map, opcode = 2, take(1)
     prefix = {0xF3: "F3", 0xF2: "F2"}.get(repeat, "66" if osize66 else "NP")
+    vvvv = 0
+    wrong = False
+    if byte == 0xC4 and model >= 6:
+        # Outside 64-bit mode R and X are the top bits of what would be a register operand of LES; B and W are ignored,
+        # and so is vvvv[3] where vvvv names a register (SDM vol. 2, 2.3; measured).
+        first = take(1)
+        if first >= 0xC0 and first & 31 in VEX_MAPS:
+            second = take(1)
+            opcode_map, opcode = VEX_MAPS[first & 31], take(1)
+            wrong = osize66 or repeat != 0 or lock or bool(second & 4)
+            prefix, vvvv = PREFIXES[second & 3], ~second >> 3 & 15
+        else:
+            position -= 1
     modrm = take(1) if has_modrm(opcode_map, opcode) else 0
     row = lookup(opcode_map, opcode, prefix, modrm)
     if row and row.since > model:
@@ -198,6 +214,10 @@ def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
     found.reg, found.rm = modrm >> 3 & 7, modrm & 7
     if row.plus:
         found.rm = opcode & 7
+    if row.imm2_class == "g":
+        found.imm2 = vvvv & 7
+    else:
+        wrong = wrong or vvvv != 0
     segment = Seg.DS
     if memory:
         mod, rm = modrm >> 6, modrm & 7
@@ -250,7 +270,7 @@ def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
         rep = "rep"
     elif repeat and "repz" in row.attributes:
         rep = "repe" if repeat == 0xF3 else "repne"
-    if lock and not ("lock" in row.attributes and (memory or row.mod == "R")):
+    if wrong or (lock and not ("lock" in row.attributes and (memory or row.mod == "R"))):
         found.row = None
         return found
     v = found.variant

@@ -114,6 +114,8 @@ class _Operands:
                 return REGISTERS[width][d.reg]
             case "Z":
                 return REGISTERS[width][d.rm]
+            case "B":
+                return REGISTERS[width][d.imm2]
             case "I":
                 return self.immediate(form)
             case "J":

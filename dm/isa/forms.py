@@ -11,8 +11,10 @@ from typing import Final
 
 from dm.isa import opcodes
 
-#: Opcode maps: one byte, 0F, 0F 38.
-MAPS: Final = ("", "0F", "0F38")
+#: Opcode maps: one byte, 0F, 0F 38, and those that a VEX prefix selects.
+MAPS: Final = ("", "0F", "0F38", "VEX0F38", "VEX0F3A")
+#: VEX.mmmmm -> the map it selects; others have no instruction outside AVX.
+VEX_MAPS: Final = {2: MAPS.index("VEX0F38"), 3: MAPS.index("VEX0F3A")}
 #: Mandatory prefixes in decode order.
 PREFIXES: Final = ("NP", "66", "F3", "F2")
 
@@ -54,6 +56,11 @@ class Row:
         return self.names[0]
 
     @property
+    def vex(self) -> bool:
+        """Whether it is encoded with a VEX prefix."""
+        return self.map in VEX_MAPS.values()
+
+    @property
     def feature(self) -> str:
         """CPUID feature it needs, or an empty string."""
         return next((a[6:] for a in self.attributes if a.startswith("cpuid:")), "")
@@ -83,6 +90,11 @@ class Row:
         return "g8" if any(o in ("Eb", "Zb") for o in self.operands) else "g"
 
     @property
+    def imm2_class(self) -> str:
+        """The same for the second immediate, whose place VEX.vvvv takes."""
+        return "g" if "Bd" in self.operands else "plain"
+
+    @property
     def addressed(self) -> bool:
         """Whether the address size matters although there is no ModRM byte (strings, moffs, XLAT, LOOP, JCXZ)."""
         return not self.mod and (
@@ -96,8 +108,9 @@ class Row:
 
 
 _ROW = re.compile(
-    r"(?:(?P<prefix>NP|66|F2|F3) )?(?P<bytes>(?:0F (?:38 )?)?[0-9A-F]{2})(?P<plus>\+r)?(?P<third> [0-9A-F]{2})?"
-    r"(?: /(?P<reg>[r0-7]))? +(?P<name>[A-Z][A-Z0-9/]*)(?: (?P<operands>[^ ;]+))? *(?:; *(?P<attributes>.*))?$"
+    r"(?P<vex>VEX )?(?:(?P<prefix>NP|66|F2|F3) )?(?P<bytes>(?:0F (?:3[8A] )?)?[0-9A-F]{2})(?P<plus>\+r)?"
+    r"(?P<third> [0-9A-F]{2})?(?: /(?P<reg>[r0-7]))? +"
+    r"(?P<name>[A-Z][A-Z0-9/]*)(?: (?P<operands>[^ ;]+))? *(?:; *(?P<attributes>.*))?$"
 )
 
 
@@ -127,7 +140,7 @@ def parse(line: str) -> Row:
             mod = "R"
     names = match["name"].split("/")
     return Row(
-        map=MAPS.index("".join(codes[:-1])),
+        map=MAPS.index("VEX" * bool(match["vex"]) + "".join(codes[:-1])),
         opcode=int(codes[-1], 16),
         prefix=match["prefix"] or "",
         reg=int(match["reg"]) if match["reg"] and match["reg"] != "r" else -1,
@@ -143,7 +156,7 @@ def parse(line: str) -> Row:
 
 _LISTED: Final = [
     parse(line)
-    for table in (opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.UNDEFINED)
+    for table in (opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.VEX, opcodes.UNDEFINED)
     for line in table.splitlines()
     if line.strip()
 ]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dm.isa import features
+from dm.isa import features, mode
 from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
 from dm.isa.forms import FIXED, Row
@@ -244,6 +244,8 @@ class Insn:
                 return Register(self, width, m.argument("reg", 8))
             case "Z":
                 return Register(self, width, m.argument("rm", 8))
+            case "B":
+                return Register(self, width, m.argument("imm2", 8))
             case "I":
                 width = {"Ib": 8, "Iw": 16}.get(form, self.osize)
                 return Constant(
@@ -290,8 +292,10 @@ def instruction(*names: str) -> Callable[[Description], Description]:
 
 
 def expand(row: Row, variant: Variant, name: str) -> Microcode:
-    """Describe one form: feature test, the instruction's own description, the default end."""
+    """Describe one form: mode and feature tests, the instruction's own description, the default end."""
     x = Insn(row, variant, name)
+    if row.vex:
+        mode.require_protected(x.m)
     if row.feature and "fallback" not in row.attributes:
         x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
     DESCRIPTIONS[row.mnemonic](x, *[x.operand(form) for form in row.operands])

@@ -17,7 +17,7 @@ from typing import Final
 
 from dm.isa.decode import has_modrm, lookup
 from dm.isa.disassembler import Line, disassemble
-from dm.isa.forms import MAPS
+from dm.isa.forms import MAPS, VEX_MAPS
 
 # Every case has a place of its own, filled up with NOPs: objdump is back in step at the next one.
 _SLOT: Final = 32
@@ -38,12 +38,24 @@ def opcodes() -> Iterator[tuple[int, int, bytes]]:
     """Return every opcode as (map, opcode byte, its bytes); escapes and prefixes are none."""
     prefixes = {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3}
     for number, escape in enumerate(MAPS):
+        if number in VEX_MAPS.values():
+            yield from _vex_opcodes(number)
+            continue
         for opcode in range(256):
             if number == 0 and (opcode in prefixes or opcode == 0x0F):
                 continue
             if number == 1 and opcode in (0x38, 0x3A):
                 continue
             yield number, opcode, bytes.fromhex(escape) + bytes([opcode])
+
+
+def _vex_opcodes(number: int) -> Iterator[tuple[int, int, bytes]]:
+    """Return every opcode of a VEX map with each prefix in it; those listed also with registers, W and L."""
+    selector = next(n for n, selected in VEX_MAPS.items() if selected == number)
+    for opcode in range(256):
+        for rest in (0x78, 0x50, 0xA8, 0x7C) if has_modrm(number, opcode) else (0x78,):
+            for prefix in range(4):
+                yield number, opcode, bytes([0xC4, 0xE0 | selector, rest | prefix, opcode])
 
 
 def cases() -> Iterator[bytes]:
@@ -179,6 +191,11 @@ REVIEWED: Final = (
         rf"\S+ d[89a-f]\w*: x87{_EQUAL}", "x87 is one row per opcode byte: its description tells instructions apart"
     ),
     Reviewed(r"\S+ 0f(38|0e|24|26|37)\w*: \(bad\) .*", "SSSE3 to SHA, 3DNow!, test registers, SMX: not in a P6"),
+    Reviewed(r"\S+ c4\w*: \(bad\) \[\d+\], objdump: (\{vex\} )?[vkt]\w+ .*", "AVX, AMX and the like: not here"),
+    Reviewed(
+        r"\w*(66|f[23])\w* c4\w*: \(bad\) .*",
+        "VEX behind 66, F2 or F3 is #UD (SDM vol. 2, 2.3.2); objdump prints it",
+    ),
     Reviewed(r"\S+ 0f01\w*: \(bad\) .*", "VMX, SVM, SGX, CET, PKU and the like in group 7: not in a P6"),
     Reviewed(r"\S+ 0f(ae|c7)\w*: \(bad\) .*", "XSAVE, CET, RDPID, VMX and the like in groups 9 and 15: not in a P6"),
     Reviewed(r"\S+ (c6|c7)f8\w*: \(bad\) .*", "TSX: not in a P6"),

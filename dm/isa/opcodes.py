@@ -1,6 +1,7 @@
 """The opcode map, in the manual's notation (SDM vol. 2, 3.1.1 and appendix A).
 
 A row is ``[prefix] opcode [/r | /0-/7] MNEMONIC operands ; attributes``.  Prefix NP, 66, F2 or F3 is mandatory.
+``VEX`` goes before it where prefix and map stand in a VEX prefix, VEX.L being 0 and VEX.W ignored.
 ``+r`` after the opcode: register in its low three bits.  ``A/B`` names the 16- and 32-bit form.  Operands:
 
 =========  ===========================================================================================
@@ -10,6 +11,7 @@ I          immediate: Ib, Iw, Iz (16/32), Is (8 bits sign-extended to the operan
 J          relative target: Jb, Jz                    O     memory at an address in the instruction
 A          far pointer in the instruction             S C D segment, control, debug register in reg
 Z          register in the opcode: Zb, Zv             X Y   string operands at DS:SI (override) and ES:DI
+B          general register in VEX.vvvv: Bd
 AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 =========  ===========================================================================================
 
@@ -326,6 +328,22 @@ F2 0F 38 F0 /r CRC32 Gd,Eb ; cpuid:sse4.2
 F2 0F 38 F1 /r CRC32 Gd,Ev ; cpuid:sse4.2
 66 0F 38 F6 /r ADCX Gd,Ed ; cpuid:adx
 F3 0F 38 F6 /r ADOX Gd,Ed ; cpuid:adx
+"""
+
+VEX: Final = """
+VEX NP 0F 38 F2 /r ANDN Gd,Bd,Ed ; cpuid:bmi1
+VEX NP 0F 38 F3 /1 BLSR Bd,Ed ; cpuid:bmi1
+VEX NP 0F 38 F3 /2 BLSMSK Bd,Ed ; cpuid:bmi1
+VEX NP 0F 38 F3 /3 BLSI Bd,Ed ; cpuid:bmi1
+VEX NP 0F 38 F5 /r BZHI Gd,Ed,Bd ; cpuid:bmi2
+VEX F2 0F 38 F5 /r PDEP Gd,Bd,Ed ; cpuid:bmi2
+VEX F3 0F 38 F5 /r PEXT Gd,Bd,Ed ; cpuid:bmi2
+VEX F2 0F 38 F6 /r MULX Gd,Bd,Ed ; cpuid:bmi2
+VEX NP 0F 38 F7 /r BEXTR Gd,Ed,Bd ; cpuid:bmi1
+VEX 66 0F 38 F7 /r SHLX Gd,Ed,Bd ; cpuid:bmi2
+VEX F2 0F 38 F7 /r SHRX Gd,Ed,Bd ; cpuid:bmi2
+VEX F3 0F 38 F7 /r SARX Gd,Ed,Bd ; cpuid:bmi2
+VEX F2 0F 3A F0 /r RORX Gd,Ed,Ib ; cpuid:bmi2
 """
 
 #: What is left of groups and of opcodes that take only memory or only registers: #UD, but all bytes are fetched first,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dm.isa.decode import NeedMore, TooLong, decode, lookup
-from dm.isa.forms import MAPS, Row
+from dm.isa.forms import MAPS, PREFIXES, VEX_MAPS, Row
 from dm.isa.insn import Variant
 
 _MANDATORY = {"66": b"\x66", "F3": b"\xf3", "F2": b"\xf2"}
@@ -19,7 +19,7 @@ def encode(row: Row, variant: Variant, code32: bool, rng: random.Random, near: i
 
     Displacements and addresses in the instruction are mostly below ``near``; branches go a few bytes on.
     """
-    mandatory = _MANDATORY.get(row.prefix, b"")
+    mandatory = b"" if row.vex else _MANDATORY.get(row.prefix, b"")
     if "undefined" in row.attributes:
         mandatory = rng.choice((b"", b"", b"\x66", b"\xf3", b"\xf2"))
     prefixes = mandatory + _REPEAT[variant.rep] + b"\xf0" * variant.lock
@@ -31,7 +31,8 @@ def encode(row: Row, variant: Variant, code32: bool, rng: random.Random, near: i
     if row.plus:
         choices = [n for n in range(8) if lookup(row.map, opcode + n, row.prefix or "NP", 0) is row]
         opcode += rng.choice(choices)
-    code = prefixes + bytes.fromhex(MAPS[row.map]) + bytes([opcode])
+    escape = vex(row, rng.getrandbits(8)) if row.vex else bytes.fromhex(MAPS[row.map])
+    code = prefixes + escape + bytes([opcode])
     if row.third >= 0:
         code += bytes([row.third])
     elif row.mod:
@@ -43,6 +44,13 @@ def encode(row: Row, variant: Variant, code32: bool, rng: random.Random, near: i
     except (NeedMore, TooLong):
         return None
     return code if found.row is row and found.variant == variant and found.length == len(code) else None
+
+
+def vex(row: Row, ignored: int) -> bytes:
+    """Return a VEX prefix; ``ignored`` gives the bits that are, and the register in vvvv where the row has one."""
+    vvvv = ignored & 0x78 if row.imm2_class == "g" else 0x78
+    first = 0xC0 | ignored << 3 & 0x20 | next(n for n, number in VEX_MAPS.items() if number == row.map)
+    return bytes([0xC4, first, ignored & 0x80 | vvvv | PREFIXES.index(row.prefix)])
 
 
 def _operand(row: Row, variant: Variant, rng: random.Random, near: int) -> bytes:

@@ -4,6 +4,7 @@ import argparse
 import shutil
 
 import pytest
+from encode import vex
 
 from dm import cli
 from dm.isa import command, objdump
@@ -80,6 +81,16 @@ def test_text(code, text):
         ("8a4500", "mov al,byte ptr [ebp]"),
         ("3e8a4500", "mov al,byte ptr ds:[ebp]"),
         ("9a785634121000", "callf 0x10:0x12345678"),
+        ("c4e260f2c1", "andn eax,ebx,ecx"),
+        ("26c4c2a0f2442410", "andn eax,ebx,dword ptr es:[esp+0x10]"),
+        ("c4e278f30e", "blsr eax,dword ptr [esi]"),
+        ("c4e263f6c1", "mulx eax,ebx,ecx"),
+        ("c4e262f5c1", "pext eax,ebx,ecx"),
+        ("c4e262f7c1", "sarx eax,ecx,ebx"),
+        ("c4e37bf0c11f", "rorx eax,ecx,0x1f"),
+        ("c4e264f2c1", "(bad)"),
+        ("66c4e260f2c1", "(bad)"),
+        ("c4e373f0c11f", "(bad)"),
     ],
 )
 def test_text_of_32_bit_code(code, text):
@@ -105,7 +116,8 @@ def test_every_form_of_every_row_has_a_text():
         prefix = {"": "", "NP": ""}.get(row.prefix, row.prefix)
         for opcode in opcodes:
             for modrm in range(256) if row.mod else (0,):
-                code = bytes.fromhex(prefix + MAPS[row.map]) + bytes([opcode, modrm]) + bytes(11)
+                escape = vex(row, 0x50) if row.vex else bytes.fromhex(prefix + MAPS[row.map])
+                code = escape + bytes([opcode, modrm]) + bytes(11)
                 for code32 in (False, True):
                     line = disassemble(code, code32)
                     if line.row is row:

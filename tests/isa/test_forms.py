@@ -16,7 +16,7 @@ from dm.microcode.verify import effects
 #: Owned by the modules of user-level instructions.
 MODULES = {
     f"dm.isa.{name}"
-    for name in "arithmetic logic shift multiply bcd bits move stack flow strings io flagops misc fpu".split()
+    for name in "arithmetic logic shift multiply bcd bits bmi move stack flow strings io flagops misc fpu".split()
 }
 NAMES = sorted(name for name, describe in catalogue.DESCRIPTIONS.items() if describe.__module__ in MODULES)
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from dm.isa.decode import lookup
+from dm.isa.forms import PREFIXES, VEX_MAPS
+
 ARENA = 0x40000
 CODE = 0x30000
 CODE_LENGTH = 16
@@ -34,6 +37,8 @@ _MACHINE = frozenset(
 _HOST_SEGMENTS = frozenset({0x20, 0x28, 0x30})
 # 0F 38: all but MOVBE, CRC32, ADCX, ADOX.
 _KNOWN_38 = frozenset({0xF0, 0xF1, 0xF6})
+# VEX.mmmmm and opcode: BMI1 and BMI2.
+_KNOWN_VEX = {2: (0xF2, 0xF3, 0xF5, 0xF6, 0xF7), 3: (0xF0,)}
 
 
 @dataclass
@@ -67,7 +72,9 @@ def comparable(code: bytes) -> bool:
     if op in _FLOATING or op in (0xCD, 0xF1):
         return False
     if op in (0x62, 0xC4, 0xC5) and after >= 0xC0:
-        return False  # EVEX, VEX
+        # Not EVEX, nor the rest of VEX, of which hardware fetches operands before it refuses it.
+        found = VEX_MAPS.get(after & 31, 0) if op == 0xC4 else 0
+        return bool(found) and lookup(found, code[n + 3], PREFIXES[code[n + 2] & 3], code[n + 4]) is not None
     if op in (0x9A, 0xEA) and any(
         int.from_bytes(code[at : at + 2], "little") & ~3 in _HOST_SEGMENTS for at in (n + 3, n + 5)
     ):
@@ -130,6 +137,9 @@ def _instruction(rng: random.Random) -> bytes:
         body = bytearray(rng.randbytes(CODE_LENGTH))
         if rng.random() < 0.4:
             body[0] = 0x0F
+        elif rng.random() < 0.02:
+            body[0], body[1] = 0xC4, 0xC0 | body[1] & 0x20 | rng.choice((2, 2, 2, 3))
+            body[3] = rng.choice(_KNOWN_VEX[body[1] & 31])
         repeat = 0.6 if body[0] in _STRINGS else 0.05
         if rng.random() < repeat:
             prefixes += bytes([rng.choice((0xF2, 0xF3))])

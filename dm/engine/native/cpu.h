@@ -341,7 +341,7 @@ struct row {
     uint8_t reg_class;  /* 0 plain, 1 general, 2 byte */
     uint8_t rm_class;
     uint8_t immediates[3]; /* enum immediate */
-    bool plus, addressed, lock, rep, repz;
+    bool plus, addressed, lock, rep, repz, vvvv;
     uint8_t since; /* the part that brought it, as struct cpu's model */
     uint16_t variants[2][3][4]; /* [osize][register or 16-bit, memory 16, memory or addressed 32][none, lock or rep, repe, repne] */
 };
@@ -353,7 +353,8 @@ struct top {
     bool modrm, prefixed;
 };
 
-extern const struct top decode_tops[3 * 256];
+extern const struct top decode_tops[];
+extern const uint8_t decode_vex_maps[32]; /* map that VEX.mmmmm selects, 0 none */
 extern const uint16_t decode_leaves[];
 extern const struct row decode_rows[];
 extern const struct variant variants[];

@@ -176,11 +176,27 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
             byte = take(&in, 1);
         }
     }
+    unsigned class = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : osize66;
+    bool wrong = false;
+    unsigned vvvv = 0;
+    if (!map && byte == 0xc4 && model >= 6) {
+        const uint32_t first = take(&in, 1);
+        const unsigned selected = first >= 0xc0 ? decode_vex_maps[first & 31] : 0;
+        if (selected) {
+            const uint32_t second = take(&in, 1);
+            map = selected;
+            byte = take(&in, 1);
+            wrong = osize66 || repeat || lock || second & 4;
+            class = second & 3;
+            vvvv = ~second >> 3 & 15;
+        } else if (!in.failed) {
+            in.position--;
+        }
+    }
     const struct top *top = &decode_tops[map * 256 + byte];
     const uint32_t modrm = top->modrm ? take(&in, 1) : 0;
     if (in.failed)
         return in.failed == 1 ? 0 : -1;
-    const unsigned class = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : osize66;
     const unsigned leaf =
         decode_leaves[top->leaf + (top->prefixed ? class : 0) * (top->modrm ? 256 : 1) + (top->modrm ? modrm : 0)];
     if (!leaf || decode_rows[leaf - 1].since > model) {
@@ -188,6 +204,10 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
         return (int)in.position;
     }
     const struct row *row = &decode_rows[leaf - 1];
+    if (row->vvvv)
+        out->imm2 = general(vvvv & 7);
+    else
+        wrong = wrong || vvvv;
     const bool memory = row->mod && row->mod != 4 && modrm < 0xc0;
     out->reg = operand(row->reg_class, modrm >> 3 & 7);
     out->rm = operand(row->rm_class, row->plus ? byte & 7 : modrm & 7);
@@ -205,6 +225,8 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
         prefix = 1;
     else if (repeat && row->repz)
         prefix = repeat == 0xf3 ? 2 : 3;
+    if (wrong)
+        return (int)in.position;
     if (lock) {
         if (!row->lock || !(memory || row->mod == 4))
             return (int)in.position;

@@ -198,7 +198,7 @@ class Target(CTarget):
         assert self.row is not None
         if name in ("base", "index"):
             return "g"
-        kind = {"reg": self.row.reg_class, "rm": self.row.rm_class}.get(name)
+        kind = {"reg": self.row.reg_class, "rm": self.row.rm_class, "imm2": self.row.imm2_class}.get(name)
         return None if kind == "plain" else kind
 
     def operand(self, name: str, width: int) -> str:
@@ -381,8 +381,10 @@ class Output:
         lines += ["};", "", "const struct row decode_rows[] = {"]
         for number, row in enumerate(forms.ROWS):
             lines.append(self._row(number, row))
-        lines += ["};", "", "const struct top decode_tops[3 * 256] = {"]
+        lines += ["};", "", "const struct top decode_tops[] = {"]
         lines += [f"    {{{leaf}, {int(modrm)}, {int(prefixed)}}}," for leaf, modrm, prefixed in tops]
+        lines += ["};", "", "const uint8_t decode_vex_maps[32] = {"]
+        lines += [f"    [{selector}] = {number}," for selector, number in forms.VEX_MAPS.items()]
         lines += ["};", "", "const uint16_t decode_leaves[] = {"]
         for i in range(0, len(leaves), 24):
             lines.append("    " + " ".join(f"{leaf}," for leaf in leaves[i : i + 24]))
@@ -414,6 +416,7 @@ class Output:
         immediates = [codes[o] for o in row.immediates]
         kind = {"plain": 0, "g": 1, "g8": 2}
         flags = [row.plus, row.addressed, "lock" in row.attributes, "rep" in row.attributes, "repz" in row.attributes]
+        flags.append(row.imm2_class == "g")
         sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
         return (
             f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {kind[row.reg_class]}, {kind[row.rm_class]}, "
