@@ -27,6 +27,8 @@ PAGE: Final = 4096
 Place: TypeAlias = tuple[int, int]
 #: Pages are brought in by up to so many bytes that lie together.
 WINDOW: Final = 16 * PAGE
+#: Messages of patches remembered until the shim has applied them; what is forgotten is sent again.
+_MOST_IN_FLIGHT: Final = 2 * schema.MAX_VCPUS
 
 _THERE: Final = re.compile(rb"\x01+", re.DOTALL)
 _DIFFERENT: Final = re.compile(rb"[^\x00]+", re.DOTALL)
@@ -240,7 +242,10 @@ class PageCache:
             blocks = {id(block.memory): block for block in self._blocks.values()}
             for page in pages:
                 gpa = page * PAGE
-                region = used.regions[bisect_right(starts, gpa) - 1]
+                at = bisect_right(starts, gpa) - 1
+                if at < 0:
+                    continue
+                region = used.regions[at]
                 block = blocks.get(id(region.memory))
                 if block is not None and gpa < region.gpa + region.size:
                     found.add((block.number, region.offset + gpa - region.gpa))
@@ -270,6 +275,8 @@ class PageCache:
             if made:
                 self._version += 1
                 self._flight[self._version] = made
+                if len(self._flight) > _MOST_IN_FLIGHT:  # a shim that never says what it has applied
+                    del self._flight[next(iter(self._flight))]
             return made, self._version if made else 0, set(left[taken:])
 
     def applied(self, version: int) -> None:

@@ -163,3 +163,31 @@ def test_both_sides_agree_in_the_end(seed):
             kept.patch(patch.offset, patch.data, version)
     for at, value in {**guest, **device}.items():
         assert ram[at] == value, hex(at)
+
+
+def test_a_shim_that_never_says_what_it_has_applied_costs_no_memory():
+    made, block, _ = cache()
+    made.fill(made.want(0x100000, write=True), bytes(WINDOW))
+    kept = bytearray(WINDOW)
+    for n in range(3 * schema.MAX_VCPUS):
+        block.memory[n % WINDOW] = n % 255 + 1
+        patches, version, left = made.collect([(7, n % WINDOW // PAGE * PAGE)])
+        assert not left
+        for patch in patches:
+            kept[patch.offset : patch.offset + len(patch.data)] = patch.data
+    assert len(made._flight) == 2 * schema.MAX_VCPUS
+    assert kept == block.memory[:WINDOW]
+    made.applied(version)
+    assert not made._flight
+    patches, last, _ = made.collect([(7, 0)])
+    for patch in patches:
+        kept[patch.offset : patch.offset + len(patch.data)] = patch.data
+    assert kept == block.memory[:WINDOW]
+    made.applied(last)
+    assert made.collect([(7, 0)])[0] == []
+
+
+def test_a_page_below_every_region_is_nobodys():
+    made, _, region = cache()
+    assert made.places(api.MemoryMap(1, (region,)), [0]) == set()
+    assert made.places(api.MemoryMap(2, ()), [0x100]) == set()
