@@ -307,6 +307,7 @@ class NativeEngine:
             raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
         asked = until, budget, progress, window, mmio, code
         if asked != self._asked:  # else it stands there already
+            self._asked = ()  # as long as a value may be refused
             request.policy, request.budget = _POLICIES[until], budget
             request.progress, request.window = progress, window
             request.has_mmio, request.mmio = mmio is not None, mmio or 0

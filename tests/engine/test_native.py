@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from guest import Machine, make_engine
 
 import dm.engine
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
@@ -208,3 +209,13 @@ def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_
     flags = [*build.COMPILE_ARGS, f"-I{tmp_path}", f"-I{build.HERE}"]
     assert "-fcall-used-rbx" in build.scratch_args(flags)
     assert build.scratch_args([*flags, flag]) == []
+
+
+def test_a_refused_argument_leaves_nothing_for_the_next_run():
+    machine = Machine(make_engine("native"))
+    machine.load("90" * 16 + "f4")
+    assert machine.run(budget=1).steps == 1
+    with pytest.raises(OverflowError):
+        machine.run(budget=5, mmio=1 << 64)
+    assert machine.run(budget=1).steps == 1
+    machine.engine.close()
