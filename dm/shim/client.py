@@ -282,10 +282,12 @@ class _Control:
             poller.poll(None if not self.session else max(1, int((due - time.monotonic()) * 1000)))
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-            while self._queue:
-                seq, data, future = self._queue.popleft()
-                self._waiting[seq] = future
-                link.send(data)
+            with contextlib.suppress(zmq.Again):  # nobody to send to: the watch below says why
+                while self._queue:
+                    seq, data, future = self._queue[0]
+                    link.send(data, zmq.NOBLOCK)  # a peer that has refused us would be waited for without end
+                    self._waiting[seq] = future
+                    self._queue.popleft()
             with contextlib.suppress(zmq.Again):
                 while True:
                     self._receive(link.recv(zmq.NOBLOCK))

@@ -1,7 +1,9 @@
 """What only the Python engine has: generated source, caches, host memory it holds on to."""
 
 import mmap
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from guest import CODE, Machine, real_mode
@@ -39,6 +41,19 @@ def test_forms_are_compiled_once_and_can_be_read():
     assert form.source.startswith("def handler(cpu, i):")
     assert "cpu.fc" in form.source
     assert not form.exact
+
+
+def test_vcpus_of_several_threads_compile_at_once():
+    """Printer and names are shared: a handler must never be made of pieces of another."""
+    forms = [(row, variant) for row in ROWS for variant in variants(row)][::9]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:  # not through the cache
+            made = list(threads.map(lambda one: translate.form.__wrapped__(*one).source, forms))
+    finally:
+        sys.setswitchinterval(interval)
+    assert made == [translate.form(*one).source for one in forms]
 
 
 @pytest.mark.parametrize(("code", "exact"), [("01d8", False), ("50", False), ("60", True), ("9a00000000", True)])

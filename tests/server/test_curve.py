@@ -15,7 +15,7 @@ from dm import keys
 from dm.keys import Curve
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass, Kind, Region
-from dm.shim.client import SessionLost, Shim, ShimError
+from dm.shim.client import SessionLost, Shim, ShimError, _Control
 
 IN60 = b"I\x60\x00\x01"
 
@@ -138,6 +138,18 @@ class TestStrangers:
         with pytest.raises(SessionLost, match="does not know these CURVE keys"):
             daemon.connect("stranger", timeout=20)
         assert time.monotonic() - started < 10
+        assert served(daemon)
+
+    def test_an_unknown_key_is_refused_whenever_the_first_request_comes(self, daemon):
+        """Before, while and after ZeroMQ takes the connection down: then there is nobody left to send to."""
+        for tenths in range(40):
+            context = zmq.Context()
+            control = _Control(context, daemon.endpoint, daemon.curve("stranger"))
+            time.sleep(tenths / 10_000)
+            with pytest.raises(SessionLost, match="does not know these CURVE keys"):
+                control.request(schema.Hello(seq=0, min_version=1, max_version=1), schema.Welcome, 60)
+            control.close()
+            context.term()
         assert served(daemon)
 
     def test_another_daemons_key_is_no_use(self, daemon):

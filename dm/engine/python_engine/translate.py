@@ -7,6 +7,7 @@ loaded).  Faults and the like are exceptions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -110,6 +111,8 @@ class Form:
 
 _printer: Final = PythonPrinter(_Target(None))
 _segment_printer: Final = PythonPrinter(_Target(NEXT_SEGMENT))
+#: vCPUs of several threads share printers, names and what has been compiled so far.
+_lock: Final = threading.RLock()
 #: What printed code sees: the runtime, and every procedure that has been needed so far.
 _names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported}
 
@@ -149,10 +152,11 @@ _known: Final[set[Procedure]] = set()
 
 def procedure(target: Procedure) -> Any:
     """Return the Python function of a procedure: called with the machine and its parameters."""
-    if target not in _known:
-        _known.add(target)  # before its body: procedures may call each other
-        _compile(target.code)
-    return _names[target.name]
+    with _lock:
+        if target not in _known:
+            _known.add(target)  # before its body: procedures may call each other
+            _compile(target.code)
+        return _names[target.name]
 
 
 @cache
@@ -165,9 +169,10 @@ def form(row: Row, variant: Variant) -> Form:
             raise Unsupported(what)
 
         return Form(refuse, False, "")
-    code = expand(row, variant, "handler")
-    run, source = _compile(code)
-    return Form(run, effects(code).late_abort, source)
+    with _lock:
+        code = expand(row, variant, "handler")
+        run, source = _compile(code)
+        return Form(run, effects(code).late_abort, source)
 
 
 def invalid(cpu: Any, i: Any) -> int | None:
