@@ -39,6 +39,12 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Build the extension; raises CompileError, a warning where the extension is optional."""
+        if ext.name == "dm.server._exchange":
+            self._build_exchange(ext)
+            return
+        if ext.name == "dm.fast._fast":
+            self._build_fast(ext)
+            return
         from dm.engine.native import build
 
         objects = Path(os.environ.get("X86_DM_OBJECTS") or self.build_temp).resolve()
@@ -54,9 +60,32 @@ class BuildNative(build_ext):
         except (OSError, subprocess.CalledProcessError) as problem:
             raise CompileError(f"the native engine could not be built: {problem}") from problem
 
+    def _build_exchange(self, ext: Extension) -> None:
+        from dm.server.native import build
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            build.build(Path(self.build_temp).resolve() / "exchange", target, [])
+        except (OSError, subprocess.CalledProcessError) as problem:
+            raise CompileError(f"the exchange could not be built: {problem}") from problem
+
+    def _build_fast(self, ext: Extension) -> None:
+        from dm.fast import build
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            build.build(target)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            raise CompileError(f"the client's hot path could not be built: {problem}") from problem
+
 
 setup(
     packages=PACKAGES,
-    ext_modules=[Extension("dm.engine._native", sources=[], optional=os.environ.get("X86_DM_NATIVE") != "require")],
+    ext_modules=[
+        Extension(name, sources=[], optional=os.environ.get("X86_DM_NATIVE") != "require")
+        for name in ("dm.engine._native", "dm.server._exchange", "dm.fast._fast")
+    ],
     cmdclass={"build_ext": BuildNative},
 )

@@ -2,6 +2,7 @@
 
 Sans-IO: no sockets here.  Every value is checked strictly (an integer is never a flag, text is never bytes) and a
 refusal names the field, what it was and what would be right.  Unknown fields are ignored, unknown messages refused.
+Where :mod:`dm.fast` is built, it reads and writes what is right and usual; all else is done here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import msgpack
 
+from dm import fast
 from dm.protocol import schema
 from dm.protocol.schema import ErrorClass, FieldType, Message
 
@@ -295,6 +297,47 @@ _DUMPERS: Final = {cls: _dumper(cls) for cls in schema.MESSAGES}
 _IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
 
 
+def _fast_type(kind: FieldType) -> tuple[Any, ...]:
+    """Return a field's type as ``dm.fast`` takes it."""
+    match kind:
+        case schema.U(bits):
+            return ("u", (1 << bits) - 1)
+        case schema.Flag():
+            return ("f",)
+        case schema.Text(limit):
+            return ("t", limit)
+        case schema.Blob(limit):
+            return ("b", limit)
+        case schema.Choice(enum):
+            return ("c", tuple(enum))
+        case schema.Record(cls):
+            return ("r", cls, _fast_rows(cls))
+        case schema.ListOf(of, limit):
+            return ("l", limit, _fast_type(of))
+        case schema.StateGroups():
+            return ("g", schema.MAX_GROUPS, schema.MAX_GROUP_VALUES, schema.MAX_GROUP_BLOB)
+
+
+def _fast_rows(cls: type[Any]) -> tuple[Any, ...]:
+    return tuple((row.name, _fast_type(row.kind), row.optional, row.default) for row in schema.rows(cls))
+
+
+def _limit(cls: type[Message]) -> int:
+    return schema.MAX_CONTROL if cls.ENDPOINT == "control" else schema.MAX_MESSAGE
+
+
+def _fast() -> Any:
+    """Return ``dm.fast``'s Codec for this schema, or None."""
+    module = fast.module()
+    if module is None:
+        return None
+    return module.Codec(tuple((cls, cls.NAME, _limit(cls), _fast_rows(cls)) for cls in schema.MESSAGES))
+
+
+#: The codec in C, if there is one.
+FAST: Final = _fast()
+
+
 class _Local(threading.local):
     """A packer for each thread: making one with its buffer takes longer than most messages do."""
 
@@ -311,12 +354,19 @@ def encode(message: Message) -> bytes:
     Raises:
         ProtocolError: a value does not fit the schema, named as in :func:`decode`.
     """
+    if FAST is not None and (packed := FAST.pack(message)) is not None:
+        return packed  # type: ignore[no-any-return]
+    return encode_in_python(message)
+
+
+def encode_in_python(message: Message) -> bytes:
+    """The same as :func:`encode`, and what it means."""
     out = _DUMPERS[type(message)](message)
     try:
         data = _local.pack(out)
     except (OverflowError, ValueError) as error:
         raise ProtocolError(ErrorClass.BAD_MESSAGE, f"{message.NAME} cannot be encoded: {error}") from error
-    limit = schema.MAX_CONTROL if message.ENDPOINT == "control" else schema.MAX_MESSAGE
+    limit = _limit(type(message))
     if len(data) > limit:
         raise ProtocolError(ErrorClass.TOO_LARGE, f"{message.NAME} has {len(data)} bytes", f"at most {limit}")
     return data
@@ -329,6 +379,13 @@ def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
         ProtocolError: too large, not MessagePack, unknown, or a field is missing or wrong.  Its ``partial`` holds
             the identifying fields that could be read all the same, so that the sender can tell which request it was.
     """
+    if FAST is not None and len(data) <= limit and (message := FAST.unpack(data)) is not None:
+        return message  # type: ignore[no-any-return]
+    return decode_in_python(data, limit)
+
+
+def decode_in_python(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
+    """The same as :func:`decode`, and what it means."""
     if len(data) > limit:
         raise ProtocolError(ErrorClass.TOO_LARGE, f"the message has {len(data)} bytes", f"at most {limit}")
     try:

@@ -219,6 +219,21 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             registers=[0x564D5868, 0xA, 0x5658, 0xFFFFFFFF, 0x7000, 0, 0, 0],
         ),
     ),
+    (
+        "io: a text screen scrolls by a line",
+        Io(
+            session=77,
+            vcpu=0,
+            epoch=1,
+            seq=2,
+            io=5,
+            kind=IoKind.MEMORY_COPY,
+            address=0xB80A0,
+            target=0xB8000,
+            size=2,
+            count=1920,
+        ),
+    ),
     ("io: acknowledge an interrupt", Io(session=77, vcpu=0, epoch=1, seq=2, io=4, kind=IoKind.INTERRUPT_ACK)),
     ("io-answer with data", IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=2, data=bytes(range(16)))),
     (
@@ -239,6 +254,10 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             changed=[PageRange(3, 0x100, 2)],
             applied=1,
         ),
+    ),
+    (
+        "io-answer: an interrupt has come when 80 elements were copied",
+        IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=5, window=True, copied=80),
     ),
     ("kick", Kick(session=77, vcpu=0, epoch=1, seq=2)),
     ("kick that only says an interrupt waits", Kick(session=77, vcpu=0, epoch=1, seq=2, stop=Stop.NONE, window=True)),

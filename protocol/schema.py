@@ -222,6 +222,7 @@ class IoKind(StrEnum):
 
     ``report`` asks nothing: it only delivers posted writes and written pages.  ``memory-read`` (since 2) asks for
     ``count`` bytes of block ``ram`` by messages, from offset ``address`` on; it has nothing to do with devices.
+    ``memory-copy`` (since 2): read an element at ``address``, write it at ``target``, step both, ``count`` times.
     """
 
     PORT_IN = "port-in"
@@ -233,6 +234,7 @@ class IoKind(StrEnum):
     INTERRUPT_ACK = "interrupt-ack"
     REPORT = "report"
     MEMORY_READ = "memory-read"
+    MEMORY_COPY = "memory-copy"
 
 
 class Stop(StrEnum):
@@ -588,7 +590,7 @@ class Io(Message):
     address: int = optional(U64, "port, guest-physical address or MSR number; memory-read: offset in the block", 0)
     size: int = optional(U8, "bytes of one element", 0)
     count: int = optional(U32, "elements; above 1 for string I/O", 1)
-    down: bool = optional(FLAG, "MMIO strings: each element is `size` below the one before, not above", False)
+    down: bool = optional(FLAG, "MMIO strings, copies: each element is `size` below the one before, not above", False)
     data: bytes = optional(Blob(MAX_DATA), "`size * count` bytes written, little-endian, in order of access", b"")
     posted: list[Posted] = optional(ListOf(Record(Posted), MAX_POSTED), "coalesced writes before this, in order", [])
     pages: list[int] = optional(ListOf(U64, MAX_PAGES), "pages (gpa >> 12) written since the last exchange", [])
@@ -606,6 +608,7 @@ class Io(Message):
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction", [], since=2
     )
+    target: int = optional(U64, "memory-copy: guest-physical address of the first element written", 0, since=2)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -630,6 +633,7 @@ class IoAnswer(Message):
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
     )
+    copied: int | None = optional(U32, "memory-copy: elements copied, at least one; not said: all", None, since=2)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -730,6 +734,7 @@ FEATURES: Final = {
     "explain": 1,
     "ram-messages": 2,
     "state-ports": 2,
+    "memory-copy": 2,
 }
 
 

@@ -14,11 +14,14 @@ from typing import Final
 
 #: Longest stretch of staying awake, in nanoseconds.  A longer wait ends the habit, a shorter one starts it.
 AWAKE_NS: Final = 200_000
-#: Having given way for so long, in nanoseconds, means that another thread wants this processor (ZeroMQ's take less).
-_TAKEN_NS: Final = 40_000
+#: Having given way for so long, in nanoseconds, means that another thread wants this processor; those of ZeroMQ take up
+#: to 80 us.
+_TAKEN_NS: Final = 100_000
 #: Then staying awake is not tried for so long, in nanoseconds: at first, and at most when that happens again and again.
 _REST_NS: Final = 10_000_000
 _LONGEST_REST_NS: Final = 160_000_000
+#: All of them, for who waits in the same way without this module.
+TIMES: Final = (AWAKE_NS, _TAKEN_NS, _REST_NS, _LONGEST_REST_NS)
 
 
 class Waiter:

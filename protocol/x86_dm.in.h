@@ -169,6 +169,7 @@ struct x86_dm_answer {
     int window;                   /* an external interrupt waits: 1 yes, 0 no longer, -1 as before */
     enum x86_dm_stop stop;        /* end the run after this instruction */
     uint64_t registers[16];       /* state ports: as in the question; what the device changes here, changes in the guest */
+    uint32_t copied;              /* memory-copy: elements copied, at least one; already all of them */
 };
 
 /* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
@@ -182,6 +183,13 @@ struct x86_dm_devices {
     void (*on_pages)(void *opaque, const uint64_t *pages, uint32_t n);
     /* The wait was cut short, by x86_dm_wake() or a signal; true kicks the run. */
     bool (*on_wake)(void *opaque);
+    /*
+     * A memory-copy: `io->count` times read `io->size` bytes at `io->address` and write them at `io->target`, one
+     * element after the other, then step both addresses by the size, downwards with `io->down`.  It may end early
+     * (`answer->copied`), as for a stop, a map or an interrupt.  NULL: on_io gets it as single reads and writes, up to
+     * the first answer that has one of these.
+     */
+    void (*on_copy)(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer *answer);
 };
 
 /* What a vCPU has done, counted on this side. */
@@ -217,7 +225,9 @@ void x86_dm_get_stats(const struct x86_dm_vcpu *vcpu, struct x86_dm_stats *stats
 #include <fcntl.h>
 #include <inttypes.h>
 #include <msgpack.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -328,16 +338,37 @@ struct x86_dm__place {
     size_t size;
 };
 
-__attribute__((format(printf, 2, 3))) static size_t x86_dm__enter(struct x86_dm__place *at, const char *format, ...)
+static void x86_dm__append(struct x86_dm__place *at, const char *text, size_t size)
 {
-    size_t before = at->size, room = sizeof(at->path) - before;
-    va_list list;
-    int n;
+    size_t room = sizeof(at->path) - 1 - at->size;
 
-    va_start(list, format);
-    n = vsnprintf(at->path + before, room, format, list);
-    va_end(list);
-    at->size = n < 0 ? before : (size_t)n < room ? before + (size_t)n : sizeof(at->path) - 1;
+    size = size < room ? size : room;
+    memcpy(at->path + at->size, text, size);
+    at->size += size;
+    at->path[at->size] = 0;
+}
+
+/* Enter a field; `dot` is what comes before its name.  Every value is entered: no printf here. */
+static size_t x86_dm__enter(struct x86_dm__place *at, const char *dot, const char *name)
+{
+    size_t before = at->size;
+
+    x86_dm__append(at, dot, strlen(dot));
+    x86_dm__append(at, name, strlen(name));
+    return before;
+}
+
+static size_t x86_dm__enter_item(struct x86_dm__place *at, uint32_t index)
+{
+    char text[12] = "]";
+    size_t before = at->size, size = 1;
+
+    do {
+        memmove(text + 1, text, size++);
+        text[0] = (char)('0' + index % 10);
+        index /= 10;
+    } while (index);
+    x86_dm__enter(at, "[", text);
     return before;
 }
 
@@ -595,7 +626,8 @@ static bool x86_dm__pack_state(struct x86_dm__place *at, msgpack_packer *to, con
             if (slot->width <= 64 && !x86_dm__fits(value, slot->width)) {
                 char is[32];
 
-                x86_dm__enter(at, ".%s.%s", group->name, slot->name);
+                x86_dm__enter(at, ".", group->name);
+                x86_dm__enter(at, ".", slot->name);
                 snprintf(is, sizeof(is), "%" PRIu64, value);
                 return x86_dm__bad(at, is, "an integer below 2**%u", (unsigned)slot->width);
             }
@@ -658,7 +690,7 @@ static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, con
             return false;
         }
         for (uint32_t i = 0; i < table->n; i++) {
-            size_t before = x86_dm__enter(at, ".%s", table->rows[i].name);
+            size_t before = x86_dm__enter(at, ".", table->rows[i].name);
 
             if (!x86_dm__pack_row(at, to, &table->rows[i], from)) {
                 return false;
@@ -692,7 +724,7 @@ static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const
         return false;
     }
     for (uint32_t i = 0; i < n; i++) {
-        size_t before = x86_dm__enter(at, "[%u]", (unsigned)i);
+        size_t before = x86_dm__enter_item(at, i);
 
         if (!x86_dm__pack_value(at, to, row, items + row->size * i)) {
             return false;
@@ -799,7 +831,7 @@ enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_me
             continue;
         }
         x86_dm__leave(&at, 0);
-        x86_dm__enter(&at, "%s", row->name);
+        x86_dm__enter(&at, "", row->name);
         if (x86_dm__pack_text(&to, row->name)) {
             return x86_dm__no_memory(why);
         }
@@ -952,7 +984,7 @@ static bool x86_dm__get_group(struct x86_dm__place *at, const struct x86_dm__gro
                     (values[i].type == MSGPACK_OBJECT_BIN && values[i].via.bin.size <= X86_DM__MAX_GROUP_BLOB);
 
         if (!fits) {
-            x86_dm__enter(at, "[%u]", (unsigned)i);
+            x86_dm__enter_item(at, i);
             return x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an unsigned integer or bytes");
         }
     }
@@ -972,7 +1004,7 @@ static bool x86_dm__get_group(struct x86_dm__place *at, const struct x86_dm__gro
                    x86_dm__fits(values[i].via.u64, slot->width)) {
             x86_dm__store(to, slot->width, values[i].via.u64);
         } else {
-            x86_dm__enter(at, ".%s", slot->name);
+            x86_dm__enter(at, ".", slot->name);
             return slot->width > 64
                        ? x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "%u bytes", slot->width / 8)
                        : x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an integer below 2**%u", slot->width);
@@ -1003,7 +1035,7 @@ static bool x86_dm__get_state(struct x86_dm__place *at, const msgpack_object *o,
         if (g < X86_DM_GROUPS && groups->present >> g & 1) {
             return x86_dm__bad(at, "a map with a repeated key", "each group once");
         }
-        before = x86_dm__enter(at, ".%s", g < X86_DM_GROUPS ? x86_dm__groups[g].name : "unknown group");
+        before = x86_dm__enter(at, ".", g < X86_DM_GROUPS ? x86_dm__groups[g].name : "unknown group");
         if (!x86_dm__get_group(at, g < X86_DM_GROUPS ? &x86_dm__groups[g] : NULL, &pair->val, &groups->state)) {
             return false;
         }
@@ -1021,7 +1053,6 @@ static bool x86_dm__get_value(struct x86_dm__place *at, msgpack_zone *zone, cons
 {
     char is[48];
 
-    x86_dm__show(o, is, sizeof(is));
     switch (row->kind) {
     case X86_DM__U:
         if (o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && x86_dm__fits(o->via.u64, row->width)) {
@@ -1080,7 +1111,7 @@ static bool x86_dm__get_value(struct x86_dm__place *at, msgpack_zone *zone, cons
                                (unsigned)needed, (unsigned)table->n, table->name);
         }
         for (uint32_t i = 0; i < table->n; i++) {
-            size_t before = x86_dm__enter(at, ".%s", table->rows[i].name);
+            size_t before = x86_dm__enter(at, ".", table->rows[i].name);
 
             if (i >= o->via.array.size) {
                 x86_dm__preset(&table->rows[i], to);
@@ -1115,7 +1146,7 @@ static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const 
         memset(items, 0, row->size * n);
     }
     for (uint32_t i = 0; i < n; i++) {
-        size_t before = x86_dm__enter(at, "[%u]", (unsigned)i);
+        size_t before = x86_dm__enter_item(at, i);
 
         if (!x86_dm__get_value(at, zone, row, &o->via.array.ptr[i], items + row->size * i)) {
             return false;
@@ -1148,7 +1179,7 @@ static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, co
         }
         if (x86_dm__is_text(key, "type")) {
             x86_dm__leave(at, 0);
-            x86_dm__enter(at, "type");
+            x86_dm__enter(at, "", "type");
             if (type) {
                 return x86_dm__bad(at, "there twice", "each key once");
             }
@@ -1157,7 +1188,7 @@ static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, co
     }
     if (!type || type->type != MSGPACK_OBJECT_STR) {
         x86_dm__leave(at, 0);
-        x86_dm__enter(at, "type");
+        x86_dm__enter(at, "", "type");
         return x86_dm__bad(at, type ? x86_dm__show(type, is, sizeof(is)) : "missing", "the name of a message");
     }
     while (which < X86_DM_TYPES && !x86_dm__is_text(type, x86_dm__tables[which]->name)) {
@@ -1175,7 +1206,7 @@ static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, co
         const msgpack_object *value = NULL;
 
         x86_dm__leave(at, 0);
-        x86_dm__enter(at, "%s", row->name);
+        x86_dm__enter(at, "", row->name);
         for (uint32_t k = 0; k < o->via.map.size; k++) {
             if (x86_dm__is_text(&o->via.map.ptr[k].key, row->name)) {
                 if (value) {
@@ -1309,6 +1340,12 @@ struct x86_dm {
     struct x86_dm_vcpu *vcpus;
 };
 
+/* Whether a wait starts awake; times of CLOCK_MONOTONIC in nanoseconds. */
+struct x86_dm__waiter {
+    bool lively;                      /* the last wait was short */
+    int64_t resting_until, next_rest; /* another thread wanted this processor */
+};
+
 struct x86_dm_vcpu {
     struct x86_dm_vcpu *next;
     struct x86_dm *dm;
@@ -1321,13 +1358,18 @@ struct x86_dm_vcpu {
     bool renewed, same;
     /* the running thread's */
     void *socket;
+    int socket_fd; /* ZeroMQ's, for poll() */
+    struct x86_dm__waiter waiter;
     uint32_t epoch;
     uint64_t seq, base;
     struct x86_dm_state known;
     struct x86_dm_message request, last;
     bool running, has_answer;
     uint32_t answered_io;
+    bool waits; /* the daemon has been told that an interrupt waits */
     struct x86_dm_buffer packed, answer, read;
+    struct x86_dm_map kept; /* that a read of a copy has brought */
+    struct x86_dm_region kept_regions[X86_DM_MAX_REGIONS];
     struct x86_dm_stats stats;
 };
 
@@ -1339,6 +1381,14 @@ static int64_t x86_dm__now_ms(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int64_t x86_dm__now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 static void x86_dm__signal(int eventfd_)
@@ -2332,6 +2382,7 @@ static enum x86_dm_status x86_dm__pass_kicks(struct x86_dm_vcpu *vcpu, struct x8
         kick.kick.stop = (enum x86_dm_stop)stop;
         kick.kick.has_window = window;
         kick.kick.window = kicks & (uint32_t)X86_DM__WINDOW_ON;
+        vcpu->waits = window ? kick.kick.window : vcpu->waits;
         window = false;
         status = x86_dm_pack(&vcpu->packed, &kick, why);
         if (status == X86_DM_FINE) {
@@ -2347,6 +2398,7 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
 {
     char endpoint[sizeof(vcpu->endpoint)];
     bool renewed, same;
+    size_t size;
 
     pthread_mutex_lock(&vcpu->dm->lock);
     renewed = vcpu->renewed;
@@ -2364,7 +2416,8 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
         vcpu->base = 0;
     }
     vcpu->socket = x86_dm__open(vcpu->dm, endpoint, false);
-    if (!vcpu->socket) {
+    size = sizeof(vcpu->socket_fd);
+    if (!vcpu->socket || zmq_getsockopt(vcpu->socket, ZMQ_FD, &vcpu->socket_fd, &size)) {
         return x86_dm__fail(why, vcpu->running ? X86_DM_RUN_LOST : X86_DM_SESSION_LOST, "cannot connect to %s: %s",
                             endpoint, zmq_strerror(errno));
     }
@@ -2379,27 +2432,83 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
     return x86_dm__send_request(vcpu, why);
 }
 
+/* Tell whether there is a message.  After this, and only then, a change makes socket_fd readable. */
+static bool x86_dm__readable(struct x86_dm_vcpu *vcpu)
+{
+    int events = 0;
+    size_t size = sizeof(events);
+
+    return zmq_getsockopt(vcpu->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
+}
+
+/*
+ * Wait for a message, a wake-up or a signal; the latter two set *woken.  Returns false when poll() fails.
+ *
+ * Most of an exchange is spent waking threads and idle processors.  In a lively conversation this looks again and again
+ * before it sleeps, as waiter.py does on the other side: it gives way to any other thread between two looks, and leaves
+ * off for a while when one takes the processor.
+ */
+static bool x86_dm__wait(struct x86_dm_vcpu *vcpu, bool *woken)
+{
+    const int64_t most = 200000, taken = 100000, shortest_rest = 10000000, longest_rest = 160000000;
+    struct x86_dm__waiter *waiter = &vcpu->waiter;
+    int64_t began = x86_dm__now_ns(), now = began;
+    bool awake = waiter->lively && began > waiter->resting_until;
+    bool ready = x86_dm__readable(vcpu);
+
+    for (*woken = false;;) {
+        struct pollfd fds[] = {{vcpu->wake, POLLIN, 0}, {vcpu->socket_fd, POLLIN, 0}};
+        int n = poll(fds, 2, ready || awake ? 0 : -1);
+        int64_t before;
+
+        if (n < 0 && errno != EINTR) {
+            return false;
+        }
+        *woken = n < 0 || fds[0].revents;
+        if (n > 0 && fds[1].revents && !ready) {
+            ready = x86_dm__readable(vcpu);
+        }
+        if (ready || *woken) {
+            break;
+        }
+        if (!awake || n) {
+            continue;
+        }
+        sched_yield();
+        before = now;
+        now = x86_dm__now_ns();
+        if (now - before > taken) {
+            int64_t longer = 2 * waiter->next_rest < longest_rest ? 2 * waiter->next_rest : longest_rest;
+
+            waiter->next_rest = before - waiter->resting_until > 2 * shortest_rest ? shortest_rest : longer;
+            waiter->resting_until = now + waiter->next_rest;
+            awake = false;
+        } else if (now - began >= most) {
+            awake = false;
+        }
+    }
+    waiter->lively = x86_dm__now_ns() - began < most;
+    return true;
+}
+
 /* Wait for the next message; carry out kicks and reconnects meanwhile. */
 static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
                                           struct x86_dm_message *message, struct x86_dm_failure *why)
 {
     for (;;) {
-        zmq_pollitem_t items[] = {{NULL, vcpu->wake, ZMQ_POLLIN, 0}, {vcpu->socket, 0, ZMQ_POLLIN, 0}};
         struct x86_dm_failure lost;
         enum x86_dm_status status = x86_dm__pass_kicks(vcpu, why);
-        bool gone, interrupted;
+        bool gone, woken;
         zmq_msg_t frame;
         int size;
 
         if (status != X86_DM_FINE) {
             return status;
         }
-        items[1].socket = vcpu->socket;
-        interrupted = zmq_poll(items, 2, -1) < 0;
-        if (interrupted && errno != EINTR) {
-            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: poll: %s", zmq_strerror(errno));
+        if (!x86_dm__wait(vcpu, &woken)) {
+            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: poll: %s", strerror(errno));
         }
-        if (interrupted || items[0].revents) {
+        if (woken) {
             x86_dm__drain(vcpu->wake);
             if (devices->on_wake && devices->on_wake(devices->opaque)) {
                 x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
@@ -2453,19 +2562,84 @@ static void x86_dm__deliver(const struct x86_dm_devices *devices, const struct x
     }
 }
 
+/* Ask the devices for one access of a copy, and add to `whole` what else they say. */
+static void x86_dm__single(struct x86_dm_vcpu *vcpu, const struct x86_dm_io *single,
+                           const struct x86_dm_devices *devices, struct x86_dm_answer *whole)
+{
+    struct x86_dm_answer given = {.data = vcpu->read.data, .window = -1};
+
+    if (single->kind == X86_DM_IO_KIND_MMIO_READ) {
+        given.size = single->size;
+        memset(given.data, 0xff, single->size);
+    }
+    devices->on_io(devices->opaque, single, &given);
+    if (given.map) {
+        whole->map = given.map;
+    }
+    if (given.window >= 0) {
+        whole->window = given.window;
+    }
+    if (given.stop != X86_DM_STOP_NONE) {
+        whole->stop = given.stop;
+    }
+}
+
+/* Most bytes of an element. */
+enum { X86_DM__ELEMENT = 8 };
+
+/* Carry out a copy as single reads and writes. */
+static void x86_dm__copy(struct x86_dm_vcpu *vcpu, const struct x86_dm_io *io, const struct x86_dm_devices *devices,
+                         struct x86_dm_answer *whole)
+{
+    struct x86_dm_io single = *io;
+    uint8_t element[X86_DM__ELEMENT];
+
+    single.target = 0;
+    single.count = 1;
+    single.down = false;
+    single.n_posted = single.n_pages = single.n_patches = 0;
+    for (uint32_t n = 0; n < io->count; n++) {
+        uint64_t at = (uint64_t)n * io->size;
+
+        single.kind = X86_DM_IO_KIND_MMIO_READ;
+        single.address = io->down ? io->address - at : io->address + at;
+        single.data = (struct x86_dm_blob){NULL, 0};
+        x86_dm__single(vcpu, &single, devices, whole);
+        memcpy(element, vcpu->read.data, io->size);
+        if (whole->map && whole->map->n_regions <= X86_DM_MAX_REGIONS) { /* it need not outlive the next call */
+            vcpu->kept = *whole->map;
+            for (uint32_t i = 0; i < vcpu->kept.n_regions; i++) {
+                vcpu->kept_regions[i] = vcpu->kept.regions[i];
+            }
+            vcpu->kept.regions = vcpu->kept_regions;
+            whole->map = &vcpu->kept;
+        }
+        single.kind = X86_DM_IO_KIND_MMIO_WRITE;
+        single.address = io->down ? io->target - at : io->target + at;
+        single.data = (struct x86_dm_blob){element, io->size};
+        x86_dm__single(vcpu, &single, devices, whole);
+        if (whole->stop != X86_DM_STOP_NONE || whole->map || (whole->window > 0 && !vcpu->waits)) {
+            whole->copied = n + 1;
+            break;
+        }
+    }
+}
+
 /* Ask the devices, and send what they say. */
 static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struct x86_dm_io *io,
                                            const struct x86_dm_devices *devices, struct x86_dm_failure *why)
 {
     bool reads = io->kind == X86_DM_IO_KIND_PORT_IN || io->kind == X86_DM_IO_KIND_MMIO_READ ||
                  io->kind == X86_DM_IO_KIND_MSR_READ;
+    bool copies = io->kind == X86_DM_IO_KIND_MEMORY_COPY;
     uint64_t size = (uint64_t)io->size * io->count;
     struct x86_dm_answer given = {.window = -1};
     struct x86_dm_message answer;
     enum x86_dm_status status;
 
-    if (size > X86_DM_MAX_DATA || (!reads && io->kind != X86_DM_IO_KIND_INTERRUPT_ACK &&
-                                   io->kind != X86_DM_IO_KIND_REPORT && io->data.size != size)) {
+    if (size > X86_DM_MAX_DATA || (copies && io->size > X86_DM__ELEMENT) ||
+        (!reads && !copies && io->kind != X86_DM_IO_KIND_INTERRUPT_ACK && io->kind != X86_DM_IO_KIND_REPORT &&
+         io->data.size != size)) {
         return x86_dm__fail(why, X86_DM_RUN_LOST, "the daemon does not speak this protocol: %s of %u times %u bytes",
                             x86_dm_io_kind_name(io->kind), (unsigned)io->count, (unsigned)io->size);
     }
@@ -2488,8 +2662,16 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
     if (io->n_registers) {
         memcpy(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]));
     }
-    if (devices->on_io && io->kind != X86_DM_IO_KIND_REPORT) {
+    given.copied = io->count;
+    if (copies && devices->on_copy) {
+        devices->on_copy(devices->opaque, io, &given);
+    } else if (copies && devices->on_io) {
+        x86_dm__copy(vcpu, io, devices, &given);
+    } else if (!copies && devices->on_io && io->kind != X86_DM_IO_KIND_REPORT) {
         devices->on_io(devices->opaque, io, &given);
+    }
+    if (given.window >= 0 || io->kind == X86_DM_IO_KIND_INTERRUPT_ACK) {
+        vcpu->waits = given.window > 0;
     }
     x86_dm_init(&answer, X86_DM_IO_ANSWER);
     answer.io_answer.session = io->session;
@@ -2510,6 +2692,10 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
         answer.io_answer.window = given.window != 0;
     }
     answer.io_answer.stop = given.stop;
+    if (given.copied < io->count) {
+        answer.io_answer.has_copied = true;
+        answer.io_answer.copied = given.copied;
+    }
     if (io->n_registers && memcmp(given.registers, io->registers, io->n_registers * sizeof(given.registers[0]))) {
         answer.io_answer.registers = given.registers;
         answer.io_answer.n_registers = io->n_registers;
@@ -2621,6 +2807,7 @@ enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *sta
     request->state.present = vcpu->base ? x86_dm_state_difference(&vcpu->known, state) : X86_DM_ALL_GROUPS;
     request->state.state = *state;
     vcpu->has_answer = false;
+    vcpu->waits = how->window;
     status = x86_dm__send_request(vcpu, why);
     if (status == X86_DM_FINE) {
         accepted = vcpu->running = true;

@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dm.isa import coverage
 
 #: A test that carries one of these may be skipped: the host lacks what it names.
 HOST_MARKERS = frozenset({"kvm", "modify_ldt"})
 STRICT = os.environ.get("DM_STRICT") == "1"
+# A busy machine is slow, which says nothing about an example.
+settings.register_profile("dm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dm")
 #: Test modules (as dm.isa.coverage names them): tests collected, and those of them that have passed.
 _collected: Counter[str] = Counter()
 _passed: Counter[str] = Counter()

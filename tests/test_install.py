@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import dm
+from dm import fast
 from dm.engine import engine_in_use
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,7 @@ def test_the_installed_package_is_tested_on_its_native_engine() -> None:
     assert engine_in_use()[0] == "native"
     extension = importlib.import_module("dm.engine._native")
     assert Path(str(extension.__file__)).is_relative_to(ENVIRONMENT)
+    assert fast.module() is not None
 
 
 def copy_source(to: Path) -> Path:

@@ -15,13 +15,14 @@ PACKAGE = Path(dm.__file__).parent
 #: What each part of dm may import of the others.  A part that is not named here does not exist.
 ALLOWED = {
     "microcode": set(),
-    "machine": {"microcode"},
+    "fast": set(),
+    "machine": {"fast", "microcode"},
     "isa": {"machine", "microcode"},
     "engine": {"isa", "machine", "microcode"},
-    "protocol": {"machine"},
+    "protocol": {"fast", "machine"},
     "qmp": {"machine", "protocol"},
     "server": {"engine", "machine", "protocol", "qmp"},
-    "shim": {"engine", "isa", "machine", "protocol"},
+    "shim": {"engine", "fast", "isa", "machine", "protocol"},
     "vectors": {"engine", "isa", "machine"},
     "bench": {"engine", "isa", "machine", "protocol", "shim", "vectors"},
     "cli": {"engine"},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dm.bench import engines, programs, transport
+from dm.bench import c_client, engines, programs, transport
 from dm.bench.compare import Comparison, compare, summary, table
 from dm.bench.engines import BenchError, Figure
 from dm.bench.floors import judge
@@ -29,7 +29,8 @@ QUICK: Final = (3, 0.1)
 _PARTS: Final = {
     "requests": "one instruction as a request, without transport",
     "transport": "request and I/O exit through a daemon, each beside a bare ZeroMQ echo of the same bytes",
-    "busy": "the same while a second VM runs",
+    "c-client": "the same by the C client, beside an echo in C on both sides",
+    "busy": "what transport measures, while a second VM runs",
     "scaling": "two vCPUs and two VMs against one",
     "start": "start-up time and idle memory of the daemon",
     "grub": "x86-dm boot to GRUB's prompt",
@@ -104,7 +105,7 @@ class Report:
         }
         value["floors"] = [
             {"figure": floor.figure, "at_most" if floor.most else "at_least": floor.value, "reached": reached}
-            for floor, _, reached in judge(self.figures)
+            for floor, _, reached in judge(self.figures, self.engine)
         ]
         if self.peers:
             value["peers"] = [peer_json(peer, self.comparisons) for peer in self.peers]
@@ -133,12 +134,12 @@ def peer_json(peer: Peer, comparisons: Iterable[Comparison]) -> dict[str, Any]:
     return {"name": peer.name, "version": peer.version, "kernels": kernels}
 
 
-def floors(figures: Iterable[Figure]) -> list[str]:
-    """Return a line for each floor whose figure was measured."""
+def floors(figures: Iterable[Figure], engine: str = "native") -> list[str]:
+    """Return a line for each floor of an engine whose figure was measured."""
     return [
         f"{floor.figure:46} {'at most' if floor.most else 'at least':8} {floor.value:6g} {figure.unit:5} "
         f"{'reached' if reached else f'NOT reached: {figure.median:.4g}'}"
-        for floor, figure, reached in judge(figures)
+        for floor, figure, reached in judge(figures, engine)
     ]
 
 
@@ -177,7 +178,7 @@ def main(args: argparse.Namespace) -> int:
         ours = {figure.name: figure.median for figure in report.figures}
         report.say("\n" + table(report.comparisons, ours))
         report.add(summary(report.comparisons))
-    if lines := floors(report.figures):
+    if lines := floors(report.figures, engine):
         report.say("\nfloors, set for a two-core Zen 4 machine")
         report.say("\n".join(lines))
     if args.json:
@@ -206,7 +207,7 @@ def _peers(text: str | None) -> list[str]:
     for name in text.split(","):
         if name.lower() not in names:
             raise UsageError(f"--peers {name}: one of {', '.join(PEERS)} is needed")
-    return [names[name.lower()] for name in text.split(",")]
+    return list(dict.fromkeys(names[name.lower()] for name in text.split(",")))
 
 
 def _find(wanted: list[str], report: Report) -> list[Peer]:
@@ -234,6 +235,7 @@ def _measure(name: str, report: Report, seconds: float) -> None:
     parts: dict[str, Callable[[], list[Figure]]] = {
         "requests": lambda: engines.single_requests(KERNELS["alu"], engine, runs, count),
         "transport": lambda: transport.round_trips(engine, runs, count),
+        "c-client": lambda: c_client.round_trips(engine, runs, count),
         "busy": lambda: transport.beside_busy(engine, runs, count),
         "scaling": lambda: transport.scaling(engine, runs, seconds),
         "start": lambda: programs.start_up(engine, runs),

@@ -107,6 +107,7 @@ class ExitReason(StrEnum):
     MMIO_WRITE = "mmio-write"
     MSR_READ = "msr-read"
     MSR_WRITE = "msr-write"
+    MEMORY_COPY = "memory-copy"
 
     BUDGET = "budget"
     KICKED = "kicked"
@@ -132,6 +133,7 @@ QUESTIONS = frozenset(
         ExitReason.MMIO_WRITE,
         ExitReason.MSR_READ,
         ExitReason.MSR_WRITE,
+        ExitReason.MEMORY_COPY,
     }
 )
 
@@ -143,8 +145,10 @@ class Exit:
     ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR; of a mismatch the one touched, 0 when
     the instruction touches none) or MSR number.  ``size`` is the element size in bytes, ``count`` the number of
     elements (above 1 for string I/O).  ``data`` holds the ``size * count`` bytes written, little-endian.  ``down``:
-    each MMIO element lies ``size`` below the one before, not above.  ``detail`` says in words what was unsupported or
-    lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit, in order; they precede the question.
+    each MMIO element lies ``size`` below the one before, not above.  ``target``: a MEMORY_COPY reads an element at
+    ``address``, writes it at ``target`` and steps both, ``count`` times; so reads and writes alternate.  ``detail``
+    says in words what was unsupported or lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit,
+    in order; they precede the question.
     ``steps`` counts instructions, REP iterations and instructions that faulted (their delivery included) since the
     last exit, ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the
     last exit, sorted.
@@ -167,6 +171,19 @@ class Exit:
     pages: tuple[int, ...] = ()
     tlb_flush: bool = False
     error: int = 0
+    target: int = 0
+
+
+def check_copied(copied: int, reason: ExitReason, count: int) -> None:
+    """Check how many elements an answer says have been copied, of a question for ``count``.
+
+    Raises:
+        ValueError: saying what would be right.
+    """
+    if reason is not ExitReason.MEMORY_COPY:
+        raise ValueError(f"answer: copied is {copied}, but {reason} copies nothing")
+    if not 0 <= copied <= count:
+        raise ValueError(f"answer: copied is {copied}, 0 to {count} are possible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +203,13 @@ class CpuConfig:
     """What does not change while a vCPU lives.
 
     ``cpuid``: the guest's table; empty means the default P6-class part.  ``model`` is ``"p6"``, or ``"80286"`` /
-    ``"80386"`` for tests of old parts.
+    ``"80386"`` for tests of old parts.  ``copies``: a string that goes from device to device is asked as a MEMORY_COPY;
+    else element by element.
     """
 
     cpuid: tuple[CpuidEntry, ...] = field(default=())
     model: str = "p6"
+    copies: bool = False
 
 
 @runtime_checkable
@@ -264,13 +283,14 @@ class Engine(Protocol):
         """
         ...
 
-    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
+    def answer(self, data: bytes = b"", *, fault: bool = False, copied: int | None = None) -> None:
         """Answer the open question with ``size * count`` bytes for a read, nothing for a write.
 
-        ``fault`` raises #GP(0) in the guest (MSR accesses only).
+        ``fault`` raises #GP(0) in the guest (MSR accesses only).  ``copied`` says how many elements of a MEMORY_COPY
+        have been copied (None: all); with 0 the instruction decides anew what to ask, as the memory map then is.
 
         Raises:
-            ValueError: no question is open, or the length is wrong.
+            ValueError: no question is open, or the length or the count is wrong.
         """
         ...
 

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from dm.engine import _native
-from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until
+from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until, check_copied
 from dm.isa import features
 from dm.machine.rules import Policy
 from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
@@ -17,13 +17,14 @@ _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
 #: Numbers of enum exit_reason in cpu.h.
-_REASONS: Final = (
+REASONS: Final = (
     ExitReason.PORT_IN,
     ExitReason.PORT_OUT,
     ExitReason.MMIO_READ,
     ExitReason.MMIO_WRITE,
     ExitReason.MSR_READ,
     ExitReason.MSR_WRITE,
+    ExitReason.MEMORY_COPY,
     ExitReason.BUDGET,
     ExitReason.KICKED,
     ExitReason.ENTERABLE,
@@ -37,9 +38,10 @@ _REASONS: Final = (
     ExitReason.PAGE_FAULT,
 )
 _READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ})
-_WRITES: Final = QUESTIONS - _READS
+_WRITES: Final = QUESTIONS - _READS - {ExitReason.MEMORY_COPY}
 _MSRS: Final = frozenset({ExitReason.MSR_READ, ExitReason.MSR_WRITE})
-_POLICIES: Final = {
+#: Policies as the runtime numbers them.
+POLICIES: Final = {
     Until.NEVER: int(Policy.NEVER),
     Until.INSTRUCTIONS: int(Policy.NEVER),
     Until.VMX: int(Policy.VMX),
@@ -121,11 +123,12 @@ def _groups() -> dict[str, _Group]:
 
 
 _GROUPS: Final = _groups()
-_WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
+#: Bytes of a state as C has it (struct wire).
+WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
 _PARTS: Final = [(name, group, group.part) for name, group in _GROUPS.items()]
 #: Groups up to this one differ after most instructions, the others after few: those are looked at as a whole first.
 _OFTEN: Final = 1 + GROUPS.index(FIELD["rflags"].group)
-_SELDOM: Final = slice(_GROUPS[GROUPS[_OFTEN - 1]].end, _WIRE_SIZE)
+_SELDOM: Final = slice(_GROUPS[GROUPS[_OFTEN - 1]].end, WIRE_SIZE)
 
 
 def _places() -> tuple[list[tuple[str, str, int]], list[tuple[str, str, slice]]]:
@@ -165,15 +168,16 @@ class NativeEngine:
                 raise ValueError(f"CPUID leaf {leaf:#x}.{subleaf:#x}: all values are 32 bits wide")
         model = features.MODELS[config.model]
         cpu = _lib.dm_new(
-            features.feature_mask(table), features.vendor(table), model, _ffi.new("struct dm_cpuid[]", rows), len(rows)
-        )
+            features.feature_mask(table), features.vendor(table), model, _ffi.new("struct dm_cpuid[]", rows), len(rows),
+            config.copies,
+        )  # fmt: skip
         if not cpu:
             raise MemoryError("no memory for a vCPU")
         self._cpu: Any = _ffi.gc(cpu, _lib.dm_free)
         self._exit: Any = _ffi.new("struct dm_exit *")
         self._request: Any = _ffi.new("struct dm_request *")
         self._asked: tuple[Any, ...] = ()  # what the request holds
-        self._wire = bytearray(_WIRE_SIZE)
+        self._wire = bytearray(WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
         self._current = False  # the wire holds the state as it is now
         self._seen = b""  # what get_groups() last saw, whole and by group, and what it made of it
@@ -308,7 +312,7 @@ class NativeEngine:
         asked = until, budget, progress, window, mmio, code
         if asked != self._asked:  # else it stands there already
             self._asked = ()  # as long as a value may be refused
-            request.policy, request.budget = _POLICIES[until], budget
+            request.policy, request.budget = POLICIES[until], budget
             request.progress, request.window = progress, window
             request.has_mmio, request.mmio = mmio is not None, mmio or 0
             request.code_size = len(code)
@@ -323,7 +327,7 @@ class NativeEngine:
         return made
 
     def _result(self, out: Any) -> Exit:
-        reason = _REASONS[out.reason]
+        reason = REASONS[out.reason]
         posted: tuple[tuple[int, bytes], ...] = ()
         if out.posted_count:
             entries = (out.posted[i] for i in range(out.posted_count))
@@ -335,14 +339,14 @@ class NativeEngine:
         # In the order of its fields: names cost time here.
         return Exit(
             reason, address, size, count, data, bool(out.down), detail, out.steps, out.instructions, posted, pages,
-            bool(out.tlb_flush), out.error,
+            bool(out.tlb_flush), out.error, out.target,
         )  # fmt: skip
 
-    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
+    def answer(self, data: bytes = b"", *, fault: bool = False, copied: int | None = None) -> None:
         """Answer the open question; see :meth:`dm.engine.api.Engine.answer`.
 
         Raises:
-            ValueError: no question is open, or the length is wrong.
+            ValueError: no question is open, or the length or the count is wrong.
         """
         cpu, question = self._open, self._question
         if question is None or self._answered:
@@ -352,8 +356,13 @@ class NativeEngine:
         wanted = question.size * question.count if question.reason in _READS and not fault else 0
         if len(data) != wanted:
             raise ValueError(f"the answer to {question.reason} has {len(data)} bytes, {wanted} are needed")
+        if copied is not None:
+            check_copied(copied, question.reason, question.count)
         self._current = False
-        _lib.dm_answer(cpu, data, len(data), fault)
+        if question.reason is ExitReason.MEMORY_COPY:
+            _lib.dm_answer_copy(cpu, question.count if copied is None else copied)
+        else:
+            _lib.dm_answer(cpu, data, len(data), fault)
         self._answered = True
 
     def kick(self) -> None:
@@ -366,6 +375,45 @@ class NativeEngine:
         out = _ffi.new("struct dm_fault *")
         _lib.dm_last_fault(self._open, out)
         return out.vector, out.error, _ffi.string(_lib.dm_label(out.label)).decode(), tuple(out.operand)
+
+    # For C that runs this engine itself (dm.server.exchange); it is one thread's, as always.
+
+    def links(self) -> dict[str, int]:
+        """Return the address of the vCPU and of the functions of api.h that run it, by the names C knows them by."""
+        functions = {name: f"dm_{name}" for name in ("run", "answer", "get_state", "set_state")}
+        made = {
+            f"engine_{name}": int(_ffi.cast("uintptr_t", _ffi.addressof(_lib, function)))
+            for name, function in functions.items()
+        }
+        return {"cpu": int(_ffi.cast("uintptr_t", self._open)), **made}
+
+    def follow(self, out: int | None) -> Exit | None:
+        """Take note that C has run this engine or changed its state.
+
+        ``out`` is the address of the struct dm_exit of its last run; None when no question is to be answered.
+
+        Returns:
+            That exit.
+        """
+        self._current = self._answered = False
+        made = self._result(_ffi.cast("struct dm_exit *", out)) if out is not None else None
+        self._question = made if made is not None and made.reason in QUESTIONS else None
+        return made
+
+    def pack(self, groups: Groups) -> bytes:
+        """Return a whole state as C has it.
+
+        Raises:
+            ValueError: naming the value that is missing or does not fit.
+        """
+        wire = bytearray(WIRE_SIZE)
+        for name, group in _GROUPS.items():
+            group.pack_into(wire, groups[name])
+        return bytes(wire)
+
+    def unpack(self, wire: bytes) -> Groups:
+        """Return the groups of a whole state as C has it."""
+        return {name: group.unpack(wire[group.part]) for name, group in _GROUPS.items()}
 
     def close(self) -> None:
         """Free everything; further calls raise ValueError."""

@@ -1,7 +1,8 @@
 """A whole state to groups and back, fast: functions compiled from the state table, as dataclasses make their methods.
 
 The same as :func:`dm.machine.state.get_group` for every group and :func:`dm.machine.state.update`, in a fraction of the
-time; what does not fit is left to the latter, which names it.
+time; what does not fit is left to the latter, which names it.  Where :mod:`dm.fast` is built, what every exchange needs
+is done there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Final, TypeAlias
 
+from dm import fast
 from dm.machine.state import FIELD, FIELDS, GROUPS, Seg, Segment, State, group_layout, set_group
 
 Groups: TypeAlias = dict[str, list[int | bytes]]
@@ -69,12 +71,45 @@ _STORERS: Final = {group: _storer(group) for group in GROUPS}
 flatten: Final[Callable[[State], Groups]] = _flattener()
 
 
+def _fast() -> Any:
+    """Return ``dm.fast``'s Groups for this state table, or None."""
+    module = fast.module()
+    if module is None:
+        return None
+    rows = []
+    for group in GROUPS:
+        places = tuple(
+            (
+                row.name.removeprefix("seg."),
+                0 if row.blob or group == _SEGMENTS else row.count,
+                row.count if row.blob else 0,
+                (1 << row.width) - 1,
+            )
+            for row in FIELDS
+            if row.group == group
+        )
+        rows.append((group, group == _SEGMENTS, places))
+    return module.Groups(State, Segment, "seg", len(Seg), tuple(rows))
+
+
+_FAST: Final = _fast()
+
+
+def changed(state: State, known: Groups) -> Groups:
+    """Return the groups of a state that are not as in ``known``; a group that is not in there has changed."""
+    if _FAST is not None and (found := _FAST.changed(state, known)) is not None:
+        return found  # type: ignore[no-any-return]
+    return {group: values for group, values in flatten(state).items() if values != known.get(group)}
+
+
 def update(state: State, delta: Groups) -> None:
     """Store the groups of ``delta`` in a state; unknown groups are ignored.
 
     Raises:
         ValueError: a value does not fit (nothing has been changed by that group).
     """
+    if _FAST is not None and _FAST.store(state, delta):
+        return
     for group, values in delta.items():
         store = _STORERS.get(group)
         if store is not None and not store(state, values):

@@ -12,7 +12,7 @@ from dm.protocol.schema import MAX_VCPUS
 
 
 class Board:
-    """One byte for each vCPU: 1 while it runs."""
+    """``bytes`` has one for each vCPU: 1 while it runs."""
 
     def __init__(self, fd: int = -1) -> None:
         """Make one, or map that of ``fd``, which is closed with the board.
@@ -23,17 +23,17 @@ class Board:
         self.fd = fd if fd >= 0 else os.memfd_create("board", os.MFD_CLOEXEC)
         if fd < 0:
             os.ftruncate(self.fd, MAX_VCPUS)
-        self._bytes = mmap.mmap(self.fd, MAX_VCPUS)
+        self.bytes = mmap.mmap(self.fd, MAX_VCPUS)
 
     def set(self, vcpu: int, running: bool) -> None:
         """Note that a vCPU runs, or does not."""
-        self._bytes[vcpu] = running
+        self.bytes[vcpu] = running
 
     def running(self) -> list[int]:
         """Return the numbers of those that run."""
-        return [vcpu for vcpu, running in enumerate(self._bytes[:]) if running]
+        return [vcpu for vcpu, running in enumerate(self.bytes[:]) if running]
 
     def close(self) -> None:
         """Give it back."""
-        self._bytes.close()
+        self.bytes.close()
         os.close(self.fd)

@@ -43,6 +43,8 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 #: Mapped blocks: (first address, bytes, what it is called).  Replaced as a whole, so the handler needs no lock.
 _blocks: tuple[tuple[int, int, str], ...] = ()
 _lost = ""
+#: Not 0 once something is lost; for C.
+_flag: Final = ctypes.c_int(0)
 
 
 def install() -> None:
@@ -69,6 +71,11 @@ def lost() -> str:
     return _lost
 
 
+def lost_address() -> int:
+    """Return the address of an int that is not 0 once something has been lost."""
+    return ctypes.addressof(_flag)
+
+
 def _forget(entry: tuple[int, int, str]) -> None:
     global _blocks
     _blocks = tuple(one for one in _blocks if one is not entry)
@@ -84,6 +91,7 @@ def _on_sigbus(number: int, info: int, context: int) -> None:
             if _libc.mmap(start, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == start:
                 _libc.madvise(start, size, mmap.MADV_DONTDUMP)
                 _lost = _lost or f"{name} is gone: its byte {address - start:#x} cannot be accessed any more"
+                _flag.value = 1
                 return
     # Not guest memory: as if nobody had handled it, once the access is made again.
     _libc.sigaction(signal.SIGBUS, ctypes.byref(_SigAction()), None)

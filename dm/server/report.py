@@ -11,7 +11,7 @@ from dm.protocol.schema import Posted
 from dm.server.pages import Place
 
 #: Longest run of posted writes that is put together, in bytes.
-_MERGE: Final = 4096
+MERGE: Final = 4096
 
 
 class Report:
@@ -23,7 +23,7 @@ class Report:
         self.tlb_flush = False
         self._posted: list[tuple[int, int, bytearray]] = []  # (first gpa, size of each write, bytes)
         self._bytes = 0  # of all posted writes
-        self._pages: set[int] = set()
+        self.pages: set[int] = set()  # written
         self._unread: set[int] = set()  # pages that are still to be looked up
         self.places: set[Place] = set()  # pages of memory by messages to look for changes in
 
@@ -39,7 +39,7 @@ class Report:
 
     def touch(self, pages: Iterable[int]) -> None:
         """Note that these pages (gpa >> 12) have been written."""
-        self._pages.update(pages)
+        self.pages.update(pages)
         self._unread.update(pages)
 
     def note(self, places: Callable[[Iterable[int]], set[Place]] | None) -> None:
@@ -56,7 +56,7 @@ class Report:
             self._bytes += len(data)
             if posted:
                 first, size, run = posted[-1]
-                if size == len(data) and first + len(run) == gpa and len(run) + size <= _MERGE:
+                if size == len(data) and first + len(run) == gpa and len(run) + size <= MERGE:
                     run += data
                     continue
             posted.append((gpa, len(data), bytearray(data)))
@@ -64,7 +64,7 @@ class Report:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to deliver or look up: most runs touch few pages, and most exchanges none."""
-        return not (self._unread or self._pages or self._posted or self.places)
+        return not (self._unread or self.pages or self._posted or self.places)
 
     @property
     def waiting(self) -> bool:
@@ -75,15 +75,13 @@ class Report:
     def full(self) -> bool:
         """Whether more would not fit into one exchange."""
         return (
-            len(self._posted) > schema.MAX_POSTED
-            or self._bytes > schema.MAX_DATA
-            or len(self._pages) > schema.MAX_PAGES
+            len(self._posted) > schema.MAX_POSTED or self._bytes > schema.MAX_DATA or len(self.pages) > schema.MAX_PAGES
         )
 
     def take(self) -> tuple[list[Posted], list[int], bool]:
         """Return and forget what fits into one exchange: posted writes, pages in order, TLB flush."""
         flush, self.tlb_flush = self.tlb_flush, False
-        if not (self._posted or self._pages):
+        if not (self._posted or self.pages):
             return [], [], flush
         fit = size = 0
         for _, _, data in self._posted[: schema.MAX_POSTED]:
@@ -93,6 +91,6 @@ class Report:
             fit += 1
         posted, self._posted = self._posted[:fit], self._posted[fit:]
         self._bytes -= size
-        pages = sorted(self._pages)
-        pages, self._pages = pages[: schema.MAX_PAGES], set(pages[schema.MAX_PAGES :])
+        pages = sorted(self.pages)
+        pages, self.pages = pages[: schema.MAX_PAGES], set(pages[schema.MAX_PAGES :])
         return [Posted(gpa, bytes(data), size) for gpa, size, data in posted], pages, flush

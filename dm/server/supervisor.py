@@ -431,7 +431,7 @@ class Supervisor:
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "dm.server.worker", "--fd", str(theirs.fileno())),
-                *("--session", str(number)),
+                *("--session", str(number), "--features", ",".join(features)),
                 *("--engine", self.settings.engine, "--log-level", self.settings.log_level),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

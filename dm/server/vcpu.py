@@ -4,6 +4,9 @@ The thread binds the endpoint and is the only one to touch it (a ZeroMQ socket n
 engine in slices of under half a millisecond and looks at its socket between slices, so a ``kick`` of the shim needs no
 second socket and no second thread.  Other threads of the worker reach it through :meth:`Vcpu.close` and the like:
 they queue a call, stop a running engine with ``Engine.kick`` and wake an idle thread through an eventfd.
+
+This is the one full description of what a vCPU does.  The usual part of it is made in C where that is built
+(:mod:`dm.server.exchange`): the thread leaves the vCPU to it, and comes back here with whatever is unusual.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final, Protocol, cast
 
 import zmq
 
@@ -39,7 +43,7 @@ from dm.protocol.schema import (
     Stop,
 )
 from dm.protocol.waiter import Waiter
-from dm.server import guard
+from dm.server import exchange, guard
 from dm.server.board import Board
 from dm.server.pages import PAGE, PageCache, Want
 from dm.server.place import Place
@@ -51,6 +55,8 @@ _log = logging.getLogger(__name__)
 SLICE_NS: Final = 400_000
 #: Posted writes wait no longer than this for an exchange, in nanoseconds.
 _POSTED_NS: Final = 20_000_000
+#: Most steps of a slice: the next stretch may be much slower than the last.
+_MOST_STEPS: Final = 1 << 18
 #: An orderly quit waits so long for the answer of an open question, in seconds.
 _GRACE: Final = 2.0
 #: After an orderly end requests are refused for so long, in seconds: a shim that has sent one before it heard of that
@@ -64,10 +70,13 @@ _HWM: Final = 16
 _READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ, IoKind.MEMORY_READ})
 _MMIO: Final = frozenset({ExitReason.MMIO_READ, ExitReason.MMIO_WRITE})
 #: Exits that may mean a page of memory by messages that is not here.
-_BROUGHT_IN: Final = frozenset({*_MMIO, ExitReason.MMIO_MISMATCH})
+_BROUGHT_IN: Final = frozenset({*_MMIO, ExitReason.MMIO_MISMATCH, ExitReason.MEMORY_COPY})
 _PORTS: Final = frozenset({ExitReason.PORT_IN, ExitReason.PORT_OUT})
 _MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
 _MUST_PROGRESS: Final = frozenset({Reason.FAILURE, Reason.INVALID_STATE, Reason.MMIO})
+_REASONS: Final = list(Reason)
+_STOPS: Final = list(Stop)
+_UNTIL_WORDS: Final = list(schema.UntilWord)
 _UNTIL: Final = {word: Until(str(word)) for word in schema.UntilWord}
 _KINDS: Final = {reason: IoKind(str(reason)) for reason in QUESTIONS}
 _ENDS: Final = {reason: DoneReason(str(reason)) for reason in ExitReason if reason not in QUESTIONS}
@@ -119,7 +128,7 @@ class _Slice:
         if steps < self.steps // 2 and ns < SLICE_NS:
             return  # it ended for another reason and says little
         wanted = steps * SLICE_NS // max(ns, 1)
-        self.steps = max(32, min(wanted, 4 * self.steps, 1 << 18))  # bounded: the next stretch may be much slower
+        self.steps = max(32, min(wanted, 4 * self.steps, _MOST_STEPS))
 
 
 class _Run:
@@ -134,12 +143,15 @@ class _Run:
         self.question: Io | None = None
         self.answer: IoAnswer | None = None
         self.questions = 0
+        self.open_steps = 0  # that the open instruction will have taken once it is finished
+        self.exit: Exit | None = None  # of the engine, to be seen to: the exchange in C has left it
+        self.in_c = False  # the exchange in C has the request and `before`
         self.must_progress = request.reason in _MUST_PROGRESS
         self.ran_ns = 0
         self.exchanged = time.monotonic_ns()
         self.registers: tuple[list[int], list[int], Exit] | None = None  # asked, answered: of a state port
 
-    def ending(self, open_steps: int) -> DoneReason | None:
+    def ending(self, open_steps: int = 0) -> DoneReason | None:
         """Return why the run must end at the next boundary, None while it may go on.
 
         ``open_steps``: not 0 while an instruction is open; it will be finished, and that is progress.
@@ -182,10 +194,14 @@ class Vcpu:
         place: Place,
         engine: Engine,
         board: Board | None = None,
+        in_c: bool = True,
     ):
-        """``place`` is where the endpoint goes, ``board`` where runs are noted."""
+        """``place`` is where the endpoint goes, ``board`` where runs are noted.
+
+        ``in_c`` False: all exchanges are made here, as with an engine that is not native.
+        """
         self.number = number
-        self.counters = schema.VcpuCounters(number, 0, 0, 0, 0, 0, 0, 0)
+        self._counters = schema.VcpuCounters(number, 0, 0, 0, 0, 0, 0, 0)
         self._context, self._owner, self._place, self._engine = context, owner, place, engine
         self._board = board
         self._calls: deque[Callable[[], None]] = deque()
@@ -204,10 +220,13 @@ class Vcpu:
         self._map: MemoryMap | None = None
         self._known = False  # the engine has the state after run `_last`, and as groups:
         self._groups: Groups = {}
-        self._record: Message | None = None
+        self._record: Message | bytes | None = None
         self._last = 0
         self._run: _Run | None = None
         self._slice = _Slice()
+        self._exchange: exchange.Exchange | None = None
+        if in_c and engine.name == "native" and exchange.status()[0]:
+            self._exchange = exchange.Exchange(engine, owner.number, number, board, _RESET)
         self._thread = threading.Thread(target=self._main, name=f"vcpu-{owner.number}-{number}", daemon=True)
 
     # ------------------------------------------------------------------------------------------ any thread
@@ -254,11 +273,22 @@ class Vcpu:
         self._call(self._take_map)
 
     @property
+    def counters(self) -> schema.VcpuCounters:
+        """What it has done since it was created."""
+        counted, c = replace(self._counters), self._exchange and self._exchange.c.counters
+        if c:
+            for name in ("requests", "io", "instructions", "steps", "bytes_in", "bytes_out"):
+                setattr(counted, name, getattr(counted, name) + getattr(c, name))
+        return counted
+
+    @property
     def doing(self) -> str:
         """What it is doing: ``idle`` (the shim has it), ``running``, ``waiting`` (for an answer) or ``lost``."""
         run = self._run
         if self._ended:
             return "lost"
+        if self._exchange is not None and self._exchange.inside:
+            return ("idle", "running", "waiting")[self._exchange.c.state]
         return "idle" if run is None else "running" if run.question is None else "waiting"
 
     def _call(self, call: Callable[[], None]) -> bool:
@@ -266,6 +296,8 @@ class Vcpu:
             if self._ended:
                 return False
             self._calls.append(call)
+            if self._exchange is not None:
+                self._exchange.c.called = 1
             os.eventfd_write(self._wake, 1)
             self._engine.kick()
             return True
@@ -282,12 +314,13 @@ class Vcpu:
                 return
             finally:
                 self._bound.set()
-            while not (self._gone or self._closing):
-                self._attend(None)
+            while self._run is not None or not (self._gone or self._closing):
+                if self._run is None:
+                    self._idle()
                 if self._run is not None:
                     self._note(True)
                     self._serve(self._run)
-                    self._note(False)
+                    self._note(self._run is not None)
             self._refuse_late()
         finally:
             with self._lock:
@@ -316,6 +349,8 @@ class Vcpu:
         assert isinstance(descriptor, int)
         self._waiter.add(descriptor)
         self._waiter.add(self._wake)
+        if self._exchange is not None:
+            self._exchange.attach(self._socket, self._wake, SLICE_NS, _MOST_STEPS, _POSTED_NS)
 
     def _do_close(self) -> None:
         self._closing = True
@@ -341,18 +376,27 @@ class Vcpu:
         """Carry out queued calls, or take in a message; wait up to ``timeout`` ms (None: for ever) for the first."""
         if self._carry_out() or (self._news() and self._take_message()):
             return
-        if self._waiter.wait(timeout) and not self._carry_out():
+        ready = self._waiter.wait(timeout)
+        if any(descriptor == self._wake for descriptor, _ in ready):
+            self._quiet()
+        if ready and not self._carry_out():
             self._take_message()
 
     def _carry_out(self) -> bool:
         """Carry out queued calls; return whether there were any."""
         if not self._calls:
             return False
-        with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
-            os.eventfd_read(self._wake)
+        self._quiet()
         while self._calls:
             self._calls.popleft()()
         return True
+
+    def _quiet(self) -> None:
+        """Take note of what tells of calls; whatever that told of is queued already."""
+        if self._exchange is not None:
+            self._exchange.c.called = 0
+        with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
+            os.eventfd_read(self._wake)
 
     def _news(self) -> bool:
         """Return whether a message is there.  Only after a "no" does ZeroMQ's descriptor tell of the next (ZMQ_FD)."""
@@ -375,7 +419,7 @@ class Vcpu:
 
     def _handle(self, identity: bytes, data: bytes, parts: int) -> None:
         """Act on a message; of one with several parts ``data`` is the last."""
-        self.counters.bytes_in += len(data)
+        self._counters.bytes_in += len(data)
         try:
             if parts != 1:
                 raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {parts} parts", "one part")
@@ -438,6 +482,8 @@ class Vcpu:
                 self._reply(run.question)  # the question was lost with the old socket
             return
         if request.seq == self._last and self._record is not None:
+            if isinstance(self._record, bytes):
+                self._record = codec.decode(self._record)
             self._reply(self._record)
             return
         if request.seq <= self._last:
@@ -456,7 +502,7 @@ class Vcpu:
         self._run = _Run(request, self._submit(request))
         self._owner.pages.applied(request.applied)
         self._drop_pages(request.changed)
-        self.counters.requests += 1
+        self._counters.requests += 1
 
     def _submit(self, request: Emulate) -> Groups:
         """Give the engine the state a request submits, and return all its groups."""
@@ -517,6 +563,11 @@ class Vcpu:
                 f"{wanted} for {question.kind} of {question.count} x {question.size}",
                 "data",
             )
+        if answer.copied is not None and (
+            question.kind is not IoKind.MEMORY_COPY or not 1 <= answer.copied <= question.count
+        ):
+            expected = f"1 to {question.count}" if question.kind is IoKind.MEMORY_COPY else "only for copies"
+            raise ProtocolError(ErrorClass.BAD_ANSWER, f"copied is {answer.copied}", expected, "copied")
         if answer.registers and (not question.registers or len(answer.registers) < len(question.registers)):
             expected = f"{len(question.registers)} values" if question.registers else "none: it is no state port"
             raise ProtocolError(
@@ -551,8 +602,11 @@ class Vcpu:
     def _send(self, identity: bytes, message: Message) -> None:
         data = codec.encode(message)
         if isinstance(message, Error):
-            self.counters.errors += 1
-        self.counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
+            self._counters.errors += 1
+        self._send_bytes(identity, data, message.NAME)
+
+    def _send_bytes(self, identity: bytes, data: bytes, name: str) -> None:
+        self._counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
         try:
             try:
                 self._socket.send(identity, _MORE)
@@ -563,64 +617,79 @@ class Vcpu:
             self._socket.send(data, _NOBLOCK)
             return
         except zmq.Again:
-            _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self.number, message.NAME)
+            _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self.number, name)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            _log.info("vCPU %d: peer is gone; %s waits for its return", self.number, message.NAME)
-        self.counters.bytes_out -= len(data)
+            _log.info("vCPU %d: peer is gone; %s waits for its return", self.number, name)
+        self._counters.bytes_out -= len(data)
 
     # ------------------------------------------------------------------------------------------ runs
 
     def _serve(self, run: _Run) -> None:
         """Carry out one request and send its answer."""
-        answer: Message
+        answer: Message | None
         try:
             self._take_map()
             answer = self._execute(run)
+            if answer is None:
+                return
         except _Gone:
             answer = self._failed(run, ErrorClass.ABORTED, "the run was given up in mid-flight")
         except Exception as error:
             _log.exception("session %d vCPU %d: run %d failed", self._owner.number, self.number, run.request.seq)
             answer = self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {type(error).__name__}: {error}")
-        self.counters.steps += run.report.steps
-        self.counters.instructions += run.report.instructions
+        self._counters.steps += run.report.steps
+        self._counters.instructions += run.report.instructions
         self._run, self._last, self._record = None, run.request.seq, answer
         try:
             self._reply(answer)
         except ProtocolError as error:  # it does not fit the schema: the engine said something odd
-            self._known, self._record = False, self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {error}")
-            self._reply(self._record)
+            self._known = False
+            self._record = answer = self._failed(run, ErrorClass.INTERNAL, f"the engine failed: {error}")
+            self._reply(answer)
 
     def _failed(self, run: _Run, error: ErrorClass, text: str) -> Error:
         refusal = ProtocolError(error, text, "a whole state with the next run")
         return refusal.message(seq=run.request.seq, session=self._owner.number, vcpu=self.number)
 
-    def _execute(self, run: _Run) -> Done:
-        open_steps = 0  # that the open instruction will have taken once it is finished
+    def _execute(self, run: _Run) -> Done | None:
+        """Carry out a request; returns None when its answer has been sent."""
         self._hold(run)
         while True:
-            if not open_steps and (ending := run.ending(0)) is not None:
-                return self._done(run, ending)
-            if self._owner.pages.used:
-                self._bring_in_firmware(run)
-            result = None if guard.lost() else self._step(run, open_steps)
+            result, run.exit = run.exit, None
+            if result is None:
+                if run.question is not None:
+                    self._settle(run)
+                    self._hold(run)
+                if not run.open_steps and (ending := run.ending()) is not None:
+                    return self._done(run, ending)
+                if self._owner.pages.used:
+                    self._bring_in_firmware(run)
+                if not guard.lost():
+                    if self._is_usual(run):
+                        self._leave_to_c(run)
+                        if self._run is not run:
+                            return None
+                        self._hold(run)
+                        continue
+                    result = self._step(run)
             if result is None or guard.lost():  # what ran since has seen memory that is not the guest's: ask nothing
                 return self._done(run, DoneReason.MEMORY_LOST)
             reason = result.reason
-            open_steps = result.count if reason in QUESTIONS else 0
-            self._flush(run, open_steps > 0)
-            if run.registers is not None and not open_steps:
+            run.open_steps = result.count if reason in QUESTIONS else 0
+            self._flush(run, run.open_steps > 0)
+            if run.registers is not None and not run.open_steps:
                 self._set_registers(run)
             if reason in _BROUGHT_IN and self._bring_in(run, result):
                 pass
-            elif open_steps:
+            elif run.open_steps:
                 self._question(run, result)
             elif reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
                 self._acknowledge(run)
             elif reason not in _SLICE_OVER:
                 return self._done(run, _ENDS[reason], result)
-            elif run.ending(0) is None:
+            elif run.ending() is None:
                 self._look()
             self._hold(run)
 
@@ -641,9 +710,9 @@ class Vcpu:
         if self._gone:
             raise _Gone
 
-    def _step(self, run: _Run, open_steps: int) -> Exit:
+    def _step(self, run: _Run) -> Exit:
         """Run the engine for one slice."""
-        request = run.request
+        request, open_steps = run.request, run.open_steps
         first = run.report.steps == 0 and not open_steps
         # then only the open instruction is finished, whatever else could end the run
         last = open_steps > 0 and (run.registers is not None or run.ending(open_steps) is not None)
@@ -673,10 +742,21 @@ class Vcpu:
             down=result.down,
             data=bytes(result.data),
             registers=registers,
+            target=result.target,
         )
         if answer.registers:
             run.registers = registers, answer.registers, result
-        self._engine.answer(answer.data, fault=answer.fault)
+        if result.reason is ExitReason.MEMORY_COPY:
+            self._engine.answer(copied=answer.copied)
+        else:
+            self._answer(answer)
+
+    def _settle(self, run: _Run) -> None:
+        """Take in the answer to a question of a device that has been sent."""
+        self._answer(self._await(run))
+
+    def _answer(self, answer: IoAnswer) -> None:
+        self._engine.answer(b"" if answer.fault else answer.data, fault=answer.fault)
 
     def _registers(self, result: Exit) -> list[int]:
         """Return the general registers for a question about a state port, else nothing."""
@@ -709,6 +789,8 @@ class Vcpu:
         Returns:
             False: it is something else, a device's or a mismatch that is one.
         """
+        if result.reason is ExitReason.MEMORY_COPY:
+            return self._bring_in_sides(run, result)
         pages, write, came = self._owner.pages, result.reason is ExitReason.MMIO_WRITE, False
         while pages.used and (want := pages.want(result.address, write)) is not None:
             if want.size:
@@ -732,6 +814,20 @@ class Vcpu:
                 self._engine.answer(b"".join(memory[at : at + result.size] for at in places))
             return True
         return False
+
+    def _bring_in_sides(self, run: _Run, result: Exit) -> bool:
+        """Bring in what a copy has taken for devices; then it is no copy, and the engine asks something else."""
+        pages, came = self._owner.pages, False
+        for address, write in ((result.address, False), (result.target, True)):
+            while pages.used and (want := pages.want(address, write)) is not None:
+                came = True
+                if not want.size:
+                    self._take_map()
+                    break
+                self._fetch(run, want)
+        if came:
+            self._engine.answer(copied=0)
+        return came
 
     def _bring_in_firmware(self, run: _Run) -> None:
         """Bring in all firmware, since fetching an instruction there has to end the run."""
@@ -792,7 +888,7 @@ class Vcpu:
         posted, pages, flush = run.report.take()
         checkpoint = _difference(run.before, self._engine.get_groups()) if run.request.checkpoint else None
         run.questions += 1
-        self.counters.io += 1
+        self._counters.io += 1
         run.question = Io(
             session=self._owner.number,
             vcpu=self.number,
@@ -810,6 +906,10 @@ class Vcpu:
         )
         run.answer = None
         self._reply(run.question)
+        return self._await(run)
+
+    def _await(self, run: _Run) -> IoAnswer:
+        """Wait for the answer to the open question."""
         while run.answer is None:
             left = None if self._give_up_at is None else int((self._give_up_at - time.monotonic()) * 1000)
             if self._gone or (left is not None and left <= 0):
@@ -850,6 +950,116 @@ class Vcpu:
             version=version,
             fault=result.error if result is not None else 0,
         )
+
+    # ------------------------------------------------------------------------------------------ exchanges in C
+
+    def _idle(self) -> None:
+        """Wait for a request, or something else to do."""
+        if self._exchange is None or self._paused or self._owner.pages.used:
+            self._attend(None)
+        else:
+            self._leave_to_c(None)
+
+    def _is_usual(self, run: _Run) -> bool:
+        """Return whether the exchange in C can take this run up where it is."""
+        return (
+            self._exchange is not None
+            and not self._closing
+            and not self._owner.pages.used
+            and run.registers is None
+            and not run.report.waiting
+            and len(run.report.pages) <= self._exchange.c.most_pages
+        )
+
+    def _leave_to_c(self, run: _Run | None) -> None:
+        """Leave the vCPU to C, with a run or without, until there is something unusual, and see to that.
+
+        A run may have ended there, and another may have begun.
+        """
+        x = cast(exchange.Exchange, self._exchange)
+        c = x.c
+        self._take_map()
+        c.generation = self._map.generation if self._map is not None else 0
+        c.epoch, c.last, c.known, c.slice = self._epoch, self._last, self._known, self._slice.steps
+        c.peer, c.peer_size = self._peer, len(self._peer)
+        c.record_size = 0
+        x.state_ports(self._owner.state_ports)
+        c.state = exchange.At.IDLE
+        if run is not None:
+            c.state = exchange.At.BOUNDARY
+            _run_to_c(run, x)
+        news = x.serve()
+        self._last, self._known, self._slice.steps = c.last, bool(c.known), c.slice
+        state = exchange.At(c.state)
+        is_open = news is exchange.News.EXIT or state is exchange.At.WAITING
+        made = x.engine.follow(x.exit_address() if is_open else None)
+        if c.record_size:
+            self._record = x.read(c.record, c.record_size)
+            if self._known:
+                self._groups = x.engine.get_groups()
+        if state is exchange.At.IDLE:
+            self._run = None
+        else:
+            if run is None or c.record_size:
+                run = self._run = _Run(cast(Emulate, codec.decode(x.read(c.request, c.request_size))), x.before())
+            _run_from_c(run, x)
+            if news is exchange.News.EXIT and made is not None:
+                run.exit = made
+                run.report.add(made)
+            if state is exchange.At.WAITING:
+                run.question = cast(Io, codec.decode(x.read(c.question, c.question_size)))
+                run.answer = None
+        self._see_to(x, news)
+
+    def _see_to(self, x: exchange.Exchange, news: exchange.News) -> None:
+        """See to what C has left; an exit and an end are the run's own business (:meth:`_execute`)."""
+        match news:
+            case exchange.News.CALLS:
+                self._quiet()
+                self._carry_out()
+            case exchange.News.MESSAGE:
+                identity, data = x.read(x.c.identity, x.c.identity_size), x.read(x.c.message, x.c.message_size)
+                self._handle(identity, data, x.c.parts)
+                if self._run is not None and self._run.question is None:
+                    self._look()
+            case exchange.News.UNSENT:
+                name = "done" if self._run is None else "io"
+                self._send_bytes(self._peer, x.read(x.c.unsent, x.c.unsent_size), name)
+            case exchange.News.ERROR:
+                self._news()  # it is told of here
+                self._take_message()
+            case _:
+                pass
+
+
+def _run_to_c(run: _Run, x: exchange.Exchange) -> None:
+    """Give a run to C."""
+    c, request, report = x.c.run, run.request, run.report
+    if not run.in_c:
+        run.in_c = True
+        x.set_before(run.before)
+        c.seq, c.reason, c.until = request.seq, _REASONS.index(request.reason), _UNTIL_WORDS.index(request.until)
+        c.has_most_steps, c.most_steps = request.steps is not None, request.steps or 0
+        c.has_microseconds, c.microseconds = request.microseconds is not None, request.microseconds or 0
+        c.has_mmio, c.mmio = request.mmio is not None, request.mmio or 0
+        c.acknowledge, c.explain, c.checkpoint = request.acknowledge, request.explain, request.checkpoint
+        c.code_size, c.code = len(request.code), request.code
+    c.steps, c.instructions, c.tlb_flush = report.steps, report.instructions, report.tlb_flush
+    x.set_pages(report.pages)
+    c.ran_ns, c.exchanged_ns, c.open_steps = run.ran_ns, run.exchanged, run.open_steps
+    c.window, c.stop, c.questions = run.window, _STOPS.index(run.stop), run.questions
+    c.must_progress = run.must_progress
+
+
+def _run_from_c(run: _Run, x: exchange.Exchange) -> None:
+    """Take a run back from C."""
+    c, report = x.c.run, run.report
+    run.in_c = True
+    report.steps, report.instructions, report.tlb_flush = c.steps, c.instructions, bool(c.tlb_flush)
+    report.pages.clear()
+    report.touch(x.pages())
+    run.ran_ns, run.exchanged, run.open_steps = c.ran_ns, c.exchanged_ns, c.open_steps
+    run.window, run.stop, run.questions = bool(c.window), _STOPS[c.stop], c.questions
 
 
 def _paged_real(cr0: int | bytes) -> bool:

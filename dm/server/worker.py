@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from dm.keys import Keys
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
-from dm.server import guard, link
+from dm.server import exchange, guard, link
 from dm.server.board import Board
 from dm.server.memory import GuestMap, RamBlocks
 from dm.server.pages import Block, PageCache
@@ -57,7 +57,7 @@ def find_engine(name: str) -> EngineChoice:
 
     Raises:
         ImportError: there is no such module or function.
-        RuntimeError: it cannot be used; the text says why.
+        RuntimeError: it, or with ``native`` the exchange in C, cannot be used; the text says why.
     """
     module, colon, function = name.partition(":")
     if colon:
@@ -70,21 +70,31 @@ def find_engine(name: str) -> EngineChoice:
     why = "asked for"
     if name == "auto":
         name, why = dm.engine.engine_in_use()
+        usable, why_not = exchange.status()
+        if name == "native" and not usable:
+            why = f"{why}; exchanges are made in Python: {why_not}"
     elif name == "native":
-        usable, why_not = dm.engine.native_status()
-        if not usable:
-            raise RuntimeError(why_not)
+        for usable, why_not in (dm.engine.native_status(), exchange.status()):
+            if not usable:
+                raise RuntimeError(why_not)
     return EngineChoice(name, why, lambda config: dm.engine.create(name, config))
 
 
 class Session:
     """The session this worker serves."""
 
-    def __init__(self, number: int, places: list[Any], factory: Callable[[CpuConfig], Engine], board: Board) -> None:
+    def __init__(
+        self,
+        number: int,
+        places: list[Any],
+        factory: Callable[[CpuConfig], Engine],
+        board: Board,
+        features: Sequence[str] = (),
+    ) -> None:
         """``places`` says where the vCPUs' endpoints go.
 
         Either the daemon's own directory, or for tcp the address, the daemon's public and secret key, and the public
-        key of the only client that may connect.  Runs are noted on ``board``.
+        key of the only client that may connect.  Runs are noted on ``board``.  ``features`` are those of the session.
         """
         self.number = number
         self.current = MemoryMap(0, ())
@@ -92,6 +102,7 @@ class Session:
         self.state_ports: tuple[range, ...] = ()
         self._map = GuestMap(self.current, [])
         self._factory, self._board = factory, board
+        self._copies = "memory-copy" in features
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._admission: Admission | None = None
         self._where, *secrets = places
@@ -182,6 +193,7 @@ class Session:
                 where = f"ports[{index}].last"
                 raise ProtocolError(ErrorClass.BAD_MESSAGE, f"last is {ports.last}", f"at least {ports.first}", where)
         self.state_ports = tuple(range(ports.first, ports.last + 1) for ports in message.ports)
+        self._tell(None)  # their exchanges in C have the old ones
 
     def _create(self, request: schema.VcpuCreate) -> schema.VcpuReady:
         number = request.vcpu
@@ -195,7 +207,7 @@ class Session:
             )
         rows = tuple(CpuidEntry(r.leaf, r.subleaf, r.eax, r.ebx, r.ecx, r.edx) for r in request.cpuid)
         try:
-            engine = self._factory(CpuConfig(rows, request.model))
+            engine = self._factory(CpuConfig(rows, request.model, self._copies))
         except ValueError as error:
             raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the engine refuses: {error}", "", "cpuid") from None
         vcpu = Vcpu(self._context, self, number, self._place(number), engine, self._board)
@@ -312,6 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="x86-dm worker", description="Serves one session; started by the daemon.")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the line to the supervisor")
     parser.add_argument("--session", type=int, required=True, help="session number")
+    parser.add_argument("--features", default="", help="what the shim and the daemon both can, with commas")
     parser.add_argument("--engine", required=True, help="engine, or module:factory")
     parser.add_argument("--log-level", default="warning")
     args = parser.parse_args(argv)
@@ -334,7 +347,8 @@ def main(argv: list[str] | None = None) -> int:
         places = link.receive(line)
         if places is None:
             return 1
-        session = Session(args.session, places.body, engine.create, Board(places.fd))
+        features = args.features.split(",")
+        session = Session(args.session, places.body, engine.create, Board(places.fd), features)
         try:
             link.send(line, "ready", 0, [name, engine.why])
             serve(session, line)

@@ -32,7 +32,7 @@ from typing import Final, TypeAlias, TypeVar
 import zmq
 
 from dm.keys import Curve
-from dm.machine.groups import flatten, update
+from dm.machine.groups import changed, update
 from dm.machine.state import State
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
@@ -54,10 +54,11 @@ from dm.protocol.schema import (
     Stop,
     UntilWord,
 )
-from dm.protocol.waiter import Waiter
+from dm.shim.link import Linked, link
 from dm.shim.pages import PAGE, Kept
 from dm.shim.ram import Ram
 
+_M64: Final = (1 << 64) - 1
 _M = TypeVar("_M", bound=Message)
 
 #: How long a control request may take, in seconds; the first hello starts a worker.
@@ -121,6 +122,7 @@ class Answer:
     ``data`` are the bytes read.  ``fault`` raises #GP(0) (MSRs only).  ``map`` is a new memory map, already numbered by
     :meth:`Shim.next_map`.  ``window`` says whether an external interrupt waits.  ``stop`` ends the run after this
     instruction.  ``registers`` are those of a state port after the access, as the question's; empty: none changed.
+    ``copied`` says how many elements of a copy have been copied, at least one; None: all.
     """
 
     data: bytes = b""
@@ -129,9 +131,12 @@ class Answer:
     window: bool | None = None
     stop: Stop = Stop.NONE
     registers: Sequence[int] = ()
+    copied: int | None = None
     applied: int | None = None  # of memory by messages, set by the library
 
 
+#: An answer of data alone.
+_NOTHING_MORE: Final = Answer()
 #: Called with each question but reports; returns the answer, or just the bytes read (None: none).
 OnIo: TypeAlias = Callable[[Io], Answer | bytes | None]
 #: Called with each coalesced write in order: guest-physical address, bytes.
@@ -198,6 +203,41 @@ def _no_devices(io: Io) -> Answer:
     if io.kind in (IoKind.MSR_READ, IoKind.MSR_WRITE):
         return Answer(fault=True)
     return Answer(b"\xff" * (io.size * io.count) if io.kind in (IoKind.PORT_IN, IoKind.MMIO_READ) else b"")
+
+
+def _single(io: Io, kind: IoKind, address: int, data: bytes = b"") -> Io:
+    """Return one access of a copy as a question of its own."""
+    return Io(
+        session=io.session,
+        vcpu=io.vcpu,
+        epoch=io.epoch,
+        seq=io.seq,
+        io=io.io,
+        kind=kind,
+        address=address & _M64,
+        size=io.size,
+        data=data,
+        instructions=io.instructions,
+        steps=io.steps,
+        checkpoint=io.checkpoint,
+    )
+
+
+def _ask(io: Io, on_io: OnIo) -> Answer:
+    """Return the answer to one access of a copy.
+
+    Raises:
+        Refused: it does not fit, as the daemon would have said.
+    """
+    given = on_io(io)
+    answer = given if isinstance(given, Answer) else Answer(given or b"")
+    wanted = io.size if io.kind is IoKind.MMIO_READ else 0
+    if len(answer.data) != wanted or answer.fault:
+        text = f"fault answers {io.kind}" if answer.fault else f"data has {len(answer.data)} bytes"
+        field = "fault" if answer.fault else "data"
+        expected = "only for MSRs" if answer.fault else f"{wanted} for {io.kind} of 1 x {io.size}"
+        raise Refused(Error(error=ErrorClass.BAD_ANSWER, text=text, expected=expected, field=field, seq=io.seq))
+    return answer
 
 
 class _Control:
@@ -359,9 +399,11 @@ class Shim:
         self._epoch = 0
         self._whole = True  # whether the session has all its RAM, map and vCPUs
         self._blocks: dict[int, Ram | Kept | tuple[str, int]] = {}
+        self._by_messages = False  # whether there ever was a Kept among them
         self._state_ports: list[schema.PortRange] = []
         self._pages_lock = threading.Lock()  # patches and pages of all vCPUs
-        self._applied = 0
+        #: Version up to which, without gaps, changes of the guest to memory by messages have been applied.
+        self.applied = 0
         self._ahead: set[int] = set()  # versions applied above a gap
         self._map: schema.Map | None = None
         self._control: _Control
@@ -463,7 +505,7 @@ class Shim:
         """
         number, kept = self._new_block(), Kept(view)
         self._keep(number, kept)
-        self._blocks[number] = kept
+        self._blocks[number], self._by_messages = kept, True
         return number
 
     def _keep(self, number: int, kept: Kept) -> None:
@@ -475,7 +517,7 @@ class Shim:
     def read_pages(self, io: Io) -> Answer:
         """Answer a ``memory-read``."""
         with self._pages_lock:
-            applied = self._applied
+            applied = self.applied
             return Answer(self.kept(io.ram).read(io.address, io.size * io.count), applied=applied)
 
     def apply(self, patches: Sequence[schema.Patch], version: int) -> None:
@@ -484,14 +526,9 @@ class Shim:
             for patch in patches:
                 self.kept(patch.ram).patch(patch.offset, patch.data, version)
             self._ahead.add(version)
-            while self._applied + 1 in self._ahead:
-                self._applied += 1
-                self._ahead.discard(self._applied)
-
-    @property
-    def applied(self) -> int:
-        """Version up to which, without gaps, changes of the guest have been applied."""
-        return self._applied
+            while self.applied + 1 in self._ahead:
+                self.applied += 1
+                self._ahead.discard(self.applied)
 
     def kept(self, number: int) -> Kept:
         """Return a block by messages; ShimError when it is none."""
@@ -502,9 +539,9 @@ class Shim:
 
     def changed(self) -> list[schema.PageRange]:
         """Return the pages by messages that have changed here since the daemon got them; it is taken to be told."""
-        blocks = [(number, block) for number, block in self._blocks.items() if isinstance(block, Kept)]
-        if not blocks:
+        if not self._by_messages:
             return []
+        blocks = [(number, block) for number, block in self._blocks.items() if isinstance(block, Kept)]
         with self._pages_lock:
             return self._changed(blocks)
 
@@ -633,7 +670,7 @@ class Shim:
 
     def _rebuild(self) -> None:
         """Give a new session all that the old one had."""
-        self._applied = 0
+        self.applied = 0
         self._ahead.clear()
         for number, block in self._blocks.items():
             if isinstance(block, Ram):
@@ -682,16 +719,19 @@ class Vcpu:
         self._watch: _Watch
         self._give_up_at = 0.0
         self._unheard = False
-        self._waiter = Waiter()
-        self._waiter.add(self._wake)
-        self._descriptor = -1
+        self._link: Linked
         self._epoch = 0
         self._seq = 0
         self._base = 0
         self._known: Groups = {}
-        self._request: Emulate | None = None
-        self._answered: IoAnswer | None = None
+        # Made once: making them takes longer than all else that an exchange does here.
+        self._emulate = Emulate(session=0, vcpu=create.vcpu, epoch=0, seq=0, generation=0, state={})
+        self._answer = IoAnswer(session=0, vcpu=create.vcpu, epoch=0, seq=0, io=0)
+        self._request: Emulate | None = None  # that of the run under way
+        self._answered = 0  # number of its last question that has been answered, with _answer
         self._kicks: deque[tuple[Stop, bool | None]] = deque()
+        self._waits = False  # the daemon has been told that an interrupt waits
+        self._copied: int | None = None  # elements of the copy at hand that are done
         self._renewed: tuple[str, bool] | None = None
         self._closed = False
 
@@ -726,6 +766,7 @@ class Vcpu:
         microseconds: int | None = None,
         reason: Reason | str = Reason.REQUEST,
         on_io: OnIo = _no_devices,
+        on_copy: OnIo | None = None,
         on_posted: OnPosted | None = None,
         on_pages: OnPages | None = None,
         window: bool = False,
@@ -739,123 +780,136 @@ class Vcpu:
         """Run guest code from ``state``, which is brought up to date, and return how it ended.
 
         Arguments are the fields of ``emulate`` (see the protocol's text).  Questions go to ``on_io``, coalesced writes
-        one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.  What
-        these raise ends the run after the instruction at hand, which is answered as by an empty bus; the state is
+        one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.  A copy
+        from device to device goes to ``on_copy`` as it is, or without that to ``on_io`` as single reads and writes, in
+        order and up to the first answer that ends the run, changes the map or says that an interrupt waits.  What these
+        raise ends the run after the instruction at hand, which is answered as by an empty bus; the state is
         brought up to date all the same.
 
         Raises:
             Refused: the daemon refused the request; nothing has run.
             RunLost: the run was lost in the middle.
             SessionLost: the session is gone; no run was under way.
+            ProtocolError: an argument or a value of the state does not fit; nothing has run.
         """
         if self._closed:
             raise SessionLost(f"vCPU {self.number} is closed")
-        self._renew_if_asked()
-        if self._shim.closing:
+        if self._renewed is not None or self._socket is None:
+            self._renew_if_asked()
+        shim = self._shim
+        if shim.closing:
             raise SessionLost("the daemon is shutting down")
-        if self._shim.lost is not None:
-            raise self._shim.lost
+        if shim.lost is not None:
+            raise shim.lost
         self._give_up_at, self._unheard = 0.0, False
-        if self._watch.gone():
+        self._copied, self._waits = None, window
+        if self._link.news() and self._watch.gone():
             raise SessionLost(f"vCPU {self.number}'s thread in the daemon is gone")
-        now = flatten(state)
+        if not self._base:
+            self._known = {}
+        request = self._emulate
+        request.state = delta = changed(state, self._known)
+        request.session, request.generation, request.base = shim.session, shim.generation, self._base
+        request.reason = reason if reason.__class__ is Reason else Reason(reason)
+        request.until = until if until.__class__ is UntilWord else UntilWord(until)
+        request.steps, request.microseconds = steps, microseconds
+        request.window, request.acknowledge, request.inject = window, acknowledge, inject
+        request.code, request.mmio, request.explain, request.checkpoint = code, mmio, explain, checkpoint
+        request.changed, request.applied = shim.changed(), shim.applied
         self._seq += 1
-        self._answered = None
-        self._request = Emulate(
-            session=self._shim.session,
-            vcpu=self.number,
-            epoch=self._epoch,
-            seq=self._seq,
-            generation=self._shim.generation,
-            base=self._base,
-            state={g: v for g, v in now.items() if v != self._known.get(g)} if self._base else now,
-            reason=reason if reason.__class__ is Reason else Reason(reason),
-            until=until if until.__class__ is UntilWord else UntilWord(until),
-            steps=steps,
-            microseconds=microseconds,
-            window=window,
-            acknowledge=acknowledge,
-            inject=inject,
-            code=code,
-            mmio=mmio,
-            explain=explain,
-            checkpoint=checkpoint,
-            changed=self._shim.changed(),
-            applied=self._shim.applied,
-        )
+        request.seq, self._answered = self._seq, 0
+        self._request = request
         try:
-            self._send(self._request)
+            message = self._call(request)
             self.stats.requests += 1
-            done = self._converse(self._request, now, on_io, on_posted, on_pages)
-            self._take(state, now, done)
+            done = self._converse(request, message, on_io, on_posted, on_pages, on_copy)
+            self._take(state, delta, done)
         except Refused:
             self._base = 0
             raise
-        except ShimError:
+        except (ShimError, ProtocolError):  # the latter: an argument does not fit, nothing has been sent
             raise
         except _Raised as raised:
-            self._give_up(state, now)
+            self._give_up(state, delta)
             raise raised.error from None
         except BaseException:  # Ctrl-C while waiting
-            self._give_up(state, now)
+            self._give_up(state, delta)
             raise
         finally:
             self._request = None
         self._deliver(done, on_posted, on_pages)
         return done
 
-    def _take(self, state: State, now: Groups, done: Done) -> None:
-        """Bring the state up to date at the end of a run."""
+    def _take(self, state: State, delta: Groups, done: Done) -> None:
+        """Bring the state up to date at the end of a run that began with ``delta``."""
         update(state, done.state)
-        self._base, self._known = done.seq, {**now, **done.state}
+        self._base = done.seq
+        self._known |= delta
+        self._known |= done.state
         self.stats.instructions += done.instructions
         self.stats.steps += done.steps
 
-    def _give_up(self, state: State, now: Groups) -> None:
+    def _give_up(self, state: State, delta: Groups) -> None:
         """End a run in which a callback has raised; its question has been answered."""
         assert self._request is not None
+        if self._answered:
+            self._send(self._answer)  # Ctrl-C may have come in between; the daemon passes over a repeated answer
         self._kicks.append((Stop.KICK, None))
         try:
-            done = self._converse(self._request, now, _no_devices, None, None)
+            done = self._converse(self._request, None, _no_devices, None, None)
         except ShimError:  # lost as well; what has been raised says more
             self._base = 0
             return
         self._kicks.clear()
-        self._take(state, now, done)
+        self._take(state, delta, done)
         self._deliver(done, None, None)
 
     def _converse(
-        self, request: Emulate, now: Groups, on_io: OnIo, on_posted: OnPosted | None, on_pages: OnPages | None
+        self,
+        request: Emulate,
+        message: Message | None,
+        on_io: OnIo,
+        on_posted: OnPosted | None,
+        on_pages: OnPages | None,
+        on_copy: OnIo | None = None,
     ) -> Done:
-        """Answer questions until the run is over."""
+        """Answer questions until the run is over; ``message`` is the first message, where it has come already."""
         question: Io | None = None
         while True:
-            message = self._receive()
+            if message is None:
+                message = self._receive()
+            following: Message | None = None
             match message:
+                case Done(seq=request.seq):
+                    return message
+                case Io(seq=request.seq) if message.io <= self._answered:
+                    if message.io == self._answered:  # our answer was lost: say it again, touch no device
+                        self._send(self._answer)
                 case Io(seq=request.seq):
-                    if self._answered is not None and message.io <= self._answered.io:
-                        if message.io == self._answered.io:  # our answer was lost: say it again, touch no device
-                            self._send(self._answered)
-                        continue
                     self.stats.io += 1
+                    question = message
                     try:
                         self._deliver(message, on_posted, on_pages)
                         if message.kind is IoKind.REPORT:
                             given: Answer | bytes | None = None
                         elif message.kind is IoKind.MEMORY_READ:
                             given = self._shim.read_pages(message)
+                        elif message.kind is IoKind.MEMORY_COPY:
+                            given = self._copy(message, on_io) if on_copy is None else on_copy(message)
                         else:
                             given = on_io(message)
-                        self._reply(message, given)
+                        answer = self._answer_to(message, given)
                     except BaseException as error:
-                        self._reply(message, replace(_no_devices(message), stop=Stop.KICK))
+                        self._send(self._last_answer_to(message))
                         raise _Raised(error) from None
-                    question = message
-                case Done(seq=request.seq):
-                    return message
+                    try:
+                        following = self._call(answer)
+                    except ProtocolError as error:  # what the callback gave cannot be encoded
+                        self._send(self._last_answer_to(message))
+                        raise _Raised(error) from None
                 case Error(seq=request.seq) | Error(seq=0):
                     if message.error is ErrorClass.UNKNOWN_BASE:  # the daemon has forgotten: say it in full
-                        request.base, request.state = 0, now
+                        request.base, request.state = 0, self._known | request.state
                         self._send(request)
                     elif message.error in (ErrorClass.ABORTED, ErrorClass.INTERNAL):
                         self._base = 0
@@ -863,10 +917,28 @@ class Vcpu:
                     elif message.error is ErrorClass.SHUTTING_DOWN:
                         raise SessionLost("the daemon is shutting down")
                     elif message.error is ErrorClass.BAD_ANSWER and question is not None:  # it is still open
-                        self._reply(question, replace(_no_devices(question), stop=Stop.KICK))
+                        self._send(self._last_answer_to(question))
                         raise _Raised(Refused(message))
                     else:
                         raise Refused(message)
+            message = following
+
+    def _copy(self, io: Io, on_io: OnIo) -> Answer:
+        """Carry out a copy as single reads and writes."""
+        step, whole = -io.size if io.down else io.size, Answer()
+        for n in range(io.count):
+            self._copied = n + 1  # what raises counts as done
+            read = _ask(_single(io, IoKind.MMIO_READ, io.address + n * step), on_io)
+            wrote = _ask(_single(io, IoKind.MMIO_WRITE, io.target + n * step, read.data), on_io)
+            for answer in (read, wrote):
+                whole.map = whole.map if answer.map is None else answer.map
+                whole.window = whole.window if answer.window is None else answer.window
+                whole.stop = whole.stop if answer.stop is Stop.NONE else answer.stop
+            if whole.stop is not Stop.NONE or whole.map is not None or (whole.window and not self._waits):
+                whole.copied = n + 1
+                break
+        self._copied = None
+        return whole
 
     def _deliver(self, message: Io | Done, on_posted: OnPosted | None, on_pages: OnPages | None) -> None:
         if message.version:
@@ -878,93 +950,87 @@ class Vcpu:
         if on_pages is not None and message.pages:
             on_pages(message.pages)
 
-    def _reply(self, io: Io, given: Answer | bytes | None) -> None:
-        answer = given if isinstance(given, Answer) else Answer(given or b"")
-        reply = IoAnswer(
-            session=io.session,
-            vcpu=io.vcpu,
-            epoch=self._epoch,
-            seq=io.seq,
-            io=io.io,
-            data=answer.data,
-            fault=answer.fault,
-            map=answer.map,
-            window=answer.window,
-            stop=answer.stop,
-            registers=list(answer.registers),
-            changed=self._shim.changed(),
-            applied=self._shim.applied if answer.applied is None else answer.applied,
-        )
-        self._send(reply)
-        self._answered = reply
+    def _answer_to(self, io: Io, given: Answer | bytes | None) -> IoAnswer:
+        """Return the answer to a question; it counts as given."""
+        more = given if isinstance(given, Answer) else _NOTHING_MORE
+        answer = self._answer
+        answer.session, answer.seq, answer.io = io.session, io.seq, io.io
+        answer.data = (given or b"") if given is not more else more.data  # type: ignore[assignment]
+        answer.fault, answer.map, answer.window, answer.stop = more.fault, more.map, more.window, more.stop
+        answer.registers, answer.copied = list(more.registers), more.copied
+        answer.changed = self._shim.changed()
+        answer.applied = self._shim.applied if more.applied is None else more.applied
+        self._answered = io.io
+        if more.window is not None or io.kind is IoKind.INTERRUPT_ACK:
+            self._waits = bool(more.window)
+        return answer
+
+    def _last_answer_to(self, io: Io) -> IoAnswer:
+        """Return the answer to a question whose callback has raised: an empty bus, and the run ends."""
+        copied, self._copied = self._copied, None
+        return self._answer_to(io, replace(_no_devices(io), stop=Stop.KICK, copied=copied))
+
+    def _call(self, message: Emulate | IoAnswer) -> Message | None:
+        """Send a message and return the next one, or None when something else wants to be seen to first."""
+        if not (self._kicks or self._watch.seen or self._renewed is not None or self._shim.lost is not None):
+            message.epoch = self._epoch
+            said = self._link.call(message)
+            if said is not None:
+                following, sent, received = said
+                self.stats.bytes_sent += sent
+                self.stats.bytes_received += received
+                return self._decode(following) if isinstance(following, bytes) else following
+        self._send(message)
+        return None
 
     def _send(self, message: Emulate | IoAnswer | Kick) -> None:
         message.epoch = self._epoch
         data = codec.encode(message)
-        assert self._socket is not None
-        for _ in range(2):
-            try:
-                self._socket.send(data, _NOBLOCK)
-                self.stats.bytes_sent += len(data)
-                return
-            except zmq.Again:
-                pass
-            # Either the daemon has read since, which ZeroMQ looks for when asked for its events and not in send, or
-            # nobody is there to take it; then it is sent again after a reconnect.
-            self._socket.getsockopt(zmq.EVENTS)
+        if self._link.send(data):  # else nobody is there to take it; it is sent again after a reconnect
+            self.stats.bytes_sent += len(data)
 
     def _receive(self) -> Message:
         """Return the next message; carry out kicks and reconnects meanwhile."""
-        news = False
         while True:
             if self._renewed is not None:  # before anything that the old socket may still hold
                 self._renew_if_asked()
-            assert self._socket is not None
             if self._kicks:
                 self._pass_kicks()
-            # Only after it has said that there is nothing does the socket's descriptor tell of news (ZMQ_FD).
-            if not (news or self._socket.getsockopt(_EVENTS) & _POLLIN):  # type: ignore[operator]
-                news = self._wait()
-                continue
-            news = False
-            try:
-                data = self._socket.recv(_NOBLOCK)
-            except zmq.Again:  # the news was another
+            data = self._link.receive(self._patience())
+            if data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                self._watch.gone()
                 continue
             self.stats.bytes_received += len(data)
-            try:
-                return codec.decode(data)
-            except ProtocolError as error:
-                raise RunLost(f"the daemon does not speak this protocol: {error}") from None
+            return self._decode(data)
 
-    def _wait(self) -> bool:
-        """Wait for the socket (then return True), or for a kick, a reconnect or the loss of the session.
+    def _decode(self, data: bytes) -> Message:
+        try:
+            return codec.decode(data)
+        except ProtocolError as error:
+            raise RunLost(f"the daemon does not speak this protocol: {error}") from None
+
+    def _patience(self) -> int | None:
+        """Return how long to wait for the daemon, in milliseconds; None while all is well.
 
         Raises:
             RunLost: the session is lost, and this vCPU's thread in the daemon with it.
         """
-        timeout, lost = None, self._shim.lost
-        if (lost is not None or self._watch.seen) and self._renewed is None:
-            now = time.monotonic()
-            self._give_up_at = self._give_up_at or now + _GRACE
-            if (lost is not None and self._unheard) or now >= self._give_up_at:
-                raise RunLost(f"a run was lost in the middle: {lost or 'its connection is gone'}")
-            self._unheard = self._watch.gone()  # there may be a last word
-            timeout = 0 if self._unheard and lost is not None else int((self._give_up_at - now) * 1000) + 1
-        news = False
-        for descriptor, _ in self._waiter.wait(timeout):
-            if descriptor == self._wake:
-                os.eventfd_read(self._wake)
-                self._renew_if_asked()
-            elif descriptor == self._watch.descriptor:
-                self._watch.gone()
-            else:
-                news = True
-        return news
+        lost = self._shim.lost
+        if (lost is None and not self._watch.seen) or self._renewed is not None:
+            return None
+        now = time.monotonic()
+        self._give_up_at = self._give_up_at or now + _GRACE
+        if (lost is not None and self._unheard) or now >= self._give_up_at:
+            raise RunLost(f"a run was lost in the middle: {lost or 'its connection is gone'}")
+        self._unheard = self._watch.gone()  # there may be a last word
+        return 0 if self._unheard and lost is not None else int((self._give_up_at - now) * 1000) + 1
 
     def _pass_kicks(self) -> None:
         while self._kicks and self._request is not None:
             stop, window = self._kicks.popleft()
+            self._waits = self._waits if window is None else window
             self._send(
                 Kick(
                     session=self._request.session,
@@ -990,11 +1056,7 @@ class Vcpu:
         self._watch = _Watch(self._socket)
         self._give_up_at, self._unheard = 0.0, False
         self._socket.connect(self.endpoint)
-        descriptor = self._socket.getsockopt(zmq.FD)
-        assert isinstance(descriptor, int)
-        self._waiter.add(descriptor)
-        self._waiter.add(self._watch.descriptor)
-        self._descriptor = descriptor
+        self._link = link(self._socket, self._wake, self._watch.descriptor)
         self._epoch += 1
         if renewed is not None and not renewed[1]:
             self._base = 0
@@ -1005,8 +1067,7 @@ class Vcpu:
 
     def _drop_socket(self) -> None:
         if self._socket is not None:
-            self._waiter.remove(self._descriptor)
-            self._waiter.remove(self._watch.descriptor)
+            del self._link
             self._watch.close()
             self._socket.close(linger=0)
             self._socket = None

@@ -50,7 +50,7 @@ def test_such_a_build_never_takes_the_products_place(words, complaint, capsys):
 
 
 class _Scripted(checks.Variant):
-    """A variant that takes twice as long as the one before it for the same rounds."""
+    """A variant that takes so many milliseconds a round."""
 
     def __init__(self, name, factor):
         self.name, self.factor, self.runs = name, factor, []

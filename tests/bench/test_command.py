@@ -50,6 +50,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (figure["name"], figure["unit"]) == ("crc", "MIPS")
     assert 0 < figure["low"] <= figure["median"] <= figure["high"]
     assert "crc" in taken.err
+    assert value["floors"] == [], "those of crc are the native engine's"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,19 @@ def test_help_names_every_part_and_peer(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         cli.run(["bench", "--help"])
     text = capsys.readouterr().out
-    for word in (*KERNELS, "requests", "transport", "busy", "scaling", "start", "grub", "build", "DM_PEER_QEMU", "TCG"):
+    for word in (
+        *KERNELS,
+        "requests",
+        "transport",
+        "c-client",
+        "busy",
+        "scaling",
+        "start",
+        "grub",
+        "build",
+        "DM_PEER_QEMU",
+        "TCG",
+    ):
         assert word in text
 
 
@@ -115,7 +128,7 @@ def test_peers_in_json_and_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         return [sys.executable, "-c", "import sys; sys.exit('no')"]
 
     monkeypatch.setattr(command, "find", lambda name: Peer(name, f"{name} 9", broken))
-    words = ["bench", "--quick", "--only", "alu", "--peers", "TCG"]
+    words = ["bench", "--quick", "--only", "alu", "--peers", "TCG,tcg"]
     assert cli.run(words) == 0
     text = capsys.readouterr().out
     assert "TCG: TCG 9\n" in text

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from dm.bench import programs, transport
-from dm.bench.engines import Figure
+from dm.bench import c_client, programs, transport
+from dm.bench.engines import BenchError, Figure
 
 
 def by_name(figures: list[Figure]) -> dict[str, Figure]:
@@ -23,6 +26,30 @@ def test_round_trips_stand_beside_their_echo() -> None:
             low = found[name].low / found[f"{name}: {echo}"].high
             high = found[name].high / found[f"{name}: {echo}"].low
             assert low <= found[f"{name} / {echo}"].median <= high
+
+
+def test_the_c_client_stands_beside_an_echo_in_c() -> None:
+    try:
+        found = by_name(c_client.round_trips("native", 2, 200))
+    except programs.Skipped as reason:
+        pytest.skip(str(reason))
+    for name in ("request by the C client", "I/O exit by the C client"):
+        low = found[name].low / found[f"{name}: echo in C"].high
+        high = found[name].high / found[f"{name}: echo in C"].low
+        assert low <= found[f"{name} / echo in C"].median <= high
+
+
+def test_a_c_client_that_cannot_be_compiled_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not there")
+    wrong = tmp_path / "c_client.c"
+    wrong.write_text("int main(void) { return nothing; }")
+    monkeypatch.setattr(c_client, "_SOURCE", wrong)
+    with pytest.raises(BenchError, match=r"(?s)cannot be compiled.*nothing"):
+        c_client.build(tmp_path)
+    wrong.write_text('#include "no-such-header.h"')
+    with pytest.raises(programs.Skipped, match="libzmq3-dev"):
+        c_client.build(tmp_path)
 
 
 def test_beside_a_busy_vm() -> None:

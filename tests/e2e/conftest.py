@@ -34,7 +34,7 @@ def endpoint() -> Iterator[str]:
         assert f"serves {address}" in ready, ready + daemon.stderr.read()
         yield address
         daemon.terminate()
-        assert daemon.wait(timeout=20) == 0
+        assert daemon.wait(timeout=60) == 0
         daemon.stderr.close()
 
 

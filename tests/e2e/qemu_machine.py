@@ -74,8 +74,9 @@ class Daemon:
         self.endpoint = f"ipc://{folder / 'control'}"
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         command = [sys.executable, "-P", "-m", "dm.cli", "serve", "--listen", self.endpoint, "--engine", "native"]
+        command += options
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self._process.stderr is not None

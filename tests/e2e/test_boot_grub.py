@@ -138,7 +138,7 @@ def test_a_running_daemon_can_be_used(rescue: Path, endpoint: str) -> None:
 def test_signals_end_it_with_its_daemon(running: subprocess.Popen[str], number: signal.Signals) -> None:
     (daemon,) = children(running.pid)
     running.send_signal(number)
-    assert running.wait(timeout=15) == 0, "nothing was expected, so nothing is missing"
+    assert running.wait(timeout=60) == 0, "nothing was expected, so nothing is missing"
     assert not Path(f"/proc/{daemon}").exists()
 
 
@@ -214,4 +214,4 @@ def test_on_a_terminal_the_screen_is_drawn_and_keys_are_typed(terminal: tuple[su
     os.write(master, b"\x03")
     left = read_until(b"interrupted by the user")
     assert b"\x1b[?1049l" in left, "back from the alternate screen"
-    assert process.wait(timeout=15) == 0, "nothing was expected, so nothing is missing"
+    assert process.wait(timeout=60) == 0, "nothing was expected, so nothing is missing"

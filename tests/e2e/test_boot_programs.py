@@ -449,4 +449,4 @@ def test_time_of_day_wait(run: Run) -> None:
         "waited",
     )
     assert result["stats"]["wall_seconds"] >= 0.2
-    assert result["stats"]["running_seconds"] < 0.2, "waiting costs no runs"
+    assert result["stats"]["runs"] < 50, "waiting costs no runs"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
+
+from harness import free_port
 
 COMMAND = [sys.executable, "-P", "-m", "dm.cli"]
 
@@ -26,9 +29,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def endpoint(folder: Path) -> Iterator[str]:
     """A daemon's endpoint on tcp."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{one.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     keys = ("--curve-secret-key", folder / "daemon.key_secret", "--curve-clients", folder / "clients")
     daemon = subprocess.Popen(
         [*COMMAND, "serve", "--listen", address, "--engine", "native", *map(str, keys)],
@@ -40,7 +41,7 @@ def endpoint(folder: Path) -> Iterator[str]:
     assert f"serves {address}" in ready, ready
     yield address
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(60) == 0
     daemon.stderr.close()
 
 

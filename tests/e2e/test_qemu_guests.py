@@ -48,6 +48,22 @@ def test_instructions_a_kernel_refuses(machine: Boot, daemon: Daemon, tmp_path: 
     assert vm.total("instructions") > (5000 if when == "legacy" else 20)
 
 
+@cases("kvm-failure")
+def test_slice_grows_while_failures_cluster(
+    machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str
+) -> None:
+    """One instruction is not enough where the next fails too; the kernel's own PIC could not be reached from there."""
+    daemon.start()
+    steps = []
+    for irqchip in ("split", "on"):
+        words = ("-machine", f"kernel-irqchip={irqchip}", "-bios", assemble("families", tmp_path))
+        vm = machine(when, *words, accel=accel)
+        vm.finish()
+        steps.append(vm.total("steps") / vm.total("failures"))
+    assert steps[0] > 4
+    assert steps[1] <= 1
+
+
 @cases("tcg-legacy", "kvm-legacy")
 def test_what_a_kernel_gets_wrong_unseen(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
     daemon.start()
@@ -80,3 +96,17 @@ def test_two_processors(machine: Boot, daemon: Daemon, tmp_path: Path, accel: st
     counts = [vcpu["instructions"] for vcpu in vm.info()["vcpus"]]
     assert len(counts) == 2
     assert min(counts) > (10000 if when == "legacy" else 5)
+
+
+@cases("tcg-legacy", "tcg-unpaged", "kvm-legacy")
+def test_copies_within_vga_memory(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    """REP MOVS from VGA memory to VGA memory, latches and all, leaves what plain TCG leaves, in few exchanges."""
+    daemon.start()
+    rom = assemble("vga", tmp_path)
+    plain = machine(None, "-bios", rom)
+    vm = machine(when, "-bios", rom, "-trace", "x86_dm_copy", accel=accel)
+    assert vm.finish() == plain.finish()
+    assert "x86_dm_copy cpu 0 to 0xb8000 from 0xb80a0 size 4 count 64" in vm.stderr()
+    assert len(set(vm.console().split())) > 20  # the planes differ
+    # The text screen's scroll alone makes 1,920 accesses, filling it and the planes 12,000.
+    assert 0 < vm.total("io") < 1500

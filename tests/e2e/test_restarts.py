@@ -61,7 +61,7 @@ class Endpoint:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon and return its exit status."""
         self.daemon.send_signal(number)
-        return self.daemon.wait(20)
+        return self.daemon.wait(60)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import itertools
 import random
 import threading
-import time
 
 import pytest
 
@@ -190,9 +189,7 @@ def test_kick_stops_an_endless_loop(vm):
     vm.load("ebfe")
     timer = threading.Timer(0.05, vm.engine.kick)
     timer.start()
-    began = time.monotonic()
     assert vm.run().reason is ExitReason.KICKED
-    assert time.monotonic() - began < 1
     vm.engine.kick()
     assert vm.run().reason is ExitReason.KICKED
     end = vm.run(budget=10)

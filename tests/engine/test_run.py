@@ -1,7 +1,6 @@
 """The run loop of both engines: ends, budgets, events, single steps, kicks."""
 
 import threading
-import time
 
 import pytest
 from guest import CODE, make_engine, protected_mode, real_mode
@@ -264,11 +263,9 @@ def test_a_kick_from_another_thread_ends_an_endless_loop(vm, code):
     vm.load(code)
     timer = threading.Timer(0.05, vm.engine.kick)
     timer.start()
-    start = time.monotonic()
     end = vm.run()
     timer.join()
     assert end.reason is ExitReason.KICKED
-    assert time.monotonic() - start < 5
     assert end.steps > 0
 
 

@@ -68,7 +68,7 @@ def _table(vendor: bytes, names: list[str]) -> tuple[CpuidEntry, ...]:
 
 CONFIGS = {
     "p6": CpuConfig(),
-    "rich": CpuConfig(_table(b"GenuineIntel", _RICH)),
+    "rich": CpuConfig(_table(b"GenuineIntel", _RICH), copies=True),
     "amd": CpuConfig(_table(b"AuthenticAMD", _RICH)),
 }
 
@@ -562,13 +562,25 @@ def build(world: World) -> Built:
 _READS = (ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ)
 
 
+def _given(reason: ExitReason, address: int, size: int) -> bytes:
+    """What one access reads."""
+    key = f"{reason} {address} {size}".encode()
+    return (zlib.crc32(key) * 0x9E3779B97F4A7C15 % (1 << 64)).to_bytes(8, "little")[:size]
+
+
+def _places(end: Exit, first: int) -> list[int]:
+    """Where the elements of a question are: a port's all in one place."""
+    step = 0 if end.reason in (ExitReason.PORT_IN, ExitReason.PORT_OUT) else -end.size if end.down else end.size
+    return [first + n * step for n in range(end.count)]
+
+
 def answer_to(end: Exit) -> tuple[bytes, bool]:
-    """The answer to a question, a function of the question alone: (data, fault)."""
+    """The answer to a question, a function of the single accesses alone: (data, fault)."""
     key = f"{end.reason} {end.address} {end.size}".encode()
     refused = end.reason in (ExitReason.MSR_READ, ExitReason.MSR_WRITE) and zlib.crc32(key) % 4 == 0
     if end.reason not in _READS or refused:
         return b"", refused
-    return (zlib.crc32(key) * 0x9E3779B97F4A7C15 % (1 << 64)).to_bytes(8, "little")[: end.size] * end.count, False
+    return b"".join(_given(end.reason, at, end.size) for at in _places(end, end.address)), False
 
 
 class Machine:
@@ -639,10 +651,17 @@ class Machine:
         self.flushed |= end.tlb_flush
         self.written.update(end.pages)
         self.seen += [("posted", *p) for p in end.posted]
-        if end.reason in QUESTIONS:
+        if end.reason is ExitReason.MEMORY_COPY:
+            for source, target in zip(_places(end, end.address), _places(end, end.target), strict=True):
+                self.seen.append((ExitReason.MMIO_READ, source, end.size, b"\0" * end.size))
+                data = _given(ExitReason.MMIO_READ, source, end.size)
+                posted = DEVICE <= target < DEVICE + DEVICE_SIZE and self.kind is RegionKind.COALESCED
+                write: tuple[object, ...] = (ExitReason.MMIO_WRITE, target, end.size, data)
+                self.seen.append(("posted", target, data) if posted else write)
+        elif end.reason in QUESTIONS:
             data = end.data or b"\0" * end.size * end.count
-            for n in range(end.count):
-                self.seen.append((end.reason, end.address, end.size, data[n * end.size : (n + 1) * end.size]))
+            for n, at in enumerate(_places(end, end.address)):
+                self.seen.append((end.reason, at, end.size, data[n * end.size : (n + 1) * end.size]))
         return end
 
     def answer(self, end: Exit) -> None:

@@ -5,13 +5,13 @@ import os
 import random
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from harness import free_port
 
 import dm
 from dm import keys
@@ -364,7 +364,7 @@ def endpoint(engine, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "scenario",
-    ["devices", "state-ports", "answers", "refusals", "kicks", "on-wake", "reconnect", "duplicates", "idle"],
+    ["devices", "state-ports", "copies", "answers", "refusals", "kicks", "on-wake", "reconnect", "duplicates", "idle"],
 )
 def test_shim(shim_program, endpoint, scenario):
     done = subprocess.run(
@@ -384,9 +384,7 @@ def test_tcp_with_curve(shim_program, engine, tmp_path):
     (tmp_path / "ram" / "vm").write_bytes((bytes(0x1000) + b"\xe4\x60\xf4" * 2).ljust(1 << 20, b"\0"))
     keys.make_keys(tmp_path / "daemon")
     own = keys.load_keys(keys.make_keys(tmp_path / "clients" / "shim")[1])
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{one.getsockname()[1]}"
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
     options = ("--curve-secret-key", tmp_path / "daemon.key_secret", "--curve-clients", tmp_path / "clients")
     daemon = Daemon(tmp_path, engine, *map(str, options), "--memory-path", str(tmp_path / "ram"), endpoint=endpoint)
     try:

@@ -1,5 +1,8 @@
 """The codec against the schema: round trips, strictness, and that no bytes do more than raise ProtocolError."""
 
+import gc
+import sys
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -256,3 +259,79 @@ def test_repeated_keys_are_refused(data, field):
 
 def test_what_an_unknown_field_holds_does_not_matter():
     assert decode(_emulate(("unknown", _map(_GENERAL, _GENERAL)))).seq == 7
+
+
+needs_fast = pytest.mark.skipif(codec.FAST is None, reason="dm.fast is not built (python -m dm.fast.build)")
+
+
+@needs_fast
+@pytest.mark.parametrize("message", [example[1] for example in examples.GOOD], ids=lambda message: message.NAME)
+def test_the_codec_in_c_knows_every_message(message):
+    packed = codec.FAST.pack(message)
+    assert packed == codec.encode_in_python(message)
+    assert codec.FAST.unpack(packed) == codec.decode_in_python(packed) == message
+
+
+@needs_fast
+@given(st.sampled_from(schema.MESSAGES).flatmap(objects))
+def test_both_codecs_write_the_same(message):
+    assert codec.FAST.pack(message) == codec.encode_in_python(message)
+
+
+@needs_fast
+@given(st.sampled_from(schema.MESSAGES).flatmap(objects), st.data())
+def test_what_the_codec_in_c_writes_the_other_would_write(message, data):
+    """A field of the wrong type or size is refused, or written by both in the same way."""
+    row = data.draw(st.sampled_from(schema.rows(type(message))))
+    odd = st.sampled_from(
+        [None, True, False, 0, 1, -1, 1 << 64, 0.0, "", "none", b"", [], [0], [True], {}, {"a": [-1]}]
+    )
+    setattr(message, row.name, data.draw(st.one_of(odd, values(row.kind))))
+    packed = codec.FAST.pack(message)
+    if packed is not None:
+        assert packed == codec.encode_in_python(message)
+
+
+@needs_fast
+@given(st.sampled_from(examples.GOOD), st.data())
+def test_what_the_codec_in_c_reads_the_other_reads_alike(example, data):
+    packed = bytearray(codec.encode_in_python(example[1]))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(packed) - 1))
+        match data.draw(st.sampled_from(["change", "drop", "repeat"])):
+            case "change":
+                packed[at] = data.draw(st.integers(0, 255))
+            case "drop":
+                del packed[at : at + data.draw(st.integers(1, 4))]
+            case "repeat":
+                packed[at:at] = packed[at : at + data.draw(st.integers(1, 16))]
+        if not packed:
+            break
+    message = codec.FAST.unpack(bytes(packed))
+    if message is not None:
+        assert message == codec.decode_in_python(bytes(packed))
+        assert [type(getattr(message, row.name)) for row in schema.rows(type(message))] == [
+            type(getattr(codec.decode_in_python(bytes(packed)), row.name)) for row in schema.rows(type(message))
+        ]
+
+
+@needs_fast
+def test_what_the_codec_in_c_makes_is_freed():
+    message = schema.Done(
+        session=1, vcpu=0, epoch=1, seq=1, reason=schema.DoneReason.HALT, state={"general": [1 << 40] * 10}
+    )
+    packed = encode(message)
+    damaged = packed[:-1] + b"\xc1"
+
+    def work():
+        for _ in range(2000):
+            codec.FAST.unpack(codec.FAST.pack(message))
+            codec.FAST.unpack(damaged)
+            codec.FAST.unpack(packed[:-1])
+
+    work()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    work()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 100

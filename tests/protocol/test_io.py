@@ -1,9 +1,9 @@
 """Message ``io``: what the daemon asks, and what it reports on the way."""
 
 import pytest
-from live import CODE, DEVICE, VIDEO, real_mode
+from live import CODE, DEVICE, VIDEO, Vm, real_mode
 
-from dm.protocol.schema import Done, DoneReason, IoKind
+from dm.protocol.schema import FEATURES, Done, DoneReason, ErrorClass, IoKind, Stop
 
 
 def test_ports_of_each_size(vm):
@@ -146,3 +146,74 @@ def test_an_interrupt_is_acknowledged_once_the_window_opens(vm):
     assert (io.kind, io.instructions) == (IoKind.INTERRUPT_ACK, 3)  # NOP, STI and the instruction in its shadow
     seen, done = vm.finish(vm.answer(io, data=b"\x40"))
     assert (seen, done.reason, vm.state.rip) == ([], DoneReason.HALT, 0x2001)
+
+
+SCROLL = {"ecx": 800, "esi": 160, "edi": 0, "es": VIDEO, "ds": VIDEO}
+
+
+def test_a_string_from_device_to_device_is_one_exchange(vm):
+    seen, done = vm.run("f3a5 f4", None, real_mode(**SCROLL))
+    assert [(io.kind, io.address, io.target, io.size, io.count, io.down, io.data) for io in seen] == [
+        (IoKind.MEMORY_COPY, VIDEO + 160, VIDEO, 2, 800, False, b"")
+    ]
+    assert (done.reason, done.steps, done.instructions, done.posted) == (DoneReason.HALT, 801, 2, [])
+    assert (vm.state.ecx, vm.state.esi, vm.state.edi) == (0, 1760, 1600)
+
+
+def test_a_text_screen_within_display_memory_scrolls_in_one_exchange_for_each_slice(vm):
+    seen, done = vm.run("f3a5 f4", None, real_mode(**{**SCROLL, "ecx": 24 * 80}))
+    assert {io.kind for io in seen} == {IoKind.MEMORY_COPY}
+    assert sum(io.count for io in seen) == 24 * 80
+    assert len(seen) <= 2
+    assert done.steps == 24 * 80 + 1
+
+
+def test_a_copy_downwards_with_posted_writes_before_it(vm):
+    state = real_mode(ecx=3, esi=0x104, edi=0x204, es=DEVICE, ds=VIDEO, rflags=0x402)
+    seen, _ = vm.run("c606000041 f3a4 f4", None, state)
+    assert [(io.kind, io.address, io.target, io.size, io.count, io.down) for io in seen] == [
+        (IoKind.MEMORY_COPY, VIDEO + 0x104, DEVICE + 0x204, 1, 3, True)
+    ]
+    assert [post.data for post in seen[0].posted] == [b"A"]
+
+
+def test_a_copy_may_end_early(vm):
+    vm.load("f3a5 f4")
+    io = vm.emulate(real_mode(**SCROLL))
+    io = vm.answer(io, copied=7)
+    assert (io.kind, io.address, io.target, io.steps) == (IoKind.MEMORY_COPY, VIDEO + 174, VIDEO + 14, 7)
+    done = vm.answer(io, copied=1, stop=Stop.SMI)
+    assert (done.reason, done.steps, done.instructions) == (DoneReason.STOPPED, 8, 0)
+    vm.finish(done)
+    assert (vm.state.ecx, vm.state.edi, vm.state.rflags >> 16 & 1) == (792, 16, 1)
+
+
+@pytest.mark.parametrize("copied", [0, 801])
+def test_a_copy_of_too_little_or_too_much_is_refused(vm, copied):
+    vm.load("f3a5 f4")
+    io = vm.emulate(real_mode(**SCROLL))
+    error = vm.refused(vm.answer(io, copied=copied))
+    assert (error.error, error.field, error.expected) == (ErrorClass.BAD_ANSWER, "copied", "1 to 800")
+    error = vm.refused(vm.answer(io, data=b"ab"))
+    assert (error.error, error.field) == (ErrorClass.BAD_ANSWER, "data")
+    done = vm.answer(io)
+    assert done.reason is DoneReason.HALT
+
+
+def test_only_copies_say_how_much_they_have_copied(vm):
+    vm.load("e680 f4")
+    io = vm.emulate()
+    error = vm.refused(vm.answer(io, copied=1))
+    assert (error.error, error.field, error.expected) == (ErrorClass.BAD_ANSWER, "copied", "only for copies")
+    assert vm.answer(io).reason is DoneReason.HALT
+
+
+def test_a_shim_that_does_not_know_copies_never_gets_one(live_daemon):
+    features = [word for word in FEATURES if word != "memory-copy"]
+    with Vm(live_daemon.endpoint, features=features) as vm:
+        seen, done = vm.run("f3a5 f4", lambda io: b"ab", real_mode(**{**SCROLL, "ecx": 5}))
+        assert [(io.kind, io.address, io.count) for io in seen] == [
+            (IoKind.MMIO_READ, VIDEO + 160 + 2 * n, 1) for n in range(5)
+        ]
+        posted = [post for message in (*seen, done) for post in message.posted]
+        assert b"".join(post.data for post in posted) == b"ab" * 5

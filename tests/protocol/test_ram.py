@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from live import DEVICE, MAP, SIZE, Vm, real_mode
+from live import DEVICE, MAP, SIZE, VIDEO, Vm, real_mode
 
 from dm.machine.state import update
 from dm.protocol import codec, schema
@@ -343,3 +343,19 @@ def test_an_older_daemon_is_not_asked_for_it(live_daemon):
             shim.add_ram_by_messages(bytearray(PAGE))
         with pytest.raises(ShimError, match="knows no state ports"):
             shim.set_state_ports(0x5658)
+
+
+@pytest.mark.parametrize(("es", "ds"), [(VIDEO, 0x20000), (0x20000, VIDEO), (VIDEO, DEVICE), (0x20000, 0x30000)])
+def test_a_string_between_devices_and_pages_that_are_not_here(far, es, ds):
+    """A page that is not here yet looks like a device; what is brought in is no part of a copy."""
+    far.memory[0x20000:0x20010] = far.memory[0x30000:0x30010] = b"0123456789abcdef"
+    state = real_mode(ecx=8, esi=0, edi=8, es=es, ds=ds)
+    seen, done = far.run("f3a4 f4", state, lambda io: b"device78")
+    kinds = {(VIDEO, 0x20000): [], (0x20000, VIDEO): [IoKind.MMIO_READ], (VIDEO, DEVICE): [IoKind.MEMORY_COPY]}
+    assert [io.kind for io in seen] == kinds.get((es, ds), [])
+    assert (done.reason, done.steps, far.vm.state.edi) == (schema.DoneReason.HALT, 9, 16)
+    if es == 0x20000:
+        assert far.memory[0x20008:0x20010] == (b"device78" if ds == VIDEO else b"01234567")
+    elif ds == 0x20000:
+        posted = [post for message in (*seen, done) for post in message.posted]
+        assert b"".join(post.data for post in posted) == b"01234567"

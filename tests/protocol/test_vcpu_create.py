@@ -2,10 +2,9 @@
 
 import os
 import stat
-import time
 
 import pytest
-from harness import Peer, groups
+from harness import Peer, eventually, groups
 from live import real_mode
 
 from dm.protocol import schema
@@ -42,10 +41,7 @@ def test_destroying_what_is_not_there_is_refused(vm):
 def test_destroying_gives_up_the_run(vm):
     vm.load("c6 06 00 20 01 eb fe")  # mov byte [2000h],1; jmp $
     vm.start()
-    deadline = time.monotonic() + 30
-    while not vm.ram.view[0x2000]:  # a request may still be on its way when the vCPU is no more
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: vm.ram.view[0x2000])  # a request may still be on its way when the vCPU is no more
     assert isinstance(vm.request(schema.VcpuDestroy, vcpu=0), Ok)
     assert vm.vcpu.receive().error is ErrorClass.ABORTED
     vm.vcpu.close()

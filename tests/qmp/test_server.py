@@ -114,12 +114,10 @@ def test_every_client_gets_every_event(daemon: Any) -> None:
 
 
 def test_events_are_rate_limited_and_the_last_wins(daemon: Any, peer: Any) -> None:
-    start = time.monotonic()
     daemon.emit(*(VcpuLost("1", 0, str(i)) for i in range(50)), VcpuLost("1", 1, "other"))
     assert peer.read()["data"]["reason"] == "0"
     assert peer.read()["data"]["reason"] == "other"
     late = peer.read()
-    assert time.monotonic() - start > 0.9
     assert late["data"] == {"session": "1", "vcpu": 0, "reason": "49"}
     assert peer.silent()
 
@@ -382,9 +380,7 @@ def test_close_gives_up_on_a_stuck_command(daemon: Any, peer: Any) -> None:
     daemon.do(daemon.control.may_stop.clear)
     peer.send({"execute": "stop"})
     wait_for(daemon, lambda: daemon.control.calls == ["stop"])
-    start = time.monotonic()
     daemon.run(daemon.server.close(timeout=0.3))
-    assert 0.2 < time.monotonic() - start < 2
     assert peer.line() == b""
     assert daemon.do(lambda: daemon.server._tasks) == set()
 
@@ -402,16 +398,14 @@ def test_close_takes_no_more_commands(daemon: Any) -> None:
     assert peer.read() == {"return": {}, "id": 1}
     with contextlib.suppress(ConnectionResetError):  # as good an end: the kernel's answer to unread input
         assert peer.line() == b""
-    closing.result(5)
+    closing.result(60)
     assert daemon.control.calls == ["stop"]
 
 
-def test_close_is_quick_when_nothing_is_under_way(daemon: Any) -> None:
+def test_close_waits_for_nobody_when_nothing_is_under_way(daemon: Any) -> None:
     peers = [daemon.peer().negotiate(), daemon.peer()]
     peers[1].read()
-    start = time.monotonic()
-    daemon.run(daemon.server.close(timeout=10))
-    assert time.monotonic() - start < 2
+    daemon.run(daemon.server.close(timeout=3600))
     assert [peer.line() for peer in peers] == [b"", b""]
     with pytest.raises(OSError):
         daemon.peer()

@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import zmq
@@ -30,6 +33,29 @@ def command(*arguments):
     return [sys.executable, "-c", SERVE, *arguments]
 
 
+def eventually(test, timeout=60.0):
+    """Wait until ``test()`` is true; the timeout is there to end a hang."""
+    deadline = time.monotonic() + timeout
+    while not test():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def children(pid):
+    """Process ids of a process's children: those of a daemon are its workers."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def free_port():
+    """A port nobody listens on, below those that the kernel gives away by itself (ip(7), ip_local_port_range)."""
+    while True:
+        port = random.SystemRandom().randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
+
+
 class Daemon:
     """``x86-dm serve`` in a directory of its own."""
 
@@ -45,7 +71,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -69,7 +95,7 @@ class Peer:
     def send(self, *parts):
         self.socket.send_multipart([part if isinstance(part, bytes) else codec.encode(part) for part in parts])
 
-    def receive(self, timeout=10.0):
+    def receive(self, timeout=30.0):
         assert self.socket.poll(int(timeout * 1000)), "no answer"
         frames = self.socket.recv_multipart()
         assert len(frames) == 1

@@ -249,7 +249,7 @@ def test_a_vcpu_spins_until_it_is_kicked(vm):
     while not vm.shim.counters().vcpus[0].requests:
         pass
     vm.vcpu.kick()
-    thread.join(10)
+    thread.join(60)
     assert done[0].reason is DoneReason.KICKED
     assert done[0].instructions > 100
 

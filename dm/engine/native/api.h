@@ -35,6 +35,7 @@ struct dm_exit {
     uint32_t label; /* number of a cause */
     uint32_t error; /* of a page fault */
     uint64_t address;
+    uint64_t target; /* of a copy: where the first element goes */
     uint64_t steps, instructions;
     const uint8_t *data; /* size * count bytes of a write */
     const struct dm_posted *posted;
@@ -51,7 +52,8 @@ struct dm_decoded {
     uint8_t seg, reg, rm, base, index, scale;
 };
 
-struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count);
+struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count,
+                   int copies);
 void dm_free(struct cpu *cpu);
 void dm_set_state(struct cpu *cpu, const uint8_t *wire);
 void dm_get_state(struct cpu *cpu, uint8_t *wire);
@@ -59,6 +61,7 @@ int dm_set_map(struct cpu *cpu, const struct dm_region *regions, uint32_t count,
 int dm_question_open(struct cpu *cpu);
 void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *out);
 void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault);
+void dm_answer_copy(struct cpu *cpu, uint32_t count);
 void dm_kick(struct cpu *cpu);
 void dm_last_fault(struct cpu *cpu, struct dm_fault *out);
 int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded *out);

@@ -137,6 +137,7 @@ enum exit_reason {
     EXIT_MMIO_WRITE,
     EXIT_MSR_READ,
     EXIT_MSR_WRITE,
+    EXIT_MEMORY_COPY, /* the last question */
     EXIT_BUDGET,
     EXIT_KICKED,
     EXIT_ENTERABLE,
@@ -185,6 +186,7 @@ enum input {
     INPUT_PORT_OUT,
     INPUT_MSR_READ,
     INPUT_MSR_WRITE,
+    INPUT_COPY, /* address and value: of its first elements read and written */
     INPUT_TSC,
     INPUT_RANDOM,
     INPUT_COMMIT,
@@ -239,6 +241,7 @@ struct cpu {
 
     uint64_t features;
     uint8_t vendor, model, delivering;
+    bool copies; /* the outside copies from device to device itself */
 
     /* modes */
     bool look;      /* examine everything at the next boundary */

@@ -38,12 +38,13 @@ void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32
     static const uint8_t reasons[] = {
         [INPUT_LOAD] = EXIT_MMIO_READ,     [INPUT_STORE] = EXIT_MMIO_WRITE,   [INPUT_PORT_IN] = EXIT_PORT_IN,
         [INPUT_PORT_OUT] = EXIT_PORT_OUT,  [INPUT_MSR_READ] = EXIT_MSR_READ,  [INPUT_MSR_WRITE] = EXIT_MSR_WRITE,
+        [INPUT_COPY] = EXIT_MEMORY_COPY,
     };
     if (cpu->journal_count >= JOURNAL_SIZE) {
         give_up(cpu, LABEL_TOO_MANY_ACCESSES);
         return;
     }
-    if (cpu->expect_mmio && (kind == INPUT_LOAD || kind == INPUT_STORE)) {
+    if (cpu->expect_mmio && (kind == INPUT_LOAD || kind == INPUT_STORE || kind == INPUT_COPY)) {
         if (cpu->request.mmio - address >= size) {
             cpu->hypervisor_address = address;
             cpu->bail = BAIL_MISMATCH;

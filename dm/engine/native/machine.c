@@ -30,7 +30,8 @@ void dm_free(struct cpu *cpu)
     free(cpu);
 }
 
-struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count)
+struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count,
+                   int copies)
 {
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
@@ -49,6 +50,7 @@ struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const str
     cpu->features = features;
     cpu->vendor = (uint8_t)vendor;
     cpu->model = (uint8_t)model;
+    cpu->copies = copies;
     cpu->cpuid_count = count;
     if (count)
         memcpy(cpu->cpuid, table, count * sizeof *table);
@@ -160,6 +162,16 @@ void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault)
         memcpy(cpu->question_data, data, size < PAGE ? size : PAGE);
     if (size <= 8)
         memcpy(&entry->value, cpu->question_data, size);
+    cpu->answered = true;
+}
+
+/* `count` elements have been copied; 0: none, so that the instruction decides anew. */
+void dm_answer_copy(struct cpu *cpu, uint32_t count)
+{
+    if (count) {
+        cpu->journal[cpu->journal_count] = cpu->question;
+        cpu->journal[cpu->journal_count++].count = count;
+    }
     cpu->answered = true;
 }
 

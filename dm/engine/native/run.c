@@ -180,8 +180,9 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
         .tlb_flush = cpu->flushed,
         .count = 1,
     };
-    if (reason <= EXIT_MSR_WRITE) {
+    if (reason <= EXIT_MEMORY_COPY) {
         out->address = cpu->question.address;
+        out->target = cpu->question.value;
         out->size = cpu->question.size;
         out->count = cpu->question.count;
         out->down = cpu->question.down;

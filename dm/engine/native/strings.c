@@ -1,11 +1,14 @@
-/* REP MOVS, STOS and LODS between memory and a device: many elements in one question.
+/* REP MOVS, STOS and LODS between memory and a device, and MOVS between devices: many elements in one question.
  *
  * What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
  * happen between the elements: the memory side is proven readable or writable and holds no code.  Anything else: 0, and
  * the instruction moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+ *
+ * From device to device it is the outside that reads and writes element by element (if it can), so no data comes here.
  */
 
 #include "cpu.h"
+#include "labels.h"
 
 enum { TF = 1 << 8 };
 
@@ -29,12 +32,20 @@ static bool is_plain(struct cpu *cpu, uint64_t physical, bool write)
     return !write || (page && !page->code);
 }
 
+/* Whether elements written there go through the outside, posted or asked, so that it may as well copy them. */
+static bool is_outside(struct cpu *cpu, uint64_t physical)
+{
+    const struct region *region = region_at(cpu, physical);
+    return !region || (region->kind != RAM && region->kind != HYPERVISOR);
+}
+
 /* The question that this instruction has had here: 1 a block, 0 none yet, -1 others. */
 static int asked(const struct cpu *cpu)
 {
     if (cpu->cursor == cpu->journal_count)
         return 0;
-    return cpu->journal[cpu->cursor].count > 1 ? 1 : -1;
+    const struct journal_entry *known = &cpu->journal[cpu->cursor];
+    return known->count > 1 || known->kind == INPUT_COPY ? 1 : -1;
 }
 
 static void ask_block(struct cpu *cpu, unsigned kind, uint64_t physical, unsigned size, uint32_t count, bool down,
@@ -77,20 +88,25 @@ uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t 
         const uint32_t n = known->count;
         if (known->kind == INPUT_STORE) {
             replay(cpu, INPUT_STORE, target.physical[0], size);
+        } else if (known->kind == INPUT_COPY) {
+            if (replay(cpu, INPUT_COPY, source.physical[0], size) && known->value != target.physical[0])
+                give_up(cpu, LABEL_DIVERGED);
         } else if (replay(cpu, INPUT_LOAD, source.physical[0], size)) {
             withhold_block(cpu, target.physical[0], n, down, size);
         }
         cpu->moved = n;
         return n;
     }
-    if (reads ? !is_plain(cpu, target.physical[0], true) : !is_device(cpu, target.physical[0], true))
+    const bool copies = reads && cpu->copies && is_outside(cpu, target.physical[0]);
+    if (!copies && (reads ? !is_plain(cpu, target.physical[0], true) : !is_device(cpu, target.physical[0], true)))
         return 0;
     const uint32_t most = block_room(cpu, to_segment, to, target.physical[0], wanted, down, wide, size, true);
     const uint32_t n = block_room(cpu, from_segment, from, source.physical[0], most, down, wide, size, false);
     if (n < 2)
         return 0;
     if (reads) {
-        ask_block(cpu, INPUT_LOAD, source.physical[0], size, n, down, NULL);
+        ask_block(cpu, copies ? INPUT_COPY : INPUT_LOAD, source.physical[0], size, n, down, NULL);
+        cpu->question.value = copies ? target.physical[0] : 0;
         return 0;
     }
     uint8_t data[PAGE];

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from dm.engine.api import CpuConfig, Exit, ExitReason, Groups, MemoryMap, Until
+from dm.engine.api import CpuConfig, Exit, ExitReason, Groups, MemoryMap, Until, check_copied
 from dm.engine.python_engine.cells import M32, Saved
 from dm.engine.python_engine.fetch import Fetcher, Insn
 from dm.engine.python_engine.machine import Machine
@@ -163,11 +163,11 @@ class PythonEngine:
         self._alive()
         self._kicked = True
 
-    def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
-        """Answer the open question.
+    def answer(self, data: bytes = b"", *, fault: bool = False, copied: int | None = None) -> None:
+        """Answer the open question; see :meth:`dm.engine.api.Engine.answer`.
 
         Raises:
-            ValueError: no question is open, or the length is wrong.
+            ValueError: no question is open, or the length or the count is wrong.
         """
         self._alive()
         if self._open is None or self._open.answered:
@@ -178,7 +178,12 @@ class PythonEngine:
                 raise ValueError(f"answer: only an MSR access can be refused, not {question.reason}")
         elif len(data) != question.expected:
             raise ValueError(f"answer: {len(data)} bytes, {question.expected} are needed for {question.reason}")
-        self._cpu.journal.answer(bytes(data), fault)
+        if copied is not None:
+            check_copied(copied, question.reason, question.count)
+        if question.reason is ExitReason.MEMORY_COPY:
+            self._cpu.journal.answer_copy(question.count if copied is None else copied)
+        else:
+            self._cpu.journal.answer(bytes(data), fault)
         self._open.answered = True
 
     @property
@@ -231,7 +236,7 @@ class PythonEngine:
             self._code, self._mmio = bytes(code), mmio
             return self._boundaries(_POLICIES.get(until), window)
         except Question as q:
-            return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down)
+            return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down, target=q.target)
         except Unsupported as e:
             return self._exit(ExitReason.UNSUPPORTED, detail=e.what)
         except Hypervisor as e:
@@ -253,6 +258,7 @@ class PythonEngine:
         detail: str = "",
         down: bool = False,
         error: int = 0,
+        target: int = 0,
     ) -> Exit:
         cpu = self._cpu
         made = Exit(
@@ -269,6 +275,7 @@ class PythonEngine:
             pages=tuple(sorted(cpu.written)),
             tlb_flush=cpu.flushed,
             error=error,
+            target=target,
         )
         cpu.posted.clear()
         cpu.written.clear()

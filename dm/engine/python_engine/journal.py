@@ -30,6 +30,7 @@ class Input(Enum):
     PORT_OUT = auto()
     MSR_READ = auto()
     MSR_WRITE = auto()
+    COPY = auto()
     TSC = auto()
     RANDOM = auto()
     COMMIT = auto()
@@ -42,12 +43,16 @@ REASONS: Final = {
     Input.PORT_OUT: ExitReason.PORT_OUT,
     Input.MSR_READ: ExitReason.MSR_READ,
     Input.MSR_WRITE: ExitReason.MSR_WRITE,
+    Input.COPY: ExitReason.MEMORY_COPY,
 }
 
 
 @dataclass(slots=True)
 class Entry:
-    """One input.  ``data`` is the answer as it came, for blocks; ``fault`` means it was refused."""
+    """One input.  ``data`` is the answer as it came, for blocks; ``fault`` means it was refused.
+
+    A copy reads from ``address`` on and writes from ``value`` on.
+    """
 
     kind: Input
     address: int
@@ -122,7 +127,15 @@ class Journal:
         return made
 
     def ask(
-        self, kind: Input, address: int, size: int, count: int = 1, data: bytes = b"", *, down: bool = False
+        self,
+        kind: Input,
+        address: int,
+        size: int,
+        count: int = 1,
+        data: bytes = b"",
+        *,
+        down: bool = False,
+        target: int = 0,
     ) -> Entry:
         """Return the outside's answer, replayed or, by abandoning the instruction, asked for."""
         known = self.replay(kind, address, size)
@@ -131,12 +144,12 @@ class Journal:
         if len(self.entries) >= MOST_INPUTS:
             raise Unsupported("TOO_MANY_ACCESSES")
         # A replay has no address to look for: the first question was the right one.
-        if self.mmio is not None and kind in (Input.LOAD, Input.STORE):
+        if self.mmio is not None and kind in (Input.LOAD, Input.STORE, Input.COPY):
             if not address <= self.mmio < address + size:
                 raise Mismatch(address)
             self.mmio = None
-        self.pending = Entry(kind, address, size, 0, count)
-        raise Question(REASONS[kind], address, size, count, data, down)
+        self.pending = Entry(kind, address, size, target, count)
+        raise Question(REASONS[kind], address, size, count, data, down, target)
 
     def answer(self, data: bytes, fault: bool) -> None:
         """Add the answer to the question that :meth:`ask` raised."""
@@ -146,6 +159,13 @@ class Journal:
         if made.count == 1:
             made.value = int.from_bytes(data, "little")
         self.entries.append(made)
+
+    def answer_copy(self, count: int) -> None:
+        """Add that ``count`` elements have been copied; 0: none, so that the instruction decides anew."""
+        assert self.pending is not None
+        if count:
+            self.pending.count = count
+            self.entries.append(self.pending)
 
     # memory
 

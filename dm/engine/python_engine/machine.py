@@ -51,6 +51,7 @@ class Machine(Strings):
         self.features = features.feature_mask(table)
         self.vendor = features.vendor(table)
         self.model = features.MODELS[config.model]
+        self.copies = config.copies
         self.memory = GuestMemory(MemoryMap(0, ()))
         self.journal = Journal()
         self.written = set()

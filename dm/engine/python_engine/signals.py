@@ -69,11 +69,11 @@ class Question(Abandon):
     """The outside must answer first."""
 
     def __init__(
-        self, reason: ExitReason, address: int, size: int, count: int, data: bytes, down: bool = False
+        self, reason: ExitReason, address: int, size: int, count: int, data: bytes, down: bool = False, target: int = 0
     ) -> None:
-        super().__init__(reason, address, size, count, data, down)
+        super().__init__(reason, address, size, count, data, down, target)
         self.reason, self.address, self.size, self.count, self.data = reason, address, size, count, data
-        self.down = down
+        self.down, self.target = down, target
 
     @property
     def expected(self) -> int:

@@ -1,8 +1,10 @@
-"""REP MOVS, STOS and LODS between memory and a device: many elements in one question.
+"""REP MOVS, STOS and LODS between memory and a device, and MOVS between devices: many elements in one question.
 
 What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
 happen between the elements: the memory side is proven readable or writable.  Anything else: 0, and the instruction
 moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+
+From device to device it is the outside that reads and writes element by element (if it can), so no data comes here.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dm.engine.python_engine.access import Span
 from dm.engine.python_engine.journal import Input
 from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.ports import Ports
+from dm.engine.python_engine.signals import Unsupported
 
 _TF: Final = 1 << 8
 _NO_DEVICE: Final = {
@@ -26,6 +29,9 @@ _NO_DEVICE: Final = {
 class Strings(Ports):
     """Block primitives of MOVS, STOS and LODS."""
 
+    #: The outside copies from device to device itself.
+    copies = False
+
     def _may_block(self, wanted: int) -> bool:
         return self.recording and wanted > 1 and not self.flags & _TF
 
@@ -36,11 +42,25 @@ class Strings(Ports):
         page = self.memory.page(physical // PAGE)
         return page is not None and (not write or page.kind is RegionKind.RAM)
 
+    def _is_outside(self, physical: int) -> bool:
+        """Whether elements written there go through the outside, posted or asked, so that it may as well copy them."""
+        return self.memory.kind(physical) not in (RegionKind.RAM, RegionKind.HYPERVISOR)
+
     @property
     def _asked(self) -> int:
         """The question that this instruction has had here: its elements for a block, 0 for none yet, 1 for others."""
         ahead = self.journal.ahead
         return ahead.count if ahead is not None else 0
+
+    def _replay_copy(self, source: int, target: int, size: int) -> int:
+        """Return how many elements the outside has copied, 0 when it has not been asked here."""
+        ahead = self.journal.ahead
+        if ahead is None or ahead.kind is not Input.COPY:
+            return 0
+        if self.journal.ask(Input.COPY, source, size).value != target:
+            raise Unsupported("DIVERGED")
+        self.moved = ahead.count
+        return ahead.count
 
     def _move_block(
         self, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int, size: int
@@ -54,7 +74,11 @@ class Strings(Ports):
         if not self._asked and not reads and not self._is_plain(source[0][0], 0):
             return 0
         target = self._checked(to_seg, to, size, 1)
-        if len(target) > 1 or self._asked == 1:
+        if len(target) > 1:
+            return 0
+        if n := self._replay_copy(source[0][0], target[0][0], size):
+            return n
+        if self._asked == 1:
             return 0
         if n := self._asked:
             ahead = self.journal.ahead
@@ -66,13 +90,16 @@ class Strings(Ports):
                 self._withhold_block(target[0][0], data, down, size)
             self.moved = n
             return n
-        if not (self._is_plain(target[0][0], 1) if reads else self._is_device(target[0][0], 1)):
+        copies = reads and self.copies and self._is_outside(target[0][0])
+        if not (copies or (self._is_plain(target[0][0], 1) if reads else self._is_device(target[0][0], 1))):
             return 0
         most = self._block_room(target, self.write_top[to_seg], to, wanted, down, wide, size)
         n = self._block_room(source, self.read_top[from_seg], offset, most, down, wide, size)
         if n < 2:
             return 0
-        if reads:
+        if copies:
+            self.journal.ask(Input.COPY, source[0][0], size, n, down=bool(down), target=target[0][0])
+        elif reads:
             self.journal.ask(Input.LOAD, source[0][0], size, n, down=bool(down))
         else:
             data = self._read_block(source[0][0], n, down, size)

@@ -2,7 +2,6 @@
 %include "frame.inc"
 VARIABLE case
 VARIABLE size
-VARIABLE kind
 
 %macro DR_ON 2                          ; address in DR0, DR7
         mov eax, %1
@@ -56,17 +55,14 @@ real %+ %1:
         REAL_STUB 48
 real_event:
         pushad
-        mov ebp, esp
-        movzx ebp, bp
         push ds
         push es
         push ss
         push word 0
         pop ds
-        ; The frame: 48 bytes, for the 32-bit side: segments, registers, number, IP, CS, flags.
-        mov si, 0
-        mov di, DATA - 0x40000 + 0x700
-        mov cx, 24
+        ; The frame, 46 bytes, for the 32-bit side: segments, registers, number, IP, CS, flags.
+        mov di, 0x700
+        mov cx, 23
         mov bx, sp
 .copy:  mov ax, [ss:bx]
         mov [di], ax
@@ -160,7 +156,7 @@ guest:
         nop
         ENDCHECK
         CHECK "tf over a branch, a call and a return"
-        AGAIN 5
+        AGAIN 4
         TF_ON
         jmp .on
         nop
@@ -172,7 +168,7 @@ guest:
         mov ecx, 3
         mov esi, DATA
         mov edi, DATA + 0x100
-        AGAIN 5
+        AGAIN 4
         TF_ON
         rep movsb
         nop
@@ -186,7 +182,7 @@ guest:
         ENDCHECK
         CHECK "tf over mov ss"
         mov ecx, DATA0
-        AGAIN 4
+        AGAIN 2
         TF_ON
         mov ss, ecx
         nop
@@ -194,7 +190,7 @@ guest:
         ENDCHECK
         CHECK "tf over pop ss"
         push dword DATA0
-        AGAIN 4
+        AGAIN 2
         TF_ON
         pop ss
         nop
@@ -202,7 +198,7 @@ guest:
         ENDCHECK
         CHECK "tf over mov ss twice"
         mov ecx, DATA0
-        AGAIN 4
+        AGAIN 2
         TF_ON
         mov ss, ecx
         mov ss, ecx
@@ -212,20 +208,20 @@ guest:
         CHECK "tf over lss"
         mov dword [DATA], STACK
         mov dword [DATA + 4], DATA0
-        AGAIN 3
+        AGAIN 2
         TF_ON
         lss esp, [DATA]
         nop
         ENDCHECK
         CHECK "tf over sti"
-        AGAIN 3
+        AGAIN 2
         TF_ON
         sti
         cli
         ENDCHECK
-        CHECK "tf over mov ds"
+        CHECK "tf over mov fs"
         mov ecx, DATA3
-        AGAIN 3
+        AGAIN 2
         TF_ON
         mov fs, ecx
         nop
@@ -237,10 +233,10 @@ guest:
         int 0x31
         nop
         nop
+        jmp .over
 .handler: iretd
-        ENDCHECK
+.over:  ENDCHECK
         CHECK "tf over a fault"
-        AGAIN 0
         TF_ON
         ud2
         ENDCHECK
@@ -252,7 +248,7 @@ guest:
         nop
         ENDCHECK
         CHECK "tf over iret"
-        AGAIN 3
+        AGAIN 2
         push dword 0x102
         push dword CODE0
         push dword .there
@@ -267,20 +263,20 @@ guest:
         pop ecx
         ENDCHECK
         CHECK "tf into level 3"
-        AGAIN 3
+        AGAIN 2
         TORING 3, 0x102
         nop
         nop
         ENDCHECK
         CHECK "tf and a call gate"
         GATE GDT + SLOT, CODE0, .inner, 0xEC, 0
-        AGAIN 3
+        AGAIN 2
         TORING 3, 0x102
         call SLOT | 3:0
 .inner: nop
         ENDCHECK
         CHECK "tf and enter, pusha, leave"
-        AGAIN 5
+        AGAIN 4
         TF_ON
         pushad
         popad
@@ -476,7 +472,7 @@ NEXT
         nop
         ENDCHECK
         CHECK "data breakpoint and tf"
-        AGAIN 4
+        AGAIN 2
         DR_ON DATA, 0x000F0002
         TF_ON
         mov ecx, [DATA]
@@ -533,7 +529,6 @@ NEXT
         nop
         ENDCHECK
         CHECK "gd"
-        AGAIN 0
         mov eax, 0x2000
         mov dr7, eax
         mov ecx, dr0
@@ -627,7 +622,6 @@ NEXT
         ENDCHECK
         CHECK "gp of df's handler alone is no triple fault"
         mov byte [IDT + 13 * 8 + 5], 0
-        mov word [IDT + 8 * 8 + 2], CODE0
         GATE IDT + 8 * 8, CODE0, .df, 0x8E, 0
         TORING 3
         hlt

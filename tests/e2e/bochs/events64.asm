@@ -318,8 +318,6 @@ NEXT
 FOR type, 0x10, 0x1F, 1
 FOR dpl, 0, 3, 3
 FOR bits_, 0, 3, 1
-        mov eax, [cpl]
-        mov [present], eax
 %macro WITH_CODE 1
         LONGCHECK %1, cpl, type, dpl, bits_
         mov eax, [dpl]
@@ -370,7 +368,7 @@ NEXT
 NEXT
 NEXT
 FOR type, 0, 15, 1
-        LONGCHECK "jmp to a system descriptor", cpl, type
+        LONGCHECK "call to a system descriptor", cpl, type
         GATE GDT + 0x150, CODE64, handlers, 0xE0, 0
         add dword [GDT + 0x150], SEEN * 16
         mov al, [type]

@@ -7,7 +7,6 @@ VARIABLE type
 VARIABLE dpl
 VARIABLE rpl
 VARIABLE case
-VARIABLE handler
 
 landing: int 0x30
 ; Leaves through a far return with `count` parameters' room; what follows shows the caller's stack.
@@ -237,33 +236,38 @@ NEXT
         BAD_STACK "stack not accessed yet", STACK_DESCRIPTOR 0xB2, 0xFFFFF
         BAD_STACK "stack with a low limit", STACK_DESCRIPTOR 0xB3, 0x4000
         BAD_STACK "local stack", mov word [TSS + 0x10], 0xD
-FOR case, 0, 20, 4
-        CHECK "room on the inner stack", case
-        GATE GDT + SLOT, CODE1, landing, 0xEC, 1
+; An inner stack at DATA, at its beginning nothing but zeroes, with room for [case] bytes
+%macro ROOM 0
+        mov edi, DATA
+        mov ecx, 6
+        xor eax, eax
+        rep stosd
+        mov ecx, ECX0
+        mov edi, EDI0
         DESC GDT + SLOT2, DATA, 0xFF, 0xB3, 4
         mov word [TSS + 0x10], SLOT2 | 1
         mov eax, [case]
         mov dword [TSS + 0xC], eax
+%endmacro
+FOR case, 0, 20, 4
+        CHECK "room on the inner stack", case
+        GATE GDT + SLOT, CODE1, landing, 0xEC, 1
+        ROOM
         TORING 3
         push dword 0x12345678
         call SLOT | 3:0
         ENDCHECK DATA, 6
         CHECK "room on the inner stack, event", case
         GATE IDT + 0x31 * 8, CODE1, landing, 0xEE, 0
-        DESC GDT + SLOT2, DATA, 0xFF, 0xB3, 4
-        mov word [TSS + 0x10], SLOT2 | 1
-        mov eax, [case]
-        mov dword [TSS + 0xC], eax
+        ROOM
         TORING 3
         int 0x31
         ENDCHECK DATA, 6
         CHECK "room on a 16-bit inner stack", case
         GATE IDT + 0x31 * 8, CODE1, landing, 0xEE, 0
+        ROOM
         DESC GDT + SLOT2, DATA, 0xFFFF, 0xB3, 0
-        mov word [TSS + 0x10], SLOT2 | 1
-        mov eax, [case]
-        or eax, 0x55550000
-        mov dword [TSS + 0xC], eax
+        or dword [TSS + 0xC], 0x55550000
         TORING 3
         int 0x31
         ENDCHECK DATA, 6, DATA + 0xFFF0, 4
@@ -287,45 +291,38 @@ NEXT
         call SLOT | 3:0
         ENDCHECK STACK1 - 16, 4
 
-; Interrupt and trap gates of both sizes with every flag set, from level 0, level 3, 16-bit code; with error codes.
+; Interrupt and trap gates of both sizes with every flag set, from level 0 and level 3; with error codes.
+; TYPED_GATE vector, label, access: a gate of type [type] to level 0, of 16 bits below type 8
+%macro TYPED_GATE 3
+        GATE IDT + (%1) * 8, CODE0, %2, %3, 0
+        test dword [type], 8
+        jnz %%wide
+        GATE IDT + (%1) * 8, CODE16, %2, %3, 0
+        mov word [IDT + (%1) * 8 + 6], 0xDEAD ; does not count
+%%wide: mov al, [type]
+        or [IDT + (%1) * 8 + 5], al
+%endmacro
 FOR type, 6, 15, 1
         CHECK "int", type
-        GATE IDT + 0x31 * 8, CODE0, .see, 0xE0, 0
-        test dword [type], 8
-        jnz .wide
-        GATE IDT + 0x31 * 8, CODE16, .see, 0xE0, 0
-        mov word [IDT + 0x31 * 8 + 6], 0xDEAD
-.wide:  mov al, [type]
-        or [IDT + 0x31 * 8 + 5], al
-        mov dword [handler], 0
+        TYPED_GATE 0x31, .see, 0xE0
         push dword 0x257FD7 & ~0x100    ; all but VM, TF, VIF, VIP
         popfd
         int 0x31
 .see:   int 0x30
         ENDCHECK STACK - 16, 4
         CHECK "int from level 3", type
-        GATE IDT + 0x31 * 8, CODE0, .see3, 0xE0, 0
-        test dword [type], 8
-        jnz .wide3
-        GATE IDT + 0x31 * 8, CODE16, .see3, 0xE0, 0
-.wide3: mov al, [type]
-        or [IDT + 0x31 * 8 + 5], al
+        TYPED_GATE 0x31, .see, 0xE0
         TORING 3, 0x3202
         int 0x31
-.see3:  int 0x30
+.see:   int 0x30
         ENDCHECK STACK0 - 24, 6
         CHECK "fault with an error code from level 3", type
-        GATE IDT + 13 * 8, CODE0, .see13, 0x80, 0
-        test dword [type], 8
-        jnz .wide13
-        GATE IDT + 13 * 8, CODE16, .see13, 0x80, 0
-.wide13: mov al, [type]
-        or [IDT + 13 * 8 + 5], al
+        TYPED_GATE 13, .see, 0x80
         TORING 3
         push dword 0x12345678
         mov eax, 0xFFF8
         mov ds, ax
-.see13: int 0x30
+.see:   int 0x30
         ENDCHECK STACK0 - 24, 6
 NEXT
         CHECK "int beyond the table"
@@ -401,7 +398,7 @@ NEXT
         ENDCHECK STACK0 - 24, 6
 
 ; Returns
-%macro RETURN 3                         ; name, cs, ss: a far return at level 0, then at level 2
+%macro RETURN 3                         ; name, cs, ss: a far return and an IRETD at level 0, then at level 2
         CHECK %1
         push dword %3
         push dword STACK3

@@ -5,8 +5,6 @@ VARIABLE pte_rights
 VARIABLE cpl
 VARIABLE case
 VARIABLE type
-VARIABLE low
-VARIABLE high
 
 PML4    equ 0x22000
 POINTERS equ 0x23000                    ; of four levels

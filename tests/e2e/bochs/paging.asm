@@ -18,7 +18,6 @@ FRAME   equ DATA                        ; what linear 4 MiB is mapped to
 FRAME2  equ DATA + 0x1000
 PAGE    equ 0x400000
 SPARE   equ 0x30000                     ; a page that checks unmap
-STACK_SPARE equ 0x31000
 
 ; Identity below 4 MiB (user, writable, accessed and dirty); PAGE and the page behind it on FRAME and FRAME2.
 tables:
@@ -67,6 +66,18 @@ tables:
 %macro CR4 1
         mov eax, %1
         mov cr4, eax
+%endmacro
+; TASK tss, cr3, label: a task of level 0
+%macro TASK 3
+        mov dword [%1 + 0x1C], %2
+        mov dword [%1 + 0x20], %3
+        mov dword [%1 + 0x24], 2
+        mov dword [%1 + 0x38], STACK0
+        mov eax, DATA0
+        mov dword [%1 + 0x48], eax
+        mov dword [%1 + 0x4C], CODE0
+        mov dword [%1 + 0x50], eax
+        mov dword [%1 + 0x54], eax
 %endmacro
 %macro PAGED 1                          ; name
         CHECK %1
@@ -237,15 +248,7 @@ NEXT
         ENDCHECK SPARE + 8, 2
         PAGED "event onto an absent stack"
         mov dword [TABLE0 + 4 * (SPARE >> 12)], 0
-        mov dword [TSS_C + 0x1C], DIRECTORY
-        mov dword [TSS_C + 0x20], .df
-        mov dword [TSS_C + 0x24], 2
-        mov dword [TSS_C + 0x38], STACK0
-        mov eax, DATA0
-        mov dword [TSS_C + 0x48], eax
-        mov dword [TSS_C + 0x4C], CODE0
-        mov dword [TSS_C + 0x50], eax
-        mov dword [TSS_C + 0x54], eax
+        TASK TSS_C, DIRECTORY, .df
         GATE_AT IDT + 8 * 8, TR_C, 0, 0x85, 0
         mov dword [TSS + 4], SPARE + 0x1000
         PAGING
@@ -448,16 +451,8 @@ FOR case, 12, 20, 1
         ENDCHECK DIRECTORY_PAE + 0x10, 2
 NEXT
         PAGED "pae and a task switch"
-        mov dword [TSS_A + 0x1C], POINTERS + 0x20
+        TASK TSS_A, POINTERS + 0x20, .task
         mov dword [POINTERS + 0x20], DIRECTORY_PAE + 1
-        mov dword [TSS_A + 0x20], .task
-        mov dword [TSS_A + 0x24], 2
-        mov dword [TSS_A + 0x38], STACK0
-        mov eax, DATA0
-        mov dword [TSS_A + 0x48], eax
-        mov dword [TSS_A + 0x4C], CODE0
-        mov dword [TSS_A + 0x50], eax
-        mov dword [TSS_A + 0x54], eax
         PAE_PAGING
         jmp TR_A:0
 .task:  mov eax, cr3

@@ -93,7 +93,7 @@ FOR rpl, 0, 3, 3
         cmp dword [cpl], 0
         je .look
         TORING 3
-.look:  xor ebp, ebp
+.look:  xor ebp, ebp                    ; bit 0: readable, bit 1: writable
         mov ebx, eax
         lar ebx, ax
         setz cl
@@ -105,10 +105,13 @@ FOR rpl, 0, 3, 3
         lar si, ax
         lsl di, ax
         verr ax
-        setz al
+        jnz .unreadable
+        or ebp, 1
+.unreadable:
         verw ax
-        setz ah
-        mov ax, [at]
+        jnz .unwritable
+        or ebp, 2
+.unwritable:
         ENDCHECK GDT + SLOT + 4, 1
 NEXT
 NEXT
@@ -199,7 +202,6 @@ granular:
         ACCESS "read of conforming code", 0x9F, mov eax, [gs:0]
         ACCESS "add to read-only data", 0x91, add [gs:0], eax
         ACCESS "compare with read-only data", 0x91, cmp [gs:0], eax
-        ACCESS "test of a null segment", 0x91, mov eax, 0
         CHECK "null ds"
         xor eax, eax
         mov ds, ax
@@ -264,8 +266,7 @@ granular:
         ENDCHECK
         CHECK "instruction across the limit"
         DESC GDT + SLOT, DATA, 0x100, 0x9B, 4
-        mov dword [DATA + 0xFE], 0xB8909090
-        mov dword [DATA + 0xFC], 0xB8909090
+        mov dword [DATA + 0xFC], 0xB8909090 ; MOV EAX, imm32 in the last byte
         jmp SLOT:0xFC
         ENDCHECK
         CHECK "near jump beyond the limit"
@@ -452,19 +453,18 @@ NEXT
         bound cx, [DATA]
         ENDCHECK
 %macro ENTER_LEVEL 1
-        CHECK "enter level "
-        mov eax, STACK - 0x100
-        mov edi, 0x22220000
+        %defstr level_text %1
+        CHECK {"enter level ", level_text}
         mov ecx, 33
-%%fill: mov [eax + ecx * 4 - 64 * 4], ecx
+%%fill: mov [DATA + ecx * 4], ecx       ; what is copied
         loop %%fill
-        mov ebp, STACK - 0x180
+        mov ebp, DATA + 34 * 4
         mov ecx, ECX0
-        mov esp, STACK - 0x40
+        mov esp, DATA + 0x200
         enter 0x20, %1
         mov eax, esp
         mov esp, [resume_esp]
-        ENDCHECK STACK - 0x50, 4, STACK - 0xC4, 4
+        ENDCHECK DATA + 0x1F0, 4, DATA + 0x180, 2
 %endmacro
         ENTER_LEVEL 0
         ENTER_LEVEL 1

@@ -2,7 +2,6 @@
 %include "frame.inc"
 VARIABLE type
 VARIABLE dpl
-VARIABLE case
 VARIABLE old16
 VARIABLE new16
 VARIABLE by
@@ -105,83 +104,76 @@ handler_task:
 %endmacro
 
 guest:
-; Every pair of sizes, by JMP, CALL, INT through a task gate, to and (except JMP) back.
+; SIZES code, code16: TR_A is a task of the size [new16] asks for, with this code; the one left is of size [old16].
+%macro SIZES 2
+        cmp dword [old16], 0
+        je %%old32
+        TASK16 TSS_B, arrived, STACK_B
+        DESC GDT + TR_B, TSS_B, 0x2B, 0x81, 0
+        mov ax, TR_B
+        ltr ax
+%%old32:
+        TASK32 TSS_A, %1, STACK_A
+        cmp dword [new16], 0
+        je %%new32
+        mov edi, TSS_A
+        mov ecx, 0x68 / 4
+        xor eax, eax
+        rep stosd
+        TASK16 TSS_A, %2, STACK_A
+        DESC GDT + TR_A, TSS_A, 0x2B, 0x81, 0
+%%new32:
+        GATE_AT GDT + SLOT, TR_A, 0xDEADBEEF, 0x85, 0x1F
+        GATE_AT IDT + 0x31 * 8, TR_A, 0, 0x85, 0
+        mov ecx, ECX0
+        push dword 0xED7
+        popfd
+%endmacro
+; Every pair of sizes, by (0) JMP, (1) JMP and a gate, (2) CALL, (3) CALL and a gate, (4) INT; the last three come back too.
 FOR old16, 0, 1, 1
 FOR new16, 0, 1, 1
 FOR by, 0, 4, 1
         CHECK "switch", old16, new16, by
-        cmp dword [old16], 0
-        je .old32
-        TASK16 TSS_B, arrived, STACK_B
-        DESC GDT + TR_B, TSS_B, 0x2B, 0x81, 0
-        mov ax, TR_B
-        ltr ax
-.old32: TASK32 TSS_A, arrived, STACK_A
-        cmp dword [new16], 0
-        je .new32
-        mov edi, TSS_A
-        mov ecx, 0x68 / 4
-        xor eax, eax
-        rep stosd
-        TASK16 TSS_A, arrived, STACK_A
-        DESC GDT + TR_A, TSS_A, 0x2B, 0x81, 0
-.new32: GATE_AT GDT + SLOT, TR_A, 0xDEADBEEF, 0x85, 0x1F
-        GATE_AT IDT + 0x31 * 8, TR_A, 0, 0x85, 0
-        mov ecx, ECX0
-        push dword 0xED7
-        popfd
+        SIZES arrived, arrived
         cmp dword [by], 1
         jb .jump
-        je .call
+        je .jump_gate
         cmp dword [by], 3
-        jb .jump_gate
+        jb .call
         je .call_gate
         int 0x31
 .jump:  jmp TR_A:0x12345678
-.call:  call TR_A:0x12345678
 .jump_gate: jmp SLOT:0
+.call:  call TR_A:0x12345678
 .call_gate: call SLOT:0
         ENDCHECK GDT + TR + 4, 1, GDT + TR_A + 4, 1, GDT + TR_B + 4, 1, TSS_A, 1, TSS + 0x20, 17, TSS_B, 12
+NEXT
+FOR by, 2, 4, 1
         CHECK "switch and back", old16, new16, by
-        cmp dword [by], 2
-        je near .over
-        cmp dword [old16], 0
-        je .old32_
-        TASK16 TSS_B, arrived, STACK_B
-        DESC GDT + TR_B, TSS_B, 0x2B, 0x81, 0
-        mov ax, TR_B
-        ltr ax
-.old32_: TASK32 TSS_A, back, STACK_A
-        cmp dword [new16], 0
-        je .new32_
-        mov edi, TSS_A
-        mov ecx, 0x68 / 4
-        xor eax, eax
-        rep stosd
-        TASK16 TSS_A, back16, STACK_A
-        DESC GDT + TR_A, TSS_A, 0x2B, 0x81, 0
-.new32_: GATE_AT GDT + SLOT, TR_A, 0xDEADBEEF, 0x85, 0x1F
-        GATE_AT IDT + 0x31 * 8, TR_A, 0, 0x85, 0
-        mov ecx, ECX0
-        push dword 0xED7
-        popfd
+        SIZES back, back16
         cmp dword [old16], 0
         jne .from16
-        cmp dword [by], 1
-        jbe .call_
         cmp dword [by], 3
-        je .call_gate_
+        jb .call
+        je .call_gate
         int 0x31
         jmp .over
-.call_: call TR_A:0
+.call:  call TR_A:0
         jmp .over
-.call_gate_: call SLOT:0
+.call_gate: call SLOT:0
         jmp .over
-.from16: push dword STACK16
+.from16: push dword STACK16             ; a 16-bit TSS keeps IP and SP only
         pop ss
         jmp CODE16:OFFSET(.in16)
 bits 16
-.in16:  call dword TR_A:0
+.in16:  cmp word [by], 3
+        jb .call16
+        je .call_gate16
+        int 0x31
+        jmp .over
+.call16: call dword TR_A:0
+        jmp .over
+.call_gate16: call dword SLOT:0
 bits 32
 .over:
         ENDCHECK GDT + TR + 4, 1, GDT + TR_A + 4, 1, GDT + TR_B + 4, 1, TSS_A, 26, TSS + 0x20, 17, TSS_B, 12
@@ -191,9 +183,6 @@ NEXT
         CHECK "state of the new task"
         TASK32 TSS_A, tell, STACK_A
         mov dword [TSS_A + 0x1C], 0x12345000
-        push dword 0x155
-        mov eax, 0x3FF
-        mov dr7, eax
         jmp TR_A:0
         ENDCHECK
         CHECK "debug register 7 after a switch"

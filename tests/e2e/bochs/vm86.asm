@@ -2,7 +2,6 @@
 %include "frame.inc"
 VARIABLE iopl
 VARIABLE vme
-VARIABLE vector_
 VARIABLE flags_
 VARIABLE case
 
@@ -239,7 +238,6 @@ NEXT
         VM_FAULT "vm: read at ffff", mov ax, [0xFFFF]
         VM_FAULT "vm: read at 10000", mov ax, [dword 0x10000]
         VM_FAULT "vm: write to cs", mov [cs:0xFF00], ax
-        VM_FAULT "vm: push at sp 1", mov sp, 1
         VM_FAULT "vm: load ds", mov ds, ax
         VM_FAULT "vm: jmp far", jmp 0x1234:0x5678
         VM_FAULT "vm: jmp far beyond", jmp dword 0x1000:0x12345
@@ -301,13 +299,13 @@ NEXT
         iretd
         ENDCHECK
         CHECK "iret to virtual-8086 mode, stack too short"
-        DESC GDT + SLOT2, STACK - 0x100, 0x0F, 0x93, 4
+        DESC GDT + SLOT2, STACK - 0x500, 0x40F, 0x93, 4
         push dword SLOT2
         pop ss
         mov dword [STACK - 0x100], OFFSET(vm_landing)
         mov dword [STACK - 0xFC], BASE >> 4
         mov dword [STACK - 0xF8], 0x20002
-        xor esp, esp
+        mov esp, 0x400                  ; room for these, none for ESP, SS and the data segments
         iretd
         ENDCHECK
         CHECK "16-bit iret has no vm"

@@ -4,13 +4,6 @@
 
     .set LAPIC, 0xfee00000
 
-    .macro show what
-    push eax
-    mov eax, \what
-    call hex
-    pop eax
-    .endm
-
 # Writes AL to a register of the host bridge (bus 0, device 0).
     .macro bridge register, value
     mov dx, 0xcf8
@@ -131,8 +124,7 @@ main:
     say "shadow "                   # a tick waits; STI keeps it from what follows
     mov dword ptr [ticks], 0
     mov ecx, 20000000
-3:  in al, 0x20
-    mov al, 0x0a                    # read IRR
+3:  mov al, 0x0a                    # read IRR
     out 0x20, al
     in al, 0x20
     test al, 1
@@ -209,9 +201,12 @@ main:
     out dx, eax
     say "smi "
     mov ebx, 0x55
+    mov dword ptr [0x600], 0
     mov al, 1
     out 0xb2, al
-    nop
+    mov ecx, 100000                 # it need not come at once
+1:  cmp dword ptr [0x600], 0
+    loopz 1b
     show [0x600]
     show ebx
     call newline
@@ -227,7 +222,6 @@ routine:                            # what the ROM has; RAM gets others
 tick:
     push eax
     inc dword ptr [ticks]
-    cmp byte ptr [esp + 4], 0
     mov eax, [esp + 4]
     cmp byte ptr [eax - 1], 0xf4    # returns behind HLT
     jne 1f

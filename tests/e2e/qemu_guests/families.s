@@ -2,13 +2,6 @@
 
     .include "prologue.s"
 
-    .macro show reg
-    push eax
-    mov eax, \reg
-    call hex
-    pop eax
-    .endm
-
 # Prints AX and the flags of `mask` after an instruction.
     .macro bcd name, ax, flags, instruction, mask
     say "\name "
@@ -134,8 +127,7 @@ main:
     call unset_gate
     say "iretd "
     mov edi, esp
-    push 0x4cd7                     # NT, OF, every arithmetic flag (TF, IF and IOPL stay away)
-    and dword ptr [esp], ~0x4000
+    push 0x0cd7                     # DF and every arithmetic flag
     push CODE
     push offset 1f
     iretd
@@ -174,8 +166,7 @@ main:
     try "ring3-int"
     mov ebx, offset user_int
     jmp to_user
-1:  .set user_base, user_int
-    caught user_base
+    caught user_int
     try "ring3-hlt"
     mov ebx, offset user_hlt
     jmp to_user
@@ -216,7 +207,6 @@ main:
     caught user_gate
 
     # ------------------------------------------------------------------ task switches
-    mov eax, 0x80000
     mov edi, offset tss1
     mov dword ptr [edi + 32], offset task
     mov dword ptr [edi + 36], 2
@@ -371,16 +361,6 @@ task:
     iretd
     call show_task                  # again, by JMP: no link, no NT
     ljmp TSS0, 0
-
-system_descriptor:                  # at GDT + EBX: base EAX, limit 103, rights CX
-    mov word ptr [gdt + ebx], 103
-    mov [gdt + ebx + 2], ax
-    shr eax, 16
-    mov [gdt + ebx + 4], al
-    mov [gdt + ebx + 5], ch
-    mov byte ptr [gdt + ebx + 6], 0
-    mov [gdt + ebx + 7], ah
-    ret
 
 to_user:                            # go to EBX at CPL 3, IOPL 3 but for ...-cli and its like
     push DATA3 + 3

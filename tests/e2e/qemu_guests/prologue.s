@@ -15,10 +15,9 @@
     .set TSS0, 0x28
     .set TSS1, 0x30
     .set CALLGATE, 0x38
-    .set TASKGATE, 0x40
-    .set CODE16, 0x48
-    .set DATA16, 0x50
-    .set HIGHDATA, 0x58             # based at 30000h
+    .set CODE16, 0x40
+    .set DATA16, 0x48
+    .set HIGHDATA, 0x50             # based at 30000h
 
     .code16
     .globl _start
@@ -52,8 +51,7 @@ gdt:
     .quad 0x00cf93000000ffff        # DATA
     .quad 0x00cffb000000ffff        # CODE3
     .quad 0x00cff3000000ffff        # DATA3
-    .quad 0                         # TSS0, TSS1, CALLGATE, TASKGATE: the guest fills them in
-    .quad 0
+    .quad 0                         # TSS0, TSS1, CALLGATE: the guest fills them in
     .quad 0
     .quad 0
     .quad 0x00009b000000ffff + (BASE << 16) # CODE16
@@ -187,6 +185,17 @@ set_gate:
     mov word ptr [IDT + eax * 8 + 4], 0xee00
     ret
 
+# Makes a descriptor at GDT + EBX: base EAX, limit 103, rights CX.
+system_descriptor:
+    mov word ptr [gdt + ebx], 103
+    mov [gdt + ebx + 2], ax
+    shr eax, 16
+    mov [gdt + ebx + 4], al
+    mov [gdt + ebx + 5], ch
+    mov byte ptr [gdt + ebx + 6], 0
+    mov [gdt + ebx + 7], ah
+    ret
+
 # Points vector EAX back at its stub.
 unset_gate:
     push ebx
@@ -207,7 +216,14 @@ unset_gate:
 8772:
     .endm
 
-# Between `try` and `caught` there may be an exception; EDX-relative is `at`.
+    .macro show what
+    push eax
+    mov eax, \what
+    call hex
+    pop eax
+    .endm
+
+# Between `try` and `caught` there may be an exception; its EIP is told as the distance from `at`.
     .macro try name
     say "\name "
     mov dword ptr [vector], -1

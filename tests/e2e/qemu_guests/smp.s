@@ -1,10 +1,13 @@
-# Two processors: INIT and SIPI, atomic additions to the same word, an interrupt from one to a halted other.
+# Two processors: INIT and SIPI, atomic additions to the same word, an interrupt from one to a halted other; then INIT
+# and SIPI at once, again and again, to one that is busy.
 
     .include "prologue.s"
 
     .set LAPIC, 0xfee00000
     .set TRAMPOLINE, 0x6000
     .set ROUNDS, 20000
+    .set AGAIN, 16
+    .set CONTROL, 0x0340            # of the x87: INIT leaves it alone
 
 main:
     mov edi, TRAMPOLINE
@@ -52,6 +55,26 @@ main:
     mov eax, [woken]
     call hex
     call newline
+
+    say "again "
+    mov dword ptr [LAPIC + 0x310], 0x01000000
+    mov ebx, AGAIN
+7:  mov edx, [starts]
+    inc edx
+    mov dword ptr [LAPIC + 0x300], 0x4500
+    mov dword ptr [LAPIC + 0x300], 0x4600 + (TRAMPOLINE >> 12)
+    mov ecx, 100000000
+8:  pause
+    cmp [starts], edx
+    je 9f
+    loop 8b
+    say "lost "
+9:  dec ebx
+    jnz 7b
+    show [starts]
+    show [mode]
+    show [controls]
+    call newline
     say "end"
     call newline
     jmp finish
@@ -83,7 +106,10 @@ ap32:
     mov esp, STACK - 0x8000
     lidt idt_pointer
     and ebx, 1                      # PE, when it started
-    mov [mode], ebx
+    or [mode], ebx
+    cmp dword ptr [starts], 0
+    jne again
+    inc dword ptr [starts]
     mov dword ptr [LAPIC + 0xf0], 0x1ff
     mov dword ptr [up], 1
 1:  pause
@@ -100,6 +126,20 @@ ap32:
 3:  hlt
     jmp 3b
 
+again:
+    cmp dword ptr [starts], 1
+    je 1f
+    fnstcw [control]
+    movzx eax, word ptr [control]
+    xor eax, CONTROL
+    or [controls], eax
+    jmp 2f
+1:  mov word ptr [control], CONTROL
+    fldcw [control]
+2:  inc dword ptr [starts]
+3:  pause
+    jmp 3b
+
 wake:
     inc dword ptr [woken]
     mov dword ptr [LAPIC + 0xb0], 0
@@ -107,8 +147,11 @@ wake:
 
     .balign 4
 up: .long 0
-mode: .long -1
+mode: .long 0
 go: .long 0
 sum: .long 0
 finished: .long 0
 woken: .long 0
+starts: .long 0
+control: .long 0
+controls: .long 0

@@ -2,21 +2,11 @@
 
     .include "prologue.s"
 
-    .macro show reg
-    push eax
-    mov eax, \reg
-    call hex
-    pop eax
-    .endm
-
 main:
     mov eax, offset tss0
-    mov word ptr [gdt + TSS0], 103
-    mov [gdt + TSS0 + 2], ax
-    shr eax, 16
-    mov [gdt + TSS0 + 4], al
-    mov byte ptr [gdt + TSS0 + 5], 0x89
-    mov [gdt + TSS0 + 7], ah
+    mov ebx, TSS0
+    mov ecx, 0x8900
+    call system_descriptor
     mov dword ptr [tss0 + 4], STACK - 0x1000 # ESP0, SS0
     mov dword ptr [tss0 + 8], DATA
     mov ax, TSS0
@@ -49,9 +39,9 @@ main:
     popfd
 1:  mov ss, cx                      # no trap behind it
     nop
-2:  nop
-3:  nop
-4:  nop
+    nop
+    nop
+    nop
     say "tf-mov-ss "
     mov ebx, offset 1b
     call show_steps
@@ -74,9 +64,9 @@ main:
 1:  nop
 2:  nop                             # +1: fault
     mov dword ptr [watched], 5      # trap behind it
-3:  mov eax, [watched]              # not watched
+    mov eax, [watched]              # not watched
     out 0x80, al                    # trap behind it
-4:  nop
+    nop
     xor eax, eax
     mov dr7, eax
     say "breakpoints "

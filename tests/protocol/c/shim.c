@@ -253,6 +253,118 @@ static void test_answers(void)
     how.emulate.window = how.emulate.acknowledge = false;
 }
 
+/* Display memory with a latch: each read changes what later writes leave.  Every access is noted. */
+static struct bus {
+    uint8_t memory[0x20000], latch, waits_from, stop_from;
+    uint64_t order[64]; /* address << 1 | whether it is a write */
+    unsigned accesses, copies;
+    bool whole;
+} bus;
+
+static uint8_t bus_read(uint64_t at)
+{
+    bus.order[bus.accesses++] = at << 1;
+    return bus.latch = bus.memory[at - VIDEO];
+}
+
+static void bus_write(uint64_t at, uint8_t value)
+{
+    bus.order[bus.accesses++] = at << 1 | 1;
+    bus.memory[at - VIDEO] = value ^ (bus.latch & 1);
+}
+
+static void bus_io(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer *answer)
+{
+    CHECK(io->count == 1 && io->size == 1 && !io->down && bus.accesses < 62 && io->n_posted == 0 && opaque == &bus);
+    if (io->kind == X86_DM_IO_KIND_MMIO_READ) {
+        CHECK(answer->data[0] == 0xff && answer->size == 1 && io->data.size == 0);
+        answer->data[0] = bus_read(io->address);
+    } else {
+        CHECK(io->kind == X86_DM_IO_KIND_MMIO_WRITE && io->data.size == 1);
+        bus_write(io->address, io->data.data[0]);
+    }
+    answer->window = bus.waits_from && bus.accesses >= bus.waits_from;
+    if (bus.stop_from && bus.accesses == bus.stop_from) { /* the map of this answer is gone at the next */
+        FINE(x86_dm_next_map(dm, regions, 2, true, &new_map, &why));
+        answer->map = &new_map;
+        answer->stop = X86_DM_STOP_NMI;
+    } else {
+        memset(&new_map, 0xff, sizeof(new_map));
+    }
+}
+
+static void bus_copy(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer *answer)
+{
+    CHECK(io->kind == X86_DM_IO_KIND_MEMORY_COPY && io->size == 1 && answer->copied == io->count && answer->size == 0);
+    CHECK(opaque == &bus);
+    for (uint32_t i = 0; i < io->count && i < 9; i++, answer->copied = i) {
+        bus_write(io->down ? io->target - i : io->target + i, bus_read(io->down ? io->address - i : io->address + i));
+    }
+    bus.copies++;
+}
+
+/* Copy 20 bytes within display memory; returns how many questions that took. */
+static uint64_t run_copy(const char *code, uint64_t from, uint64_t to)
+{
+    const struct x86_dm_devices devices_of_bus = {
+        .opaque = &bus, .on_io = bus_io, .on_copy = bus.whole ? bus_copy : NULL
+    };
+    struct x86_dm_stats before, after;
+
+    load(code, 3);
+    memset(&bus.order, 0, sizeof(bus.order));
+    bus.accesses = bus.latch = 0;
+    for (unsigned i = 0; i < 64; i++) {
+        bus.memory[i] = (uint8_t)(i * 3);
+    }
+    state.gpr[1] = 20;
+    state.gpr[6] = from;
+    state.gpr[7] = to;
+    state.seg[X86_DM_SEG_DS].base = state.seg[X86_DM_SEG_ES].base = VIDEO;
+    x86_dm_get_stats(vcpu, &before);
+    FINE(x86_dm_run(vcpu, &state, &how.emulate, &devices_of_bus, &done, &why));
+    x86_dm_get_stats(vcpu, &after);
+    return after.io - before.io;
+}
+
+static void test_copies(void)
+{
+    static const char up[] = "\xf3\xa4\xf4"; /* rep movsb; hlt */
+    uint8_t single[64];
+
+    CHECK(x86_dm_has_feature(dm, "memory-copy"));
+    CHECK(run_copy(up, 4, 0) == 1 && done->reason == X86_DM_DONE_REASON_HALT && bus.accesses == 40);
+    for (unsigned i = 0; i < 20; i++) { /* one after the other, whatever overlaps */
+        CHECK(bus.order[2 * i] == (VIDEO + 4 + i) << 1 && bus.order[2 * i + 1] == ((VIDEO + i) << 1 | 1));
+    }
+    CHECK(done->steps == 21 && state.gpr[6] == 24 && state.gpr[7] == 20 && (state.gpr[1] & 0xffff) == 0);
+    memcpy(single, bus.memory, sizeof(single));
+
+    bus.whole = true; /* nine at a time: the rest is asked again, in one piece or where a slice ends in two */
+    CHECK(run_copy(up, 4, 0) < 9 && bus.copies >= 2 && bus.accesses == 40);
+    CHECK(memcmp(single, bus.memory, sizeof(single)) == 0 && done->steps == 21);
+    bus.whole = false;
+
+    bus.waits_from = 11; /* an interrupt waits from the sixth element on: the daemon hears of it there */
+    uint64_t questions = run_copy(up, 4, 0);
+    CHECK(questions >= 2 && questions < 9 && bus.accesses == 40 && memcmp(single, bus.memory, sizeof(single)) == 0);
+    how.emulate.window = true; /* it knows: nothing new */
+    CHECK(run_copy(up, 4, 0) == 1 && bus.accesses == 40);
+    how.emulate.window = false;
+    bus.waits_from = 0;
+
+    bus.stop_from = 7; /* the read of the fourth element stops the run and changes the map */
+    CHECK(run_copy(up, 4, 0) == 1 && done->reason == X86_DM_DONE_REASON_STOPPED && done->stop == X86_DM_STOP_NMI);
+    CHECK(bus.accesses == 8 && done->steps == 4 && state.gpr[7] == 4 && (state.gpr[1] & 0xffff) == 16);
+    bus.stop_from = 0;
+
+    load(up, 3); /* nobody there: all ones, nothing happens */
+    state.gpr[1] = 20;
+    state.seg[X86_DM_SEG_DS].base = state.seg[X86_DM_SEG_ES].base = VIDEO;
+    FINE(x86_dm_run(vcpu, &state, &how.emulate, NULL, &done, &why));
+    CHECK(done->reason == X86_DM_DONE_REASON_HALT && state.gpr[7] == 20);
+}
+
 static void test_refusals(void)
 {
     struct x86_dm_region crossed[] = {regions[1], regions[0]};
@@ -556,7 +668,7 @@ static const struct {
     void (*test)(void);
 } scenarios[] = {
     {"devices", test_devices}, {"answers", test_answers},       {"refusals", test_refusals}, {"kicks", test_kicks},
-    {"state-ports", test_state_ports}, {"on-wake", test_on_wake},
+    {"state-ports", test_state_ports}, {"on-wake", test_on_wake}, {"copies", test_copies},
     {"reconnect", test_reconnect}, {"duplicates", test_duplicates}, {"loss", test_loss},         {"idle", test_idle},
 };
 

@@ -1,0 +1,36 @@
+"""The hot part of an exchange in C, where its extension module is built.
+
+Knows nothing of the package: its types are told the tables they work by.  Each has an equal in Python that is the
+reference, stands for it where the module is missing, and does what it leaves undone:
+
+- ``Codec``: :mod:`dm.protocol.codec`,
+- ``Groups``: :mod:`dm.machine.groups`,
+- ``Link``: :mod:`dm.shim.link`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+
+
+def digest() -> str:
+    """Return the SHA-256 of the extension module's sources, as hex digits."""
+    sha = hashlib.sha256()
+    for path in sorted([*_HERE.glob("*.c"), *_HERE.glob("*.h")]):
+        sha.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return sha.hexdigest()
+
+
+@cache
+def module() -> Any:
+    """Return the extension module, or None where it is not built or was built from other sources."""
+    try:
+        from dm.fast import _fast
+    except ImportError:
+        return None
+    return _fast if digest() == _fast.DIGEST else None
