@@ -11,13 +11,18 @@
 #include <time.h>
 
 enum { MOST_OTHERS = 4, ZMQ_EVENTS_OPTION = 15, DONT_WAIT = 1 };
+/*
+ * Longest sleep, in ms.  A signal that comes just before it does not end it, and Python's handlers run only when the
+ * interpreter has the thread back.
+ */
+enum { LONGEST_SLEEP = 100 };
 
 /* zmq_msg_t: 64 opaque bytes, aligned like a pointer, in every libzmq 4. */
 struct zmq_message {
     _Alignas(void *) unsigned char opaque[64];
 };
 
-/* In the order of dm.fast.LIBZMQ. */
+/* In the order of dm.shim.link._LIBZMQ. */
 struct libzmq {
     int (*send)(void *socket, const void *data, size_t size, int flags);
     int (*getsockopt)(void *socket, int option, void *value, size_t *size);
@@ -49,7 +54,7 @@ static int64_t now_ns(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* Wait until a descriptor has news, up to `timeout` ms (-1: for ever); returns what poll returns. */
+/* Wait until a descriptor has news, up to `timeout` ms (-1: no limit) or LONGEST_SLEEP; returns what poll returns. */
 static int wait_for_news(Link *self, int timeout)
 {
     int64_t began = now_ns(), now = began;
@@ -74,7 +79,7 @@ static int wait_for_news(Link *self, int timeout)
             }
         }
     }
-    ready = poll(self->polled, self->n, timeout);
+    ready = poll(self->polled, self->n, timeout < 0 || timeout > LONGEST_SLEEP ? LONGEST_SLEEP : timeout);
     self->lively = now_ns() - began < self->awake;
     return ready;
 }
@@ -254,7 +259,7 @@ static void link_dealloc(PyObject *object)
 
 static PyMethodDef link_methods[] = {
     {"send", link_send, METH_O, "Send a message; return False when it cannot be sent now."},
-    {"receive", link_receive, METH_O, "Wait for a message, up to so many ms (None: for ever); None: other news."},
+    {"receive", link_receive, METH_O, "Wait for a message, up to so many ms (None: no limit); None: other news, or none for a while."},
     {"call", link_call, METH_O,
      "Send a message and wait for the next; return it (None: other news; bytes: not understood), bytes sent, received."
      "  None alone: nothing was done, the message is for Python to encode."},

@@ -820,19 +820,23 @@ class Vcpu:
         request.seq, self._answered = self._seq, 0
         self._request = request
         try:
-            message = self._call(request)
             self.stats.requests += 1
+            message = self._call(request)
             done = self._converse(request, message, on_io, on_posted, on_pages, on_copy)
             self._take(state, delta, done)
         except Refused:
             self._base = 0
             raise
-        except (ShimError, ProtocolError):  # the latter: an argument does not fit, nothing has been sent
+        except ProtocolError:  # an argument does not fit: nothing has been sent
+            self.stats.requests -= 1
+            raise
+        except ShimError:
             raise
         except _Raised as raised:
             self._give_up(state, delta)
             raise raised.error from None
-        except BaseException:  # Ctrl-C while waiting
+        except BaseException:  # Ctrl-C; it may have swallowed a message: said once more, the request brings it again
+            self._send(request)
             self._give_up(state, delta)
             raise
         finally:
@@ -852,8 +856,6 @@ class Vcpu:
     def _give_up(self, state: State, delta: Groups) -> None:
         """End a run in which a callback has raised; its question has been answered."""
         assert self._request is not None
-        if self._answered:
-            self._send(self._answer)  # Ctrl-C may have come in between; the daemon passes over a repeated answer
         self._kicks.append((Stop.KICK, None))
         try:
             done = self._converse(self._request, None, _no_devices, None, None)

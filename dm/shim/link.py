@@ -35,8 +35,8 @@ class Linked(Protocol):
         """Encode and send a message, wait for the next one and decode it, all at once.
 
         Returns:
-            The next message and how many bytes were sent and received.  In its place None when it could not be sent or
-            something else has news, bytes that are for ``codec.decode`` to refuse.  None alone: nothing was done.
+            The next message and how many bytes were sent and received.  In its place None when it could not be sent, or
+            as receive says it, bytes that are for ``codec.decode`` to refuse.  None alone: nothing was done.
         """
         ...
 
@@ -45,10 +45,10 @@ class Linked(Protocol):
         ...
 
     def receive(self, timeout: int | None) -> bytes | None:
-        """Return the next message, waiting up to ``timeout`` ms (None: for ever).
+        """Return the next message, waiting up to ``timeout`` ms (None: no limit).
 
         Returns:
-            None: the time is over, a signal came, or another descriptor has news.
+            None: the time is over, a signal came, another descriptor has news, or nothing came for a while.
         """
         ...
 

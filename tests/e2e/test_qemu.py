@@ -431,7 +431,10 @@ def test_kvm_grub(machine: Boot, daemon: Daemon, rescue: Path, when: str) -> Non
         vm.wait_for(f"grub> {'echo hello'[:n].rstrip()}", 120)
     vm.type("\n")
     vm.wait_for("\nhello", 120)
-    assert vm.total("instructions") > before > {"legacy": 1_000_000, "real": 100_000, "failure": 0}[when]
+    if when == "failure":  # a kernel whose emulator knows all of it hands nothing over
+        assert vm.total("runs") == vm.total("failures")
+    else:
+        assert vm.total("instructions") > before > {"legacy": 1_000_000, "real": 100_000}[when]
 
 
 @pytest.mark.kvm

@@ -337,6 +337,29 @@ class TestLoss:
             assert (done.reason, done.state) == (lost[0].reason, lost[0].state)
             assert shim.ram.view[0x2000] == 0
 
+    @pytest.mark.parametrize("lost", ["the request", "the question", "the answer", "the done"])
+    def test_a_message_that_ctrl_c_swallows_is_not_waited_for(self, daemon, lost):
+        with session(daemon.endpoint, IN60 + b"hh") as (shim, vcpu):
+            real, state = vcpu._call, flat()
+
+            def interrupted(message):
+                answer = isinstance(message, schema.IoAnswer)
+                if lost == ("the answer" if answer else "the request"):
+                    raise KeyboardInterrupt
+                following = real(message) or vcpu._receive()
+                if lost == ("the done" if answer else "the question"):
+                    raise KeyboardInterrupt
+                return following
+
+            vcpu._call = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                vcpu.run(state, on_io=lambda io: b"a")
+            vcpu._call = real
+            touched = lost in ("the answer", "the done")
+            assert state.rax == (0x61 if touched else 0xFF)
+            assert vcpu.run(state).reason is DoneReason.HALT
+            assert shim.counters().vcpus[0].requests == 2
+
     def test_an_idle_vcpu_moves_to_a_new_daemon(self, tmp_path):
         with Daemon(tmp_path) as first, session(first.endpoint, b"hh") as (shim, vcpu):
             state = flat()

@@ -64,15 +64,15 @@ def test_a_wait_ends_with_its_time(pair):
     for timeout in (0, 30, 1):
         began = time.monotonic()
         assert tied.receive(timeout) is None
-        assert timeout / 1000 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= timeout / 1000
 
 
 def test_a_wait_ends_with_other_news(pair):
     tied, other, wake = pair
     assert not tied.news()
     threading.Timer(0.05, os.eventfd_write, (wake, 1)).start()
-    assert tied.receive(None) is None
-    assert tied.news()
+    while not tied.news():
+        assert tied.receive(None) is None
     assert tied.receive(None) is None  # still
     os.eventfd_read(wake)
     assert not tied.news()
@@ -88,7 +88,7 @@ def test_what_cannot_be_sent_is_said(pair):
         assert sent < 10_000
     assert sent
     assert [other.recv() for _ in range(sent)] == [b"m"] * sent
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not tied.send(b"again"):  # its pipe has room as soon as ZeroMQ has told
         assert time.monotonic() < deadline
     assert other.recv() == b"again"
@@ -103,13 +103,14 @@ def test_a_long_wait_does_not_hold_the_interpreter(pair):
 
     thread = threading.Thread(target=answer)
     thread.start()
-    assert tied.receive(None) == b"late"
+    assert patiently(tied) == b"late"
     thread.join()
 
 
 def patiently(tied):
-    while tied.receive(None) is None:
+    while (data := tied.receive(None)) is None:
         pass
+    return data
 
 
 def test_a_signal_is_seen(pair):
@@ -121,6 +122,14 @@ def test_a_signal_is_seen(pair):
             patiently(tied)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("pair", ["C"], indirect=True)
+def test_a_wait_in_c_comes_back_now_and_then(pair):
+    """A signal that came just before the sleep is seen only then."""
+    began = time.monotonic()
+    assert pair[0].receive(None) is None
+    assert time.monotonic() - began > 0.05
 
 
 class TestCall:

@@ -62,9 +62,11 @@
 #ifdef WITHOUT_BUDGET
 #define SPENT(block) 0
 #define SPEND(block) ((void)0)
+#define REFUND(steps) ((void)0)
 #else
 #define SPENT(block) (budget < (block)->count)
 #define SPEND(block) (budget -= (block)->count)
+#define REFUND(steps) (budget += (steps))
 #endif
 #ifdef WITHOUT_SMC
 #define CODE_HIT(code, linear, bytes) 0
@@ -229,7 +231,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 /* A jump that may not be made: what is behind it in the block is not charged. */
 #define END_BRANCH(target, bail) \
     do { \
-        budget += i->rest; \
+        REFUND(i->rest); \
         END_JUMP(target, bail); \
     } while (0)
 
