@@ -7,7 +7,6 @@ a vCPU does, and takes up the run again behind it.  Both have the same results t
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable
 from enum import IntEnum
 from functools import cache
@@ -16,7 +15,7 @@ from typing import Any, Final
 import zmq
 
 from dm.engine.api import QUESTIONS, Engine, ExitReason, Until
-from dm.protocol import schema, waiter
+from dm.protocol import libzmq, schema, waiter
 from dm.protocol.schema import DoneReason, IoKind, UntilWord
 from dm.server import guard
 from dm.server.board import Board
@@ -71,20 +70,10 @@ def status() -> tuple[bool, str]:
     if _exchange.ffi.string(_exchange.lib.dx_sources()).decode() != digest():
         return False, f"the exchange was built from other sources; to rebuild it: {_REBUILD}"
     try:
-        _zmq_functions()
-    except (ImportError, OSError, AttributeError, ValueError) as error:
-        return False, f"libzmq's functions cannot be found: {error}"
+        libzmq.functions(*_ZMQ)
+    except LookupError as error:
+        return False, str(error)
     return True, "built from these sources"
-
-
-@cache
-def _zmq_functions() -> dict[str, int]:
-    """Return the addresses of the functions of that libzmq which pyzmq's sockets are from."""
-    from zmq.backend.cython import _zmq
-
-    library = ctypes.CDLL(_zmq.__file__)  # finds what it is linked to as well
-    found = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _ZMQ}
-    return {name: address for name, address in found.items() if address is not None}
 
 
 class Exchange:
@@ -111,7 +100,7 @@ class Exchange:
         self._board: Any = None
         c, links = self.c, self.c.links
         c.session, c.vcpu = session, vcpu
-        for name, address in {**engine.links(), **_zmq_functions()}.items():
+        for name, address in {**engine.links(), **libzmq.functions(*_ZMQ)}.items():
             setattr(links, name, self._ffi.cast("void *", address))
         links.lost = self._ffi.cast("int *", guard.lost_address())
         self._board = self._ffi.from_buffer("uint8_t[]", board.bytes if board is not None else bytearray(vcpu + 1))

@@ -6,16 +6,13 @@ whose two sides have slept: most of that is memory of the interpreter that no ca
 
 from __future__ import annotations
 
-import ctypes
 import select
-from functools import cache
-from importlib import import_module
 from typing import Final, Protocol, cast
 
 import zmq
 
 from dm import fast
-from dm.protocol import codec, waiter
+from dm.protocol import codec, libzmq, waiter
 from dm.protocol.schema import Message
 
 _NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -105,21 +102,14 @@ class Link:
         return bool(self._others.poll(0))
 
 
-@cache
-def _libzmq() -> tuple[int, ...] | None:
-    """Return where the functions of the libzmq that pyzmq uses are; None where it does not show them."""
-    try:
-        bound = import_module("zmq.backend.cython._zmq")
-        library = ctypes.CDLL(bound.__file__)  # what that is linked with is searched, too (dlsym(3))
-        return tuple(cast(int, ctypes.cast(library[name], ctypes.c_void_p).value) for name in _LIBZMQ)
-    except (ImportError, OSError, AttributeError):
-        return None
-
-
 def link(socket: zmq.Socket[bytes], *others: int) -> Linked:
     """Return the fastest link there is."""
-    module, functions = fast.module(), _libzmq()
-    if module is None or functions is None or codec.FAST is None:
+    module = fast.module()
+    if module is None or codec.FAST is None:
+        return Link(socket, *others)
+    try:
+        functions = tuple(libzmq.functions(*_LIBZMQ).values())
+    except LookupError:
         return Link(socket, *others)
     descriptors = (cast(int, socket.getsockopt(zmq.FD)), *others)
     made: Linked = module.Link(functions, codec.FAST, socket.underlying, descriptors, waiter.TIMES)

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 Boot = Callable[..., Qemu]
 #: A factor for the goals: other work on the machine makes all of this slower, not in proportion.
 SLACK = float(os.environ.get("DM_SLACK", "1"))
+#: Bytes of a port read's question and answer on the wire.
+QUESTION, ANSWER = 100, 70
 
 
 def until(what: Callable[[], bool], seconds: float = 120, pause: float = 0.001) -> float:
@@ -45,12 +47,13 @@ def median(what: Callable[[], float], times: int) -> float:
 def _echo(endpoint: str) -> None:
     socket = zmq.Context().socket(zmq.ROUTER)
     socket.bind(endpoint)
+    answer = bytes(ANSWER)
     while (message := socket.recv_multipart())[-1]:
-        socket.send_multipart(message)
+        socket.send_multipart([message[0], answer])
 
 
 def round_trip(folder: Path) -> float:
-    """Return the seconds of one exchange of 100 bytes between two processes that do nothing else."""
+    """Return the seconds of a bare exchange of a port read's bytes between two processes that sleep while they wait."""
     endpoint = f"ipc://{folder / 'echo'}"
     other = multiprocessing.get_context("spawn").Process(target=_echo, args=(endpoint,))
     other.start()
@@ -60,7 +63,7 @@ def round_trip(folder: Path) -> float:
     samples = []
     for n in range(5000):
         started = time.perf_counter()
-        socket.send(bytes(100))
+        socket.send(bytes(QUESTION))
         socket.recv()
         if n >= 500:
             samples.append(time.perf_counter() - started)
@@ -101,9 +104,8 @@ def test_firmware_to_boot_sector(machine: Boot, daemon: Daemon, disk: Path, shor
 
         return boot_time(vm, done)
 
-    trip = round_trip(short_path)
-    plain = median(lambda: once(None, "tcg"), 5)
-    real = median(lambda: once("real", "tcg"), 5)
+    runs = [(once(None, "tcg"), round_trip(short_path), once("real", "tcg")) for _ in range(5)]
+    plain, trip, real = (statistics.median(run[n] for run in runs) for n in range(3))
     bound = 1.2 * plain + accesses[-1] * trip
     say(f"SeaBIOS to boot sector, TCG: {plain:.2f} s plain, {real:.2f} s real, {accesses[-1]} accesses, "
         f"round trip {trip * 1e6:.0f} us; bound {bound:.2f} s")  # fmt: skip
@@ -135,18 +137,21 @@ def test_accesses(machine: Boot, daemon: Daemon, tmp_path: Path, short_path: Pat
     daemon.start()
     rom = assemble("speed", tmp_path)
 
-    def once() -> tuple[float, float]:
+    def once() -> tuple[float, float, float]:
+        trip = round_trip(short_path)
         vm = machine("legacy", "-S", "-bios", rom, accel=accel)
         until(lambda: vm.info()["state"] == "connected")
         vm.command("cont")
         times = [until(lambda mark=mark: mark in vm.console()) for mark in "<>]"]  # type: ignore[misc]
         vm.quit()
-        return (times[1] - times[0]) / 10000, (times[2] - times[1]) / 20
+        access = (times[1] - times[0]) / 10000
+        return access, trip, (times[2] - times[1]) / 20
 
-    trip = round_trip(short_path)
-    runs = [once() for _ in range(5)]
-    access, scroll = (statistics.median(run[n] for run in runs) for n in range(2))
-    say(f"{accel}: port read {access * 1e6:.0f} us, {access / trip:.2f} of a round trip ({trip * 1e6:.0f} us); "
-        f"scroll {scroll * 1e3:.1f} ms")  # fmt: skip
+    runs = [once() for _ in range(7)]
+    access, trip, scroll = (statistics.median(run[n] for run in runs) for n in range(3))
+    ratios = sorted(run[0] / run[1] for run in runs)
+    ratio = statistics.median(ratios)
+    say(f"{accel}: port read {access * 1e6:.0f} us, {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) round trips "
+        f"({trip * 1e6:.0f} us); scroll {scroll * 1e3:.1f} ms")  # fmt: skip
     assert scroll <= 0.020 * SLACK
-    assert access <= 1.3 * trip * SLACK
+    assert ratio <= 1.3 * SLACK
