@@ -131,8 +131,9 @@ def calibrate(attempt: Callable[[int], float], seconds: float, first: int = 1, m
 def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> list[Figure]:
     """Return microseconds that one instruction takes as a request without transport.
 
-    ``run``: nothing but that.  ``registers in and out``: as the daemon does it for a request that brings the general
-    registers and is answered with the groups that changed.  ``whole state``: all of it, as an object with checks.
+    ``run``: nothing but that.  ``registers in and out``: a request that brings the general registers and is answered
+    with the groups that changed, as a program of its own or the daemon's path in Python does it (the one in C takes
+    less).  ``whole state``: all of it, as an object with checks.
     """
     machine = Machine(engine_name)
     engine = machine.engine

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Any, Final, Protocol
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from dm.keys import Keys
 
@@ -83,6 +82,8 @@ class Admission:
 
     def __init__(self, context: zmq.Context[Any], clients: Collection[bytes]) -> None:
         """``clients`` are public keys in Z85."""
+        from zmq.auth.thread import ThreadAuthenticator  # brings asyncio: a tenth of a worker's start, for tcp alone
+
         self._clients = clients
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
