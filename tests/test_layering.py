@@ -24,7 +24,7 @@ ALLOWED = {
     "server": {"engine", "machine", "protocol", "qmp"},
     "shim": {"engine", "fast", "isa", "machine", "protocol"},
     "vectors": {"engine", "isa", "machine"},
-    "bench": {"engine", "isa", "machine", "protocol", "shim", "vectors"},
+    "bench": {"engine", "isa", "machine", "protocol", "server", "shim", "vectors"},
     "cli": {"engine"},
     "emulator": {"engine", "machine"},
     "version": set(),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dm.bench import c_client, engines, programs, transport
+from dm.bench import c_client, engines, no_transport, programs, transport
 from dm.bench.compare import Comparison, compare, summary, table
 from dm.bench.engines import BenchError, Figure
 from dm.bench.floors import judge
@@ -223,6 +223,12 @@ def _find(wanted: list[str], report: Report) -> list[Peer]:
     return present
 
 
+def _requests(engine: str, runs: int, count: int) -> list[Figure]:
+    kernel = KERNELS["alu"]
+    own = no_transport.single_request(kernel, runs, count) if engine == "native" else []
+    return own + engines.single_requests(kernel, engine, runs, count)
+
+
 def _measure(name: str, report: Report, seconds: float) -> None:
     engine, runs = report.engine, report.runs
     count = int(2000 * seconds) + 200
@@ -233,7 +239,7 @@ def _measure(name: str, report: Report, seconds: float) -> None:
         report.comparisons += comparisons
         return
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "requests": lambda: engines.single_requests(KERNELS["alu"], engine, runs, count),
+        "requests": lambda: _requests(engine, runs, count),
         "transport": lambda: transport.round_trips(engine, runs, count),
         "c-client": lambda: c_client.round_trips(engine, runs, count),
         "busy": lambda: transport.beside_busy(engine, runs, count),

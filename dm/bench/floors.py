@@ -31,7 +31,7 @@ FLOORS: Final = (
     Floor("str", 200),
     Floor("branchy", 150),
     Floor("call32", 200),
-    Floor("single request, registers in and out", 5, most=True),
+    Floor("single request without transport", 5, most=True),
     Floor("request / bare echo", 1.2, most=True),
     Floor("I/O exit / bare echo", 1.2, most=True),
     Floor("request, another VM busy / idle", 1.5, most=True),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dm import cli
-from dm.bench import command, engines, programs
+from dm.bench import command, engines, no_transport, programs
 from dm.bench.compare import Comparison, summary
 from dm.bench.engines import BenchError, Figure
 from dm.bench.floors import FLOORS, judge
@@ -30,15 +30,16 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].split()[0] == "alu"
     assert lines[1].split()[2] == "MIPS"
     assert float(lines[1].split()[1]) > 1
-    assert [line.split("  ")[0] for line in lines[2:6]] == [
+    assert [line.split("  ")[0] for line in lines[2:7]] == [
+        "single request without transport",
         "run of one instruction",
         "single request, registers in and out",
         "single request, whole state in and out",
         "",
     ]
-    assert lines[6] == "floors, set for a two-core Zen 4 machine"
-    assert lines[7].split()[:5] == ["alu", "at", "least", "400", "MIPS"]
-    assert lines[8].split()[-1] == "reached" or "NOT reached: " in lines[8]
+    assert lines[7] == "floors, set for a two-core Zen 4 machine"
+    assert lines[8].split()[:5] == ["alu", "at", "least", "400", "MIPS"]
+    assert lines[9].split()[-1] == "reached" or "NOT reached: " in lines[9]
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +164,7 @@ def test_floors() -> None:
 
 
 def test_every_floor_names_a_figure_that_exists() -> None:
-    machine = [figure.name for figure in engines.single_requests(KERNELS["alu"], "python", 1, 1)]
+    machine = [figure.name for figure in no_transport.single_request(KERNELS["alu"], 1, 1)]
     exchange = [f"{name} / bare echo" for name in ("request", "I/O exit")]
     busy = [f"{name}, another VM busy / idle" for name in ("request", "I/O exit")]
     programs = ["start to first answer", "building the native engine"]

@@ -514,9 +514,13 @@ def state_source() -> str:
         machine = "struct arch *a" if direction == "take" else "const struct arch *a"
         lines = [f"void {direction}_fields({machine}, {pointer})", "{"]
 
-        def copy(left: str, right: str, count: int, lines: list[str] = lines, direction: str = direction) -> None:
+        def copy(
+            left: str, right: str, count: int, blob: bool = False, lines: list[str] = lines, direction: str = direction
+        ) -> None:
             to, source = (left, right) if direction == "take" else (right, left)
-            if count:
+            if blob:  # byte by byte it would be most of an exchange's time in here
+                lines.append(f"    memcpy({to}, {source}, {count});")
+            elif count:
                 lines.append(f"    for (unsigned n = 0; n < {count}; n++)\n        {to}[n] = {source}[n];")
             else:
                 lines.append(f"    {to} = {source};")
@@ -531,7 +535,7 @@ def state_source() -> str:
         lines.append("    }")
         for row in FIELDS:
             if not row.name.startswith("seg.") and row.name not in ("gpr", "rip", "rflags"):
-                copy(f"a->{row.name}", f"w->{row.name}", row.count)
+                copy(f"a->{row.name}", f"w->{row.name}", row.count, row.blob)
         out.append("\n".join([*lines, "}", ""]))
     head = '#include "cpu.h"\n\nvoid take_fields(struct arch *, const struct wire *);\n'
     return head + "void give_fields(const struct arch *, struct wire *);\n\n" + "\n".join(out)
