@@ -292,8 +292,20 @@ def _dumper(cls: type[Message]) -> Callable[[Message], dict[str, Any]]:
     return _compile([*lines, "  return out"], names)
 
 
-_READERS: Final = {cls.NAME: _reader(cls) for cls in schema.MESSAGES}
-_DUMPERS: Final = {cls: _dumper(cls) for cls in schema.MESSAGES}
+class _Made(dict[type[Message], Callable[[Any], Any]]):
+    """Functions by message class, made when they are first needed: most never are, and a daemon starts faster."""
+
+    def __init__(self, make: Callable[[type[Message]], Callable[[Any], Any]]) -> None:
+        self._make = make
+
+    def __missing__(self, cls: type[Message]) -> Callable[[Any], Any]:
+        made = self[cls] = self._make(cls)
+        return made
+
+
+_CLASSES: Final = {cls.NAME: cls for cls in schema.MESSAGES}
+_READERS: Final = _Made(_reader)
+_DUMPERS: Final = _Made(_dumper)
 _IDENTIFYING: Final = (("seq", 64), ("session", 32), ("vcpu", 16), ("epoch", 32))
 
 
@@ -416,9 +428,10 @@ def _message(raw: dict[Any, Any]) -> Message:
             if "type" in raw
             else ProtocolError(ErrorClass.BAD_MESSAGE, "type is missing", "the name of a message", "type")
         )
-    read = _READERS.get(name)
-    if read is None:
+    cls = _CLASSES.get(name)
+    if cls is None:
         raise ProtocolError(
-            ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_READERS), "type"
+            ErrorClass.UNKNOWN_MESSAGE, f"there is no message {_show(name)}", "one of " + ", ".join(_CLASSES), "type"
         )
-    return read(raw)
+    message: Message = _READERS[cls](raw)
+    return message
