@@ -83,8 +83,8 @@ def engine(request: pytest.FixtureRequest) -> tuple[str, str]:
 def test_rom_runs_at_the_reset_vector(tmp_path: Path, engine: tuple[str, str], size: int) -> None:
     file = tmp_path / "rom.bin"
     file.write_bytes(rom(size))
-    steps = [w for text in ("POST 5A", "POST 12", "hi", "POST FF") for w in ("--expect", text)]
-    done = boot(*engine, "--bios", file, "--debugcon", "0x402", "--exit-port", "0xf4", *steps, "--timeout", 30)
+    # nothing is expected: the last text's appearance would end it, too, before or after the ROM does
+    done = boot(*engine, "--bios", file, "--debugcon", "0x402", "--exit-port", "0xf4", "--timeout", 30)
     assert done.stdout.splitlines() == ["POST 5A", "POST 11", "POST 12", "hi", "POST FF"]
     assert done.returncode == 0x10 << 1 | 1, done.stderr
     assert "wrote 0x10 to the exit port" in done.stderr
