@@ -16,12 +16,15 @@ import undefined
 from dm.engine import create
 from dm.engine.api import CpuConfig, CpuidEntry
 from dm.vectors import hwamd
-from dm.vectors.case import Unimplemented
+from dm.vectors.case import Case, Unimplemented
 from dm.vectors.memory import Memory
 from dm.vectors.runner import run_case
 
-#: MOVS and STOS; and what repeats them.
-_STORES, _REP = frozenset({0xA4, 0xA5, 0xAA, 0xAB}), frozenset({0xF2, 0xF3})
+
+def _overwrites_itself(case: Case) -> bool:
+    """Whether the host has written to this instruction: a repeated store may become x87, which is not executed."""
+    start = hwamd.ARENA + hwamd.CODE + case.state.rip
+    return any(at < start + len(case.code) and start < at + len(data) for at, data in case.changes)
 
 
 def run_batch(arguments: tuple[str, str, int, int]) -> tuple[int, Counter[str], list[str]]:
@@ -46,8 +49,7 @@ def run_batch(arguments: tuple[str, str, int, int]) -> tuple[int, Counter[str], 
         try:
             lines = run_case(engine, world, memory, case)
         except Unimplemented as reason:
-            # A repeated store that has overwritten itself may have become x87, which is carried and not executed.
-            lines = [] if code[n] in _STORES and not _REP.isdisjoint(code[:n]) else [f"cannot be run: {reason}"]
+            lines = [] if _overwrites_itself(case) else [f"cannot be run: {reason}"]
         if lines:
             wrong[f"{code[n]:02x}" if code[n] != 0x0F else code[n : n + 2].hex()] += 1
             if len(words) < 20:
