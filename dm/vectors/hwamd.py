@@ -178,6 +178,12 @@ def case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]
     )
 
 
+def overwrites_itself(case: Case) -> bool:
+    """Return whether the instruction has written to its own bytes, as a repeated store can between two iterations."""
+    start = ARENA + CODE + case.state.rip
+    return any(at < start + len(case.code) and start < at + len(data) for at, data in case.changes)
+
+
 class RingThree:
     """Protected mode without paging, one ring-3 instruction at a time."""
 
@@ -192,11 +198,12 @@ class RingThree:
         state = self._step(engine, 1)
         if opcode in _STRINGS and not REP.isdisjoint(prefixes):
             wide = case.state.cs.big ^ (0x67 in prefixes)
+            rewritten = overwrites_itself(case)  # what comes then is another instruction, and only one step of it
             for _ in range(_ITERATIONS):
                 if state.cpl == 0 or state.rip != case.state.rip:
                     break
                 left = state.ecx if wide else state.cx
-                state = self._step(engine, max(left, 1) if opcode in _COUNTED else 1)
+                state = self._step(engine, max(left, 1) if opcode in _COUNTED and not rewritten else 1)
         return self._fault(state, memory) if state.cpl == 0 else Outcome(_registers(state))
 
     @staticmethod

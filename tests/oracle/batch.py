@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import generate
 import host
@@ -20,11 +22,27 @@ from dm.vectors.case import Case, Unimplemented
 from dm.vectors.memory import Memory
 from dm.vectors.runner import run_case
 
+Rows = list[list[Any]]
 
-def _overwrites_itself(case: Case) -> bool:
-    """Whether the host has written to this instruction: a repeated store may become x87, which is not executed."""
-    start = hwamd.ARENA + hwamd.CODE + case.state.rip
-    return any(at < start + len(case.code) and start < at + len(data) for at, data in case.changes)
+
+def compared(
+    rows: Rows, cpuid: list[tuple[int, ...]], ldts: list[list[list[int]]], engine_name: str
+) -> Iterator[tuple[Case, list[str] | None]]:
+    """Run what the host has run on an engine; yield each case and what differs, None if it is left out."""
+    world = hwamd.RingThree(CpuConfig(tuple(CpuidEntry(*row) for row in cpuid)))
+    known = [{entry[0]: hwamd.segment(*entry) for entry in ldt} for ldt in ldts]
+    memory = Memory(world.pieces)
+    engine = create(engine_name, world.cpu)
+    engine.set_map(memory.map())
+    for index, row in enumerate(rows):
+        n = generate.prefix_length(row[1])
+        case = hwamd.case(row[1][n : n + 2].hex(), index, row, known)
+        try:
+            yield case, run_case(engine, world, memory, case)
+        except Unimplemented as reason:
+            # A repeated store that has overwritten itself may be x87 by then, which is carried and not executed.
+            yield case, None if hwamd.overwrites_itself(case) else [f"cannot be run: {reason}"]
+    engine.close()
 
 
 def run_batch(arguments: tuple[str, str, int, int]) -> tuple[int, Counter[str], list[str]]:
@@ -35,28 +53,16 @@ def run_batch(arguments: tuple[str, str, int, int]) -> tuple[int, Counter[str], 
     requests = [generate.make_case(rng, ldts) for _ in range(count)]
     requests = sorted((r for r in requests if not undefined.result(r)), key=lambda r: r.ldt)
     rows, cpuid = host.run(Path(program), ldts, requests)
-    world = hwamd.RingThree(CpuConfig(tuple(CpuidEntry(*row) for row in cpuid)))
-    known = [{entry[0]: hwamd.segment(*entry) for entry in ldt} for ldt in ldts]
-    memory = Memory(world.pieces)
-    engine = create(engine_name, world.cpu)
-    engine.set_map(memory.map())
-    wrong: Counter[str] = Counter()
-    words = []
-    for index, row in enumerate(rows):
-        code = row[1]
-        n = generate.prefix_length(code)
-        case = hwamd.case(code[n : n + 2].hex(), index, row, known)
-        try:
-            lines = run_case(engine, world, memory, case)
-        except Unimplemented as reason:
-            lines = [] if _overwrites_itself(case) else [f"cannot be run: {reason}"]
+    done, wrong, words = 0, Counter[str](), []
+    for case, lines in compared(rows, cpuid, ldts, engine_name):
+        done += lines is not None
         if lines:
-            wrong[f"{code[n]:02x}" if code[n] != 0x0F else code[n : n + 2].hex()] += 1
+            opcode = case.code[generate.prefix_length(case.code) :]
+            wrong[f"{opcode[0]:02x}" if opcode[0] != 0x0F else opcode[:2].hex()] += 1
             if len(words) < 20:
                 words.append(
-                    f"seed {seed} case {index} code32={row[0]} {code.hex(' ')}\n    "
+                    f"seed {seed} case {case.index} code32={rows[case.index][0]} {case.code.hex(' ')}\n    "
                     + "\n    ".join(lines)
                     + f"\n    {case.state}"
                 )
-    engine.close()
-    return len(rows), wrong, words
+    return done, wrong, words
