@@ -1,4 +1,4 @@
-"""Builds the native engine; everything else about the package stands in pyproject.toml.
+"""Builds the native engine and the two extensions of the exchange; everything else stands in pyproject.toml.
 
 The engine's C is generated from the instruction descriptions, so the build imports this source tree.  Without a C
 compiler the installation goes on and the Python engine is used; ``x86-dm --version`` says so.
@@ -39,11 +39,8 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Build the extension; raises CompileError, a warning where the extension is optional."""
-        if ext.name == "dm.server._exchange":
-            self._build_exchange(ext)
-            return
-        if ext.name == "dm.fast._fast":
-            self._build_fast(ext)
+        if ext.name != "dm.engine._native":
+            self._build_small(ext)
             return
         from dm.engine.native import build
 
@@ -60,25 +57,19 @@ class BuildNative(build_ext):
         except (OSError, subprocess.CalledProcessError) as problem:
             raise CompileError(f"the native engine could not be built: {problem}") from problem
 
-    def _build_exchange(self, ext: Extension) -> None:
-        from dm.server.native import build
+    def _build_small(self, ext: Extension) -> None:
+        from dm.fast import build as fast
+        from dm.server.native import build as exchange
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
         try:
-            build.build(Path(self.build_temp).resolve() / "exchange", target, [])
+            if ext.name == "dm.fast._fast":
+                fast.build(target)
+            else:
+                exchange.build(Path(self.build_temp).resolve() / "exchange", target, [])
         except (OSError, subprocess.CalledProcessError) as problem:
-            raise CompileError(f"the exchange could not be built: {problem}") from problem
-
-    def _build_fast(self, ext: Extension) -> None:
-        from dm.fast import build
-
-        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            build.build(target)
-        except (OSError, subprocess.CalledProcessError) as problem:
-            raise CompileError(f"the client's hot path could not be built: {problem}") from problem
+            raise CompileError(f"{ext.name} could not be built: {problem}") from problem
 
 
 setup(

@@ -26,16 +26,7 @@ _ZMQ: Final = (
     *("zmq_msg_data", "zmq_msg_size", "zmq_msg_more"),
 )
 #: Exits that are seen to in C: questions to a device, and ends that need no words.
-_ASKED: Final = frozenset(
-    {
-        ExitReason.PORT_IN,
-        ExitReason.PORT_OUT,
-        ExitReason.MMIO_READ,
-        ExitReason.MMIO_WRITE,
-        ExitReason.MSR_READ,
-        ExitReason.MSR_WRITE,
-    }
-)
+_ASKED: Final = QUESTIONS - {ExitReason.MEMORY_COPY}
 _IN_WORDS: Final = frozenset({ExitReason.UNSUPPORTED, ExitReason.MEMORY_LOST})
 
 
