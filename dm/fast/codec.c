@@ -589,7 +589,7 @@ PyObject *codec_unpack(PyObject *object, PyObject *data)
             break;
         }
     }
-    if (shape < end && (made = shape->cls->tp_alloc(shape->cls, 0))) {
+    if (shape < end && (uint64_t)PyBytes_GET_SIZE(data) <= shape->limit && (made = shape->cls->tp_alloc(shape->cls, 0))) {
         if (get_fields(&in, shape, n - 1, made)) {
             return made;
         }

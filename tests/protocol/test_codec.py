@@ -335,3 +335,19 @@ def test_what_the_codec_in_c_makes_is_freed():
     work()
     gc.collect()
     assert sys.getallocatedblocks() - before < 100
+
+
+@needs_fast
+def test_what_is_too_large_is_not_unpacked():
+    """A link in C unpacks what has come before anyone has asked for its size."""
+    patches = [schema.Patch(1, n << 12, bytes(4096)) for n in range(257)]
+    message = schema.Done(session=1, vcpu=0, epoch=1, seq=1, reason=schema.DoneReason.HALT, state={}, patches=patches)
+    data = msgpack.packb(codec._DUMPERS[schema.Done](message))
+    assert len(data) > schema.MAX_MESSAGE
+    assert codec.FAST.unpack(data) is None
+    with pytest.raises(ProtocolError) as refused:
+        codec.decode(data)
+    assert refused.value.error is ErrorClass.TOO_LARGE
+    message.patches = patches[:250]
+    small = msgpack.packb(codec._DUMPERS[schema.Done](message))
+    assert codec.FAST.unpack(small) == message
