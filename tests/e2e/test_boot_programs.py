@@ -112,9 +112,10 @@ def test_serial_and_debug_console(run: Run) -> None:
         "--debugcon",
         "0x402",
     )
-    assert result["stats"]["questions"]["port-out"] >= 17
-    # The single byte, the string, and what POST itself does not send.
-    assert result["stats"]["shim"]["io"] <= 4
+    stats = result["stats"]
+    assert stats["questions"]["port-out"] == 17
+    # The single byte and the string; beside them only the timer's interrupts, and a slow host has more of those.
+    assert stats["shim"]["io"] - stats["questions"].get("interrupt-ack", 0) == 2
 
 
 def test_timer_wakes_a_halted_program(run: Run) -> None:
@@ -449,4 +450,6 @@ def test_time_of_day_wait(run: Run) -> None:
         "waited",
     )
     assert result["stats"]["wall_seconds"] >= 0.2
-    assert result["stats"]["runs"] < 50, "waiting costs no runs"
+    stats = result["stats"]
+    ticks = stats["questions"].get("interrupt-ack", 0)
+    assert stats["runs"] - 3 * ticks < 50, "waiting costs no runs but the timer's"
