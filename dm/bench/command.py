@@ -18,8 +18,8 @@ from dm.bench.kernels import KERNELS
 from dm.bench.peers import PEERS, Missing, Peer, find
 from dm.engine import create, engine_in_use
 from dm.engine.api import CpuConfig
-from dm.shim.client import ShimError
 from dm.shim.daemon import DaemonError
+from dm.shim.errors import ShimError
 
 #: Number of runs, and seconds that a run of a kernel takes.
 FULL: Final = (5, 0.5)

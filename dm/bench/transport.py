@@ -21,9 +21,10 @@ from dm.bench.engines import BenchError, Figure
 from dm.bench.kernels import KERNELS, MEMORY, ORIGIN, Kernel, real_mode
 from dm.machine.state import State
 from dm.protocol.schema import DoneReason, Kind, Region
-from dm.shim.client import Shim, Vcpu
+from dm.shim.client import Shim
 from dm.shim.daemon import OwnDaemon
 from dm.shim.ram import Ram
+from dm.shim.vcpu import Vcpu
 
 #: in al, dx; jmp back: nothing but device accesses.
 _PORT_LOOP: Final = b"\xec\xeb\xfd"

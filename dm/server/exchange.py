@@ -1,8 +1,9 @@
 """The usual path of a vCPU's thread in C: its border to Python.
 
 ``native/exchange.c`` waits, takes in requests and answers, runs the native engine, asks and answers, without the
-interpreter and its lock.  What is not exactly as usual it leaves to :mod:`dm.server.vcpu`, which describes in full what
-a vCPU does, and takes up the run again behind it.  Both have the same results to the byte.
+interpreter and its lock.  What is not exactly as usual it leaves to :mod:`dm.server.vcpu` and its parts, which describe
+in full what a vCPU does, and takes up the run again behind it (:mod:`dm.server.border`).  Both have the same results to
+the byte.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def status() -> tuple[bool, str]:
 
 
 class Exchange:
-    """One vCPU's exchanges.  Of its thread, but for :meth:`call` and what is counted."""
+    """One vCPU's exchanges.  Of its thread, but for ``c.called`` and what is counted."""
 
     def __init__(self, engine: Engine, session: int, vcpu: int, board: Board | None, reset: schema.Groups) -> None:
         """For a native engine, as :func:`status` allows; ``reset`` is the state after RESET."""

@@ -114,8 +114,8 @@ class Session:
         self._vcpus: dict[int, Vcpu] = {}
         self._paused = False
 
-    def replace_map(self, wire: schema.Map, by: Vcpu | None) -> MemoryMap:
-        """Check and take up a new map; all vCPUs but ``by`` are told.
+    def replace_map(self, wire: schema.Map, by: int | None) -> MemoryMap:
+        """Check and take up a new map; all vCPUs but number ``by`` are told.
 
         Raises:
             ProtocolError: its generation is not newer, or it is not acceptable.
@@ -134,8 +134,8 @@ class Session:
         self._tell(by)
         return self.current
 
-    def pages_moved(self, by: Vcpu | None) -> None:
-        """Pages of blocks by messages have come or gone: all vCPUs but ``by`` are told."""
+    def pages_moved(self, by: int | None) -> None:
+        """Pages of blocks by messages have come or gone: all vCPUs but number ``by`` are told."""
         with self._lock:
             self._map.renew()
             self.current = self._map.engine
@@ -146,9 +146,10 @@ class Session:
         """Whether there is more than one vCPU."""
         return len(self._vcpus) > 1
 
-    def _tell(self, but: Vcpu | None) -> None:
-        for vcpu in [vcpu for vcpu in list(self._vcpus.values()) if vcpu is not but]:
-            vcpu.new_map()
+    def _tell(self, but: int | None) -> None:
+        for vcpu in list(self._vcpus.values()):
+            if vcpu.number != but:
+                vcpu.new_map()
 
     def handle(self, message: Message, fd: int) -> Message:
         """Carry out one control request and return its answer.

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dm.protocol.schema import IoKind, Kind, Reason, Region, Stop, UntilWord
-    from dm.shim.client import Answer, Refused, RunLost, SessionLost, Shim, ShimError, Vcpu
+    from dm.shim.answer import Answer
+    from dm.shim.client import Shim
     from dm.shim.daemon import OwnDaemon
+    from dm.shim.errors import Refused, RunLost, SessionLost, ShimError
     from dm.shim.ram import Ram
+    from dm.shim.vcpu import Vcpu
 
 _HOME: Final = {
-    **dict.fromkeys(("Answer", "Refused", "RunLost", "SessionLost", "Shim", "ShimError", "Vcpu"), "dm.shim.client"),
+    **dict.fromkeys(("Refused", "RunLost", "SessionLost", "ShimError"), "dm.shim.errors"),
     **dict.fromkeys(("IoKind", "Kind", "Reason", "Region", "Stop", "UntilWord"), "dm.protocol.schema"),
+    "Answer": "dm.shim.answer",
     "OwnDaemon": "dm.shim.daemon",
     "Ram": "dm.shim.ram",
+    "Shim": "dm.shim.client",
+    "Vcpu": "dm.shim.vcpu",
 }
 
 __all__ = [

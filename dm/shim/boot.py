@@ -11,16 +11,16 @@ from enum import StrEnum
 from typing import Final
 
 from dm.protocol.schema import DoneReason, Io
-from dm.shim.client import RunLost, ShimError
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
+from dm.shim.errors import RunLost, ShimError
 from dm.shim.multiboot import Kernel
 from dm.shim.pc import Pc
+from dm.shim.remote import Answer, Vcpu
 from dm.shim.screen import Expectation, Screen, Transcript
 from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
 from dm.shim.trace import Trace
-from dm.shim.vcpu import Answer, Vcpu
 
 #: Longest run, so that the terminal and the script are looked at often enough.
 SLICE_US: Final = 20_000
@@ -106,7 +106,7 @@ class Outcome:
 
 
 class Boot:
-    """Runs the small PC on a :class:`~dm.shim.vcpu.Vcpu` until its script is done, its time is over or it halts."""
+    """Runs the small PC on a :class:`~dm.shim.remote.Vcpu` until its script is done, its time is over or it halts."""
 
     def __init__(
         self,

@@ -15,16 +15,17 @@ from dm.keys import Curve, load_keys, load_public
 from dm.protocol.schema import Cpuid
 from dm.shim import disk, multiboot
 from dm.shim.boot import Boot, Outcome, Reason
-from dm.shim.client import SessionLost, Shim, ShimError
-from dm.shim.client import Stats as ClientStats
+from dm.shim.client import Shim
 from dm.shim.daemon import DaemonError, OwnDaemon
+from dm.shim.errors import SessionLost, ShimError
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
 from dm.shim.multiboot import Kernel
 from dm.shim.ram import Ram
+from dm.shim.remote import RemoteVcpu
 from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect
 from dm.shim.terminal import open_console
 from dm.shim.trace import Trace
-from dm.shim.vcpu import RemoteVcpu
+from dm.shim.vcpu import Stats as ClientStats
 
 _EXPECT_TIMEOUT: Final = 60.0
 

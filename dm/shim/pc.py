@@ -33,7 +33,7 @@ from dm.shim.devices.vga import Vga
 from dm.shim.disk import Drive
 from dm.shim.memory import GuestMemory, PageFaultError
 from dm.shim.multiboot import Kernel
-from dm.shim.vcpu import Answer
+from dm.shim.remote import Answer
 
 _PAGE_FAULT: Final = 14
 

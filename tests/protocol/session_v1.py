@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dm.machine.state import State
 from dm.protocol import schema
-from dm.shim.client import Answer, Shim
+from dm.shim.answer import Answer
+from dm.shim.client import Shim
 from dm.shim.ram import Ram
 
 SIZE = 1 << 20

@@ -15,7 +15,8 @@ from harness import Daemon, Peer, children, command, environment, eventually, fl
 
 from dm.protocol import codec, examples, schema
 from dm.protocol.schema import DoneReason, Error, ErrorClass, Kind, Map, Region
-from dm.shim.client import Refused, SessionLost, Shim
+from dm.shim.client import Shim
+from dm.shim.errors import Refused, SessionLost
 from dm.shim.ram import Ram
 
 FOREVER = b"nJ\x01"
@@ -245,7 +246,7 @@ class TestMaps:
 
 
 def answer_with_map(shim, regions):
-    from dm.shim.client import Answer
+    from dm.shim.answer import Answer
 
     return Answer(b"a", map=shim.next_map(regions))
 

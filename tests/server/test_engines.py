@@ -9,7 +9,8 @@ from dm.engine import native_status
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, Event, IoKind, Kind, Reason, Region, Stop, UntilWord
-from dm.shim.client import Answer, Shim
+from dm.shim.answer import Answer
+from dm.shim.client import Shim
 from dm.shim.ram import Ram
 
 SIZE = 1 << 20

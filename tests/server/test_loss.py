@@ -13,7 +13,7 @@ from harness import Daemon, Peer, children, environment, eventually, flat, group
 
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass
-from dm.shim.client import RunLost, SessionLost
+from dm.shim.errors import RunLost, SessionLost
 
 FOREVER = b"nJ\x01"
 IN60 = b"I\x60\x00\x01"

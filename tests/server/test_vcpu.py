@@ -735,3 +735,14 @@ def test_an_endpoint_that_cannot_be_bound_is_an_error(tmp_path):
         vcpu.start()
     assert threading.active_count() == threads
     context.term()
+
+
+def test_a_socket_that_cannot_be_made_is_an_error(tmp_path):
+    context = zmq.Context()
+    context.max_sockets = 1
+    with context.socket(zmq.PAIR):
+        vcpu = Vcpu(context, Owner(), 0, IpcPlace(str(tmp_path / "vcpu")), fake_engine.FakeEngine(CpuConfig()))
+        with pytest.raises(OSError, match="cannot bind"):
+            vcpu.start()
+        assert vcpu.doing == "lost"
+    context.term()

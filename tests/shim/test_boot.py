@@ -12,8 +12,8 @@ from dm.protocol.schema import Done, DoneReason, Io, IoKind
 from dm.shim import keys
 from dm.shim.bios import rom
 from dm.shim.boot import Boot, Reason
-from dm.shim.client import RunLost, SessionLost
 from dm.shim.disk import Kind, drives
+from dm.shim.errors import RunLost, SessionLost
 from dm.shim.script import Expect, Send, Type
 from dm.shim.terminal import PlainConsole
 from dm.shim.trace import Trace

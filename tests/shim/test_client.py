@@ -17,8 +17,11 @@ from harness import Daemon, eventually, flat, session
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import DoneReason, ErrorClass, Io, IoKind, Reason, Stop, UntilWord
-from dm.shim.client import Answer, Refused, RunLost, SessionLost, Shim, Stats
+from dm.shim.answer import Answer
+from dm.shim.client import Shim
+from dm.shim.errors import Refused, RunLost, SessionLost
 from dm.shim.ram import Ram
+from dm.shim.vcpu import Stats
 
 FOREVER = b"nJ\x01"
 IN60 = b"I\x60\x00\x01"

@@ -74,7 +74,7 @@ def test_busy_debug_port_is_refused_before_anything_starts(parse, write_image, c
 
 
 def test_no_daemon_at_the_endpoint(parse, write_image, capsys, monkeypatch, tmp_path):
-    from dm.shim.client import SessionLost
+    from dm.shim.errors import SessionLost
 
     def connect(endpoint, name, curve):
         raise SessionLost(f"no daemon answers at {endpoint}")

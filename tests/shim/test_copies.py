@@ -14,7 +14,9 @@ from harness import Daemon
 from dm.engine import engine_name
 from dm.machine.state import State
 from dm.protocol.schema import FEATURES, DoneReason, IoKind, Kind, Region, Stop
-from dm.shim.client import Answer, Refused, Shim
+from dm.shim.answer import Answer
+from dm.shim.client import Shim
+from dm.shim.errors import Refused
 from dm.shim.ram import Ram
 
 SIZE, VIDEO, DEVICE = 0x10000, 0xB8000, 0xA0000

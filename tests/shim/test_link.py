@@ -16,8 +16,10 @@ from dm.machine.groups import changed, flatten
 from dm.machine.state import GROUPS, State, group_layout, set_group
 from dm.protocol import codec, schema
 from dm.protocol.schema import Done, DoneReason, Emulate, Io, IoAnswer, IoKind, Reason, Stop, UntilWord
-from dm.shim import client, link
-from dm.shim.client import Answer, RunLost
+from dm.shim import link
+from dm.shim.answer import Answer
+from dm.shim.errors import RunLost
+from dm.shim.vcpu import Vcpu
 
 KINDS = ["C", "Python"]
 
@@ -274,11 +276,11 @@ def conversation(kind, runs):
     shim = SimpleNamespace(
         context=context, curve=None, lost=None, closing=False, session=1, generation=1, applied=0, changed=list
     )
-    vcpu = client.Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), daemon.endpoint)
+    vcpu = Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), daemon.endpoint)
     state, left = State.reset(), []
     with pytest.MonkeyPatch.context() as patch:
         if kind == "Python":
-            patch.setattr(client, "link", link.Link)
+            patch.setattr("dm.shim.vcpu.link", link.Link)
         for before, arguments, answers, after in runs:
             load(state, before)
             daemon.runs.append((len(answers), after))
@@ -324,7 +326,7 @@ def test_what_the_daemon_babbles_loses_the_run():
     shim = SimpleNamespace(
         context=context, curve=None, lost=None, closing=False, session=1, generation=1, applied=0, changed=list
     )
-    vcpu = client.Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), "inproc://babbler")
+    vcpu = Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), "inproc://babbler")
 
     def babble():
         other.send_multipart([other.recv_multipart()[0], b"\x00babble"])

@@ -1,9 +1,9 @@
 /*
  * The usual path of a vCPU's thread: wait, take in a request, run, ask, take in the answer, send the state back.
  *
- * dm/server/vcpu.py describes in full what a vCPU does.  Here is that part of it which most exchanges are made of, with
- * the same results to the byte; names are the same where the thing is.  Whatever is not exactly as usual is left to
- * Python before anything of it has been begun.
+ * dm/server/vcpu.py and the modules it names describe in full what a vCPU does.  Here is that part of it which most
+ * exchanges are made of, with the same results to the byte; names are the same where the thing is.  Whatever is not
+ * exactly as usual is left to Python before anything of it has been begun.
  */
 
 #define _GNU_SOURCE

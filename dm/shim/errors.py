@@ -1,0 +1,26 @@
+"""What a shim hears of a daemon that cannot be used."""
+
+from __future__ import annotations
+
+from dm.protocol.schema import Error
+
+
+class ShimError(Exception):
+    """The daemon cannot be used; the text says why."""
+
+
+class Refused(ShimError):
+    """The daemon refused a request.  ``error`` is its message: class, text, what would be right, field."""
+
+    def __init__(self, error: Error) -> None:
+        text = f"{error.error}: {error.text}"
+        super().__init__(f"{text}; expected {error.expected}" if error.expected else text)
+        self.error = error
+
+
+class SessionLost(ShimError):
+    """The daemon or the session is gone; :meth:`dm.shim.client.Shim.reconnect` may help."""
+
+
+class RunLost(SessionLost):
+    """A run was lost in the middle: memory may have changed, the registers are unknown.  The VM must stop."""
