@@ -13,8 +13,10 @@ import pytest
 from dm.machine.rules import Policy, failing
 from dm.machine.state import Seg, Shadow, State
 from dm.protocol.schema import DoneReason, Io, IoKind, Kind, Reason, Region
-from dm.shim.client import Answer, Shim, Vcpu
+from dm.shim.answer import Answer
+from dm.shim.client import Shim
 from dm.shim.ram import Ram
+from dm.shim.vcpu import Vcpu
 
 SIZE = 1 << 20
 GDT, TSS, STACK = 0x1000, 0x2000, 0x7000
