@@ -87,15 +87,45 @@ def test_devices_and_the_vcpu(machine: Boot, daemon: Daemon, tmp_path: Path, acc
     assert vm.total("instructions") > (5000 if when != "real" else 10)
 
 
+@cases("tcg-real", "kvm-real", "kvm-invalid")
+def test_taken_early_at_a_device_access(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    """A kernel's IN, INS or MMIO read is finished first: no access is lost or made twice, no register stays behind."""
+    daemon.start()
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    words = ["-drive", f"file={disk},format=raw,if=ide", "-device", "e1000,addr=3,romfile="]
+    words += ["-trace", "kvm_complete_exit", "-bios", assemble("takeover", tmp_path)]
+    vm = machine(when, *words, accel=accel)
+    assert vm.finish() == expected("takeover")
+    assert vm.total("runs") > 8 * 64
+    assert accel != "kvm" or vm.stderr().count("kvm_complete_exit ") > 8 * 64
+
+
 @cases("tcg-legacy", "tcg-real", "kvm-legacy", "kvm-real")
 def test_two_processors(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
     """INIT and SIPI, additions to one word by both, an interrupt from one to the other in HLT."""
     daemon.start()
-    vm = machine(when, "-smp", 2, "-bios", assemble("smp", tmp_path), accel=accel)
+    vm = machine(when, "-smp", 2, "-bios", assemble("smp", tmp_path), "-trace", "x86_dm_run", accel=accel)
     assert vm.finish() == expected("smp")
     counts = [vcpu["instructions"] for vcpu in vm.info()["vcpus"]]
     assert len(counts) == 2
     assert min(counts) > (10000 if when == "legacy" else 5)
+    if when == "legacy":  # from its first instruction on, also out of HLT
+        starts = int(expected("smp").split("again ")[1][:8], 16)
+        assert vm.stderr().count("cpu 1 reason 1 base 0x6000 rip 0x0\n") >= starts
+
+
+@cases("tcg-legacy", "tcg-real")
+def test_processor_plugged_in_later(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
+    """It is the accelerator's alone."""
+    daemon.start()
+    rom = assemble("smp", tmp_path)
+    vm = machine(when, "-smp", "1,sockets=2,maxcpus=2", "-bios", rom, "-S", accel=accel)
+    vm.command("device_add", driver="qemu64-x86_64-cpu", **{"socket-id": 1, "core-id": 0, "thread-id": 0})
+    vm.command("cont")
+    assert vm.finish() == expected("smp")
+    assert [vcpu["cpu-index"] for vcpu in vm.info()["vcpus"]] == [0]
+    assert vm.total("instructions") > (10000 if when == "legacy" else 5)
 
 
 @cases("tcg-legacy", "tcg-unpaged", "kvm-legacy")

@@ -15,6 +15,7 @@ from qemu_machine import Daemon, Qemu, assemble, expected, poll
 pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
 
 Boot = Callable[..., Qemu]
+E1000_ROM = Path("/usr/lib/ipxe/82540em.rom")
 ACCELERATORS = pytest.mark.parametrize("accel", ["tcg", pytest.param("kvm", marks=pytest.mark.kvm)])
 
 
@@ -170,6 +171,38 @@ def test_resets_in_the_middle(machine: Boot, daemon: Daemon, tmp_path: Path, acc
     assert all(set(run) == {"."} for run in runs[1:4])
     # RAM outlives a reset: the last run starts from what the others left, so only its length is known.
     assert runs[4].count(".") == 320
+
+
+@ACCELERATORS
+def test_memory_of_a_device_that_is_unplugged(machine: Boot, daemon: Daemon, accel: str) -> None:
+    """Its ROM was shared with the daemon; neither QEMU nor a new daemon is to touch that again."""
+    if not E1000_ROM.exists():
+        pytest.skip(f"no {E1000_ROM} (package ipxe-qemu)")
+    daemon.start()
+    device = ("-device", f"e1000,id=card,romfile={E1000_ROM}", "-boot", "c")
+    vm = machine("legacy", *device, "-trace", "x86_dm_block_removed", accel=accel)
+    vm.wait_for("No bootable device")
+    vm.command("device_del", id="card")
+    vm.command("system_reset")  # nobody in the guest agrees before
+    poll(lambda: "block_removed block" in vm.stderr(), 60, lambda: vm.stderr() + vm.screen())
+    daemon.stop()
+    daemon.start()
+    poll(lambda: vm.info()["connects"] == 2, 30, vm.stderr)
+    ran = vm.total("instructions")
+    vm.command("system_reset")
+    poll(lambda: vm.total("instructions") > ran + 100_000, 60, vm.stderr)
+    vm.wait_for("No bootable device")
+    assert "DEVICE_DELETED" in vm.events
+
+
+def test_object_that_is_added_later(machine: Boot, daemon: Daemon, tmp_path: Path) -> None:
+    """A guest that makes no exit is taken at once all the same."""
+    daemon.start()
+    vm = machine(None, "-bios", assemble("work", tmp_path))
+    under_way(vm, 3)
+    vm.command("object-add", **{"qom-type": "x86-dm", "id": "dm0", "endpoint": daemon.endpoint, "when": "legacy"})
+    assert vm.finish() == expected("work")
+    assert vm.total("instructions") > 1_000_000
 
 
 def test_stop_ends_the_run_under_way(machine: Boot, daemon: Daemon, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # Two processors: INIT and SIPI, atomic additions to the same word, an interrupt from one to a halted other; then INIT
-# and SIPI at once, again and again, to one that is busy.
+# and SIPI at once, again and again, to one that is halted without interrupts, and then busy.
 
     .include "prologue.s"
 

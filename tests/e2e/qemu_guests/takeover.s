@@ -2,7 +2,7 @@
 # or made twice.  The way into real mode makes no exit, so that a kernel's first exit is the access itself.
 #
 # Each line: how often it went as it must, of 64 times (`outs` and `out`: what came out).
-# Needs -device pc-testdev, an IDE disk, and -device e1000,addr=3.
+# Needs an IDE disk and -device e1000,addr=3.
 
     .include "prologue.s"
 
@@ -10,10 +10,10 @@
     .set FW_CFG, 0x510              # selector; data at +1, where each read is of the next byte
     .set DIRECTORY, 0x19            # a key whose data are long enough, "QEMU" is that of key 0
     .set IDE, 0x1f0
-    .set TESTDEV, 0xff000000        # memory of pc-testdev
     .set NIC, 0xe0000000            # where the e1000 is put
     .set ICR, NIC + 0xc0            # causes of interrupts, cleared by a read
     .set ICS, NIC + 0xc8            # sets them
+    .set FILTER, NIC + 0x5600       # a register like memory
     .set REFERENCE, 0x30000
     .set BUFFER, 0x50ff0            # pages end within what is read
     .set LENGTH, 600
@@ -265,12 +265,12 @@ main:
     so_often
 
     times "mmio-add"
-    mov dword ptr [TESTDEV], 0x01fe
-    mov ebx, TESTDEV
+    mov dword ptr [FILTER], 0x01fe
+    mov ebx, FILTER
     in_real
     add dword ptr [ebx], 3
     in_protected
-    mov eax, [TESTDEV]
+    mov eax, [FILTER]
     cmp eax, 0x0201
     must e
     so_often
