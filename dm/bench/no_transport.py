@@ -22,13 +22,12 @@ from dm.machine.groups import flatten
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import codec, schema
 from dm.server.exchange import Exchange, News
+from dm.server.run import MOST_STEPS, POSTED_NS, SLICE_NS, Slice
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 #: Sequence numbers begin here, so that each takes four bytes, as no other value of these messages does.
 _FIRST: Final = 0x51A7_0000
 _MOST: Final = 4096
-#: Nanoseconds and steps of a slice, nanoseconds that posted writes wait: the daemon's own say nothing here.
-_SLICE, _STEPS, _POSTED = 400_000, 1 << 18, 20_000_000
 
 
 def _library(directory: Path) -> ctypes.CDLL:
@@ -67,7 +66,7 @@ class _Requests:
             if name.startswith("zmq_") and name != "zmq_fd":
                 address = ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
                 setattr(c.links, name, self._ffi.cast("void *", address))
-        c.slice_ns, c.most_slice, c.posted_ns, c.slice = _SLICE, _STEPS, _POSTED, 1000
+        c.slice_ns, c.most_slice, c.posted_ns, c.slice = SLICE_NS, MOST_STEPS, POSTED_NS, Slice().steps
         c.epoch, c.generation, c.peer, c.peer_size, c.last = 1, 2, b"p", 1, _FIRST - 1
         state = real_mode()
         state.ecx = 0x7FFF_FFFF

@@ -102,7 +102,17 @@ class RemoteVcpu:
         """
         while True:
             try:
-                return self._run(state, memory, window, microseconds, ask, steps)
+                if memory.generation != self._generation:
+                    self._shim.set_map(self._regions(memory), memory.a20)
+                    self._generation = memory.generation
+                return self._vcpu.run(
+                    state,
+                    steps=steps,
+                    microseconds=microseconds,
+                    window=window,
+                    acknowledge=True,
+                    on_io=self._devices(ask),
+                )
             except RunLost:
                 raise
             except SessionLost:
@@ -110,18 +120,8 @@ class RemoteVcpu:
                     raise
                 self.successions += not self._shim.reconnect(self._patience)
 
-    def _run(
-        self,
-        state: State,
-        memory: MemoryMap,
-        window: bool,
-        microseconds: int,
-        ask: Callable[[Io], Answer],
-        steps: int | None,
-    ) -> Done:
-        if memory.generation != self._generation:
-            self._shim.set_map(self._regions(memory), memory.a20)
-            self._generation = memory.generation
+    def _devices(self, ask: Callable[[Io], Answer]) -> Callable[[Io], answer.Answer]:
+        """Return what answers questions as ``ask`` does, in the client's terms."""
 
         def on_io(io: Io) -> answer.Answer:
             given = ask(io)
@@ -132,9 +132,7 @@ class RemoteVcpu:
             stop = Stop.RESET if given.stop else Stop.NONE
             return answer.Answer(given.data, given.fault, new, given.window, stop)
 
-        return self._vcpu.run(
-            state, steps=steps, microseconds=microseconds, window=window, acknowledge=True, on_io=on_io
-        )
+        return on_io
 
     def _regions(self, memory: MemoryMap) -> list[schema.Region]:
         return [

@@ -450,6 +450,4 @@ def test_time_of_day_wait(run: Run) -> None:
         "waited",
     )
     assert result["stats"]["wall_seconds"] >= 0.2
-    stats = result["stats"]
-    ticks = stats["questions"].get("interrupt-ack", 0)
-    assert stats["runs"] - 3 * ticks < 50, "waiting costs no runs but the timer's"
+    assert result["stats"]["runs"] < 50, "waiting costs no runs"

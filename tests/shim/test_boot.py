@@ -218,7 +218,7 @@ def test_timer_interrupt_wakes_a_halted_guest(boot):
 
     outcome, *_ = boot(program, script=[Expect("three")], timeout=60)
     assert outcome.reason is Reason.EXPECTED
-    assert outcome.stats.runs < 200, "a halted guest costs no runs"
+    assert outcome.stats.runs < 20, "a halted guest costs no runs"
 
 
 def test_shutdown_resets_and_boots_again(boot):

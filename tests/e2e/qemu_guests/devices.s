@@ -172,6 +172,10 @@ main:
     cli
     cmp dword ptr [ipis], 2
     jb 2b
+    sti
+    nop
+    cli
+    show [ipis]                     # one for each: neither is delivered twice
     mov dword ptr [LAPIC + 0x320], 0x20051 # periodic, and no HLT
     mov dword ptr [LAPIC + 0x380], 5000000
     sti
