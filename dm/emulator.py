@@ -20,6 +20,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import dm.engine
 from dm.engine.api import QUESTIONS, CpuConfig, CpuidEntry, Exit, ExitReason, MemoryMap, Region, RegionKind, Until
+from dm.engine.parts import names, part
 from dm.machine.state import EventType, State
 
 _E = TypeVar("_E", EventType, Until)
@@ -60,8 +61,9 @@ class Emulator:
         state: State | None = None,
         *,
         engine: str = "auto",
+        cpu: str = "",
         cpuid: Iterable[CpuidEntry] = (),
-        model: str = "p6",
+        model: str = "",
     ) -> None:
         """Create a virtual CPU in the state after RESET.
 
@@ -69,8 +71,10 @@ class Emulator:
             memory: bytes of RAM at address 0 (a multiple of 4096), or regions in any order, or a finished map.
             state: state to begin with.
             engine: ``native``, ``python``, or ``auto`` for the faster one that is there.
-            cpuid: the CPUID table the guest sees; empty: that of the default part.
-            model: ``p6``, ``80386`` or ``80286``.
+            cpu: the part modelled by name, vendor or model: ``intel`` (the default), ``amd``, ``80286`` and the others
+                of :data:`dm.isa.parts.PARTS`.  Vendors differ in more than CPUID (docs/architecture.md, Vendors).
+            cpuid: a CPUID table of one's own in place of ``cpu``; leaf 0 says the vendor.
+            model: with ``cpuid``: ``p6`` (the default), ``80386`` or ``80286``.
 
         Raises:
             TypeError: an argument is of another type.
@@ -78,7 +82,7 @@ class Emulator:
             RuntimeError: the native engine is asked for and cannot be used; the text says why.
         """
         self._map = _map(memory, 1)
-        self._engine = dm.engine.create(engine, CpuConfig(tuple(cpuid), model))
+        self._engine = dm.engine.create(engine, _cpu(cpu, tuple(cpuid), model))
         self._question: Exit | None = None
         self._answered = False
         try:
@@ -274,6 +278,17 @@ class Emulator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cpu(name: str, cpuid: tuple[CpuidEntry, ...], model: str) -> CpuConfig:
+    """Return the configuration of a named part, or of a table and a model."""
+    if not isinstance(name, str):
+        raise TypeError(f"cpu is {type(name).__name__}, the name of a part is needed: {names()}")
+    if name and (cpuid or model):
+        raise ValueError(
+            f"cpu is {name!r}, and {'cpuid' if cpuid else 'model'} is given as well: one of them is needed"
+        )
+    return part(name) if name else CpuConfig(cpuid, model or "p6")
 
 
 def _map(memory: int | Iterable[Region] | MemoryMap, generation: int) -> MemoryMap:

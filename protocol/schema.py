@@ -476,7 +476,9 @@ class VcpuCreate(Message):
     session: int = required(U32, "session")
     vcpu: int = required(U16, "number the shim gives it, below max_vcpus")
     model: str = optional(Text(16), "CPU model: p6, 80386 or 80286", "p6")
-    cpuid: list[Cpuid] = optional(ListOf(Record(Cpuid), 256), "CPUID table; empty: that of the model", [])
+    cpuid: list[Cpuid] = optional(
+        ListOf(Record(Cpuid), 256), "CPUID table; leaf 0 keys what vendors differ in; empty: GenuineIntel, P6 class", []
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -396,7 +396,7 @@ struct x86_dm_vcpu_create {
     uint16_t vcpu; /* number the shim gives it, below max_vcpus */
     const char *model; /* CPU model: p6, 80386 or 80286 */
     uint32_t n_cpuid;
-    const struct x86_dm_cpuid *cpuid; /* CPUID table; empty: that of the model */
+    const struct x86_dm_cpuid *cpuid; /* CPUID table; leaf 0 keys what vendors differ in; empty: GenuineIntel, P6 class */
 };
 
 /* Answer to vcpu-create. */

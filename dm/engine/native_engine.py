@@ -10,6 +10,7 @@ from typing import Any, Final
 from dm.engine import _native
 from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until, check_copied
 from dm.isa import features
+from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.rules import Policy
 from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
 
@@ -161,7 +162,7 @@ class NativeEngine:
         """Raises ValueError when the model is not known."""
         if config.model not in features.MODELS:
             raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
-        table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or features.DEFAULT_CPUID
+        table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or DEFAULT_CPUID
         rows = [(leaf, subleaf, values) for (leaf, subleaf), values in table.items()]
         for leaf, subleaf, values in rows:
             if any(not 0 <= v < 1 << 32 for v in (leaf, subleaf, *values)):

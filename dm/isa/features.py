@@ -95,11 +95,3 @@ def vendor(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int:
     """Return the VENDOR cell for a CPUID table; parts of unknown vendors follow Intel."""
     _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
     return VENDORS.get(b"".join(r.to_bytes(4, "little") for r in (ebx, edx, ecx)), 0)
-
-
-#: CPUID of the part modelled when the hypervisor sends no table: a P6-class core without floating point beyond FXSR.
-DEFAULT_CPUID: Final[dict[tuple[int, int], tuple[int, int, int, int]]] = {
-    (0, 0): (2, 0x756E6547, 0x6C65746E, 0x49656E69),
-    (1, 0): (0x673, 0, 0, 0x0183FBFF),
-    (2, 0): (0x03020101, 0, 0, 0x0C040843),
-}

@@ -270,7 +270,10 @@ class Shim:
     # ------------------------------------------------------------------------------------------ vCPUs and life
 
     def create_vcpu(self, number: int, cpuid: Sequence[Cpuid] = (), model: str = "p6") -> Vcpu:
-        """Create a vCPU; ``cpuid`` empty means the model's own table."""
+        """Create a vCPU of a ``model`` (p6, 80386, 80286) and a ``cpuid`` table, whose leaf 0 says the vendor.
+
+        Without a table it is the daemon's default, a GenuineIntel part of the P6 class (dm.isa.parts).
+        """
         create = schema.VcpuCreate(seq=0, session=0, vcpu=number, model=model, cpuid=list(cpuid))
         ready = self.request(create, schema.VcpuReady)
         vcpu = self.vcpus[number] = Vcpu(self, create, ready.endpoint)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dm.engine.api import CpuConfig
+from dm.engine.parts import part, summary
+from dm.isa.parts import DEFAULT
 from dm.keys import Curve, load_keys, load_public
 from dm.protocol.schema import Cpuid
 from dm.shim import disk, multiboot
@@ -41,18 +44,6 @@ _COUNTERS: Final = {
 
 
 _DEFAULT_POST: Final = 0x80
-
-#: CPUID by --cpu; empty: the daemon's own part.  x86-64 is a 64-bit part with what Linux requires of one (its
-#: arch/x86/include/asm/required-features.h): LM, NX, SSE2 and SYSCALL besides what the P6 has.
-_CPUID: Final = {
-    "p6": [],
-    "x86-64": [
-        Cpuid(0, 0, 1, 0x756E6547, 0x6C65746E, 0x49656E69),
-        Cpuid(1, 0, 0x6F0, 0, 0, 0x078BFBFF),
-        Cpuid(0x80000000, 0, 0x80000001, 0, 0, 0),
-        Cpuid(0x80000001, 0, 0, 0, 1, 0x20100800),
-    ],
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,9 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cpu",
-        choices=("p6", "x86-64"),
-        default="p6",
-        help="what CPUID shows (p6); x86-64 is what 64-bit kernels insist on, and entering 64-bit mode ends the boot",
+        type=_cpu,
+        default=part(),
+        metavar="VENDOR-OR-MODEL",
+        help=f"the part modelled ({DEFAULT}); {summary()}. 64-bit kernels insist on a 64-bit part, and entering 64-bit "
+        "mode ends the boot",
     )
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write instructions and states to FILE, for x86-dm explain"
@@ -163,6 +156,13 @@ def _seconds(text: str) -> float:
         if 0 < float(text) < 1e9:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text}: use a number of seconds above 0")
+
+
+def _cpu(text: str) -> CpuConfig:
+    try:
+        return part(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _patience(text: str) -> float:
@@ -226,13 +226,17 @@ def main(args: argparse.Namespace) -> int:
             patience = args.patience if args.connect else 0.0  # nobody replaces a daemon of our own
             shared = args.ram == "shared" and "ram-fd" in shim.welcome.features  # over tcp it cannot be
             memory = ram if shared else ram.view
-            return _run(boot, RemoteVcpu(shim, memory, _CPUID[args.cpu], patience), shim, args)
+            return _run(boot, RemoteVcpu(shim, memory, _rows(args.cpu), patience, args.cpu.model), shim, args)
     except (DaemonError, ShimError, OSError, ValueError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _rows(cpu: CpuConfig) -> list[Cpuid]:
+    return [Cpuid(row.leaf, row.subleaf, row.eax, row.ebx, row.ecx, row.edx) for row in cpu.cpuid]
 
 
 def _curve(args: argparse.Namespace) -> Curve | None:

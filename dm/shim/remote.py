@@ -69,9 +69,14 @@ class RemoteVcpu:
     """
 
     def __init__(
-        self, shim: Shim, ram: Ram | mmap.mmap | bytearray, cpuid: Sequence[schema.Cpuid] = (), patience: float = 0.0
+        self,
+        shim: Shim,
+        ram: Ram | mmap.mmap | bytearray,
+        cpuid: Sequence[schema.Cpuid] = (),
+        patience: float = 0.0,
+        model: str = "p6",
     ) -> None:
-        """Share ``ram``, or keep it here, and create vCPU 0; ``cpuid`` empty means the daemon's own part.
+        """Share ``ram``, or keep it here, and create vCPU 0 of a ``model``; ``cpuid`` empty means the default table.
 
         ``patience``: seconds to wait for a successor, at the same endpoint, of a daemon that has shut down or is gone.
 
@@ -80,7 +85,7 @@ class RemoteVcpu:
         """
         self._shim = shim
         self._block = shim.add_ram(ram) if isinstance(ram, Ram) else shim.add_ram_by_messages(ram)
-        self._vcpu = shim.create_vcpu(0, cpuid)
+        self._vcpu = shim.create_vcpu(0, cpuid, model)
         self._generation = -1
         self._patience = patience
         self.successions = 0  # how often another daemon has taken over

@@ -15,7 +15,7 @@ from machine import FLAG_BITS, Values
 from test_bmi import ADDRESS, CASES, EACH, in_memory
 
 from dm.engine.api import CpuConfig, CpuidEntry
-from dm.isa.features import DEFAULT_CPUID
+from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import Seg
 
 UD, GP = 6, 13

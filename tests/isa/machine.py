@@ -15,6 +15,7 @@ from dm.isa import catalogue, coverage, features, flags, segmentation
 from dm.isa.decode import decode, variants
 from dm.isa.forms import ROWS, Row
 from dm.isa.insn import Variant, expand
+from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure
 from dm.microcode.ir import Block, Call, If, Loop
@@ -114,7 +115,7 @@ class Machine:
         self.eip = 0x8000
         self.fr, self.fc, self.flags = 1, 0, 0
         self.set_eflags(2)
-        self.model, self.vendor, self.features = 6, 0, features.feature_mask(features.DEFAULT_CPUID)
+        self.model, self.vendor, self.features = 6, 0, features.feature_mask(DEFAULT_CPUID)
         self.stack_mask = 0xFFFF
         self.delivering = self.shadow_next = 0
         self.ports: list[int] = []
@@ -276,7 +277,7 @@ class Machine:
 
     def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
         """Primitive CPUID_READ."""
-        return features.DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
+        return DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
 
     def tsc_read(self) -> int:
         """Primitive TSC_READ."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import Machine, Unsupported, Values, execute, fails
 
-from dm.isa.features import DEFAULT_CPUID
+from dm.isa.parts import DEFAULT_CPUID
 
 
 def able(m: Machine | None = None) -> Machine:

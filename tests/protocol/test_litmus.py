@@ -10,7 +10,7 @@ import threading
 import pytest
 from live import real_mode
 
-from dm.isa.features import DEFAULT_CPUID
+from dm.isa.parts import DEFAULT_CPUID
 from dm.protocol.schema import Cpuid, DoneReason, Kind, Region
 from dm.shim import Ram, Shim
 

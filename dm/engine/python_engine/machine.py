@@ -14,6 +14,7 @@ from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.strings import Strings
 from dm.isa import features
+from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import State
 
 M64: Final = 0xFFFFFFFFFFFFFFFF
@@ -27,7 +28,7 @@ Cpuid = Mapping[tuple[int, int], tuple[int, int, int, int]]
 def cpuid_table(config: CpuConfig) -> dict[tuple[int, int], tuple[int, int, int, int]]:
     """Return the guest's CPUID table: (leaf, subleaf) -> EAX EBX ECX EDX."""
     if not config.cpuid:
-        return dict(features.DEFAULT_CPUID)
+        return dict(DEFAULT_CPUID)
     return {(row.leaf, row.subleaf): (row.eax, row.ebx, row.ecx, row.edx) for row in config.cpuid}
 
 

@@ -1,0 +1,36 @@
+"""Named parts as engines take them."""
+
+from __future__ import annotations
+
+import difflib
+
+from dm.engine.api import CpuConfig, CpuidEntry
+from dm.isa.parts import ALIASES, DEFAULT, PARTS
+
+
+def part(name: str = DEFAULT, *, copies: bool = False) -> CpuConfig:
+    """Return the configuration of a part by its name, its vendor's or its model's (:data:`dm.isa.parts.PARTS`).
+
+    ``copies``: see :class:`~dm.engine.api.CpuConfig`.
+
+    Raises:
+        ValueError: there is no such part; the text names the nearest one and all of them.
+    """
+    known = {alias.lower(): target for alias, target in ALIASES.items()} | {known: known for known in PARTS}
+    found = PARTS.get(known.get(name.lower(), ""))
+    if found is None:
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"CPU {name!r} is not known{hint}; one of {names()} is needed")
+    rows = tuple(CpuidEntry(leaf, subleaf, *values) for (leaf, subleaf), values in found.cpuid.items())
+    return CpuConfig(rows, found.model, copies)
+
+
+def names() -> str:
+    """Return the names of all parts in one line, the default first."""
+    return ", ".join(PARTS)
+
+
+def summary() -> str:
+    """Return a line that says what each name stands for."""
+    return "; ".join(f"{name}: {part.summary}" for name, part in PARTS.items())
