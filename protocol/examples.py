@@ -259,6 +259,7 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
         "io-answer: an interrupt has come when 80 elements were copied",
         IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=5, window=True, copied=80),
     ),
+    ("io-answer: the hypervisor executes it itself", IoAnswer(session=77, vcpu=0, epoch=1, seq=2, io=6, native=True)),
     ("kick", Kick(session=77, vcpu=0, epoch=1, seq=2)),
     ("kick that only says an interrupt waits", Kick(session=77, vcpu=0, epoch=1, seq=2, stop=Stop.NONE, window=True)),
     (

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Final, TypeAlias
 
 #: Newest and oldest protocol version this schema describes.
-VERSION: Final = 2
+VERSION: Final = 3
 OLDEST: Final = 1
 #: Largest message on a vCPU's endpoint, in bytes.
 MAX_MESSAGE: Final = 1 << 20
@@ -636,6 +636,7 @@ class IoAnswer(Message):
         ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
     )
     copied: int | None = optional(U32, "memory-copy: elements copied, at least one; not said: all", None, since=2)
+    native: bool = optional(FLAG, "nothing done: the hypervisor executes this instruction itself", False, since=3)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -737,6 +738,7 @@ FEATURES: Final = {
     "ram-messages": 2,
     "state-ports": 2,
     "memory-copy": 2,
+    "native": 3,
 }
 
 

@@ -33,7 +33,7 @@ struct x86_dm_blob {
     uint32_t size; /* bytes */
 };
 
-#define X86_DM_VERSION 2u
+#define X86_DM_VERSION 3u
 #define X86_DM_OLDEST 1u
 #define X86_DM_MAX_MESSAGE 1048576u
 #define X86_DM_MAX_CONTROL 65536u
@@ -528,6 +528,7 @@ struct x86_dm_io_answer {
     const uint64_t *registers; /* state ports: the registers after the access; empty: it changed none */
     bool has_copied;
     uint32_t copied; /* memory-copy: elements copied, at least one; not said: all */
+    bool native; /* nothing done: the hypervisor executes this instruction itself */
 };
 
 /* Act on a run that is under way. Not answered itself; one for a run that is over is ignored. */
@@ -770,6 +771,7 @@ struct x86_dm_answer {
     enum x86_dm_stop stop;        /* end the run after this instruction */
     uint64_t registers[16];       /* state ports: as in the question; what the device changes here, changes in the guest */
     uint32_t copied;              /* memory-copy: elements copied, at least one; already all of them */
+    bool native;                  /* not done, the run ends before this instruction; feature native, not for copies */
 };
 
 /* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
@@ -1313,8 +1315,10 @@ static const struct x86_dm__row x86_dm__io_answer_rows[] = {
      offsetof(struct x86_dm_io_answer, n_registers), sizeof(uint64_t), 0, NULL, NULL},
     {"copied", X86_DM__U, X86_DM__NOT_SAID, 32, 0, offsetof(struct x86_dm_io_answer, copied),
      offsetof(struct x86_dm_io_answer, has_copied), sizeof(uint32_t), 0, NULL, NULL},
+    {"native", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_io_answer, native),
+     offsetof(struct x86_dm_io_answer, native), sizeof(bool), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 14, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__io_answer_table = {"io-answer", x86_dm__io_answer_rows, 15, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__kick_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_kick, session),
@@ -1419,7 +1423,7 @@ static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {
     &x86_dm__error_table,
 };
 static const char *const x86_dm__features[] = {
-    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain", "ram-messages", "state-ports", "memory-copy"
+    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain", "ram-messages", "state-ports", "memory-copy", "native"
 };
 static const struct x86_dm__slot x86_dm__general_slots[] = {
     {"gpr[0]", 64, offsetof(struct x86_dm_state, gpr[0])},
@@ -4019,7 +4023,10 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
     answer.io_answer.epoch = vcpu->epoch;
     answer.io_answer.seq = io->seq;
     answer.io_answer.io = io->io;
-    if (!given.fault) {
+    answer.io_answer.native = given.native;
+    if (given.native) {
+        given.fault = false;
+    } else if (!given.fault) {
         answer.io_answer.data = (struct x86_dm_blob){given.data, given.size};
     }
     answer.io_answer.fault = given.fault;

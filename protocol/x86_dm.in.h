@@ -170,6 +170,7 @@ struct x86_dm_answer {
     enum x86_dm_stop stop;        /* end the run after this instruction */
     uint64_t registers[16];       /* state ports: as in the question; what the device changes here, changes in the guest */
     uint32_t copied;              /* memory-copy: elements copied, at least one; already all of them */
+    bool native;                  /* not done, the run ends before this instruction; feature native, not for copies */
 };
 
 /* What a run calls, on its own thread.  Any may be NULL, and so may the pointer to them: an empty bus. */
@@ -2679,7 +2680,10 @@ static enum x86_dm_status x86_dm__question(struct x86_dm_vcpu *vcpu, const struc
     answer.io_answer.epoch = vcpu->epoch;
     answer.io_answer.seq = io->seq;
     answer.io_answer.io = io->io;
-    if (!given.fault) {
+    answer.io_answer.native = given.native;
+    if (given.native) {
+        given.fault = false;
+    } else if (!given.fault) {
         answer.io_answer.data = (struct x86_dm_blob){given.data, given.size};
     }
     answer.io_answer.fault = given.fault;

@@ -78,8 +78,11 @@ class Execution:
         while True:
             result, run.exit = run.exit, None
             if result is None:
-                if run.question is not None:  # of a device, sent already
-                    self._answer(conversation.wait(run))
+                if (question := run.question) is not None:  # of a device, sent already
+                    answer = conversation.wait(run)
+                    if answer.native:
+                        return self._leave_native(run, question.address)
+                    self._answer(answer)
                     self._hold(run)
                 if not run.open_steps and (ending := run.ending()) is not None:
                     return conversation.done(run, ending)
@@ -103,7 +106,8 @@ class Execution:
             if reason in _BROUGHT_IN and self._paging.bring_in(run, result):
                 pass
             elif run.open_steps:
-                self._question(run, result)
+                if (done := self._question(run, result)) is not None:
+                    return done
             elif reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
                 self._acknowledge(run)
             elif reason not in _SLICE_OVER:
@@ -145,7 +149,8 @@ class Execution:
         slice_.learn(result.steps, taken)
         return result
 
-    def _question(self, run: Run, result: Exit) -> None:
+    def _question(self, run: Run, result: Exit) -> Done | None:
+        """Ask the shim; returns the end of the run when the instruction is the hypervisor's own."""
         registers = shown_registers(self._engine, result, self._owner.state_ports)
         answer = self._conversation.ask(
             run,
@@ -158,12 +163,21 @@ class Execution:
             registers=registers,
             target=result.target,
         )
+        if answer.native:
+            return self._leave_native(run, result.address)
         if answer.registers:
             run.registers = registers, answer.registers, result
         if result.reason is ExitReason.MEMORY_COPY:
             self._engine.answer(copied=answer.copied)
         else:
             self._answer(answer)
+        return None
+
+    def _leave_native(self, run: Run, address: int) -> Done:
+        """Leave the open instruction to the hypervisor: as before it, nothing of it has been done."""
+        self._engine.set_groups({})
+        run.open_steps = 0
+        return self._conversation.done(run, DoneReason.HYPERVISOR, Exit(ExitReason.HYPERVISOR, address))
 
     def _answer(self, answer: IoAnswer) -> None:
         self._engine.answer(b"" if answer.fault else answer.data, fault=answer.fault)

@@ -20,6 +20,7 @@ _BURST: Final = 16
 
 _READS: Final = frozenset({IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ, IoKind.MEMORY_READ})
 _MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
+_ACCESSES: Final = _MSRS | {IoKind.PORT_IN, IoKind.PORT_OUT, IoKind.MMIO_READ, IoKind.MMIO_WRITE}
 _UNDERSTOOD: Final = (Emulate, IoAnswer, Kick)
 
 
@@ -161,9 +162,13 @@ class Inbox:
 
 def _check_answer(question: Io, answer: IoAnswer) -> None:
     """Refuse an answer that does not fit its question."""
-    wanted = question.size * question.count if question.kind in _READS else 0
+    wanted = question.size * question.count if question.kind in _READS and not answer.native else 0
     if question.kind is IoKind.INTERRUPT_ACK:
         wanted = min(len(answer.data), 1)
+    if answer.native and question.kind not in _ACCESSES:
+        raise ProtocolError(
+            ErrorClass.BAD_ANSWER, f"native answers {question.kind}", "only for ports, MMIO and MSRs", "native"
+        )
     if answer.fault:
         if question.kind not in _MSRS:
             raise ProtocolError(ErrorClass.BAD_ANSWER, f"fault answers {question.kind}", "only for MSRs", "fault")

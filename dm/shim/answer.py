@@ -17,7 +17,8 @@ class Answer:
     ``data`` are the bytes read.  ``fault`` raises #GP(0) (MSRs only).  ``map`` is a new memory map, already numbered by
     :meth:`dm.shim.client.Shim.next_map`.  ``window`` says whether an external interrupt waits.  ``stop`` ends the run
     after this instruction.  ``registers`` are those of a state port after the access, as the question's; empty: none
-    changed.  ``copied`` says how many elements of a copy have been copied, at least one; None: all.
+    changed.  ``copied`` says how many elements of a copy have been copied, at least one; None: all.  ``native``:
+    nothing has been done, the run ends before the instruction with ``hypervisor``; ``data`` is empty.
     """
 
     data: bytes = b""
@@ -27,6 +28,7 @@ class Answer:
     stop: Stop = Stop.NONE
     registers: Sequence[int] = ()
     copied: int | None = None
+    native: bool = False
     applied: int | None = None  # of memory by messages, set by the library
 
 

@@ -69,6 +69,9 @@ def _ask(io: Io, on_io: OnIo) -> Answer:
     given = on_io(io)
     answer = given if isinstance(given, Answer) else Answer(given or b"")
     wanted = io.size if io.kind is IoKind.MMIO_READ else 0
+    if answer.native:
+        text, expected = f"native answers {IoKind.MEMORY_COPY}", "only for ports, MMIO and MSRs"
+        raise Refused(Error(error=ErrorClass.BAD_ANSWER, text=text, expected=expected, field="native", seq=io.seq))
     if len(answer.data) != wanted or answer.fault:
         text = f"fault answers {io.kind}" if answer.fault else f"data has {len(answer.data)} bytes"
         field = "fault" if answer.fault else "data"

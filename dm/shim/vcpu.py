@@ -351,7 +351,7 @@ class Vcpu:
         answer.session, answer.seq, answer.io = io.session, io.seq, io.io
         answer.data = (given or b"") if given is not more else more.data  # type: ignore[assignment]
         answer.fault, answer.map, answer.window, answer.stop = more.fault, more.map, more.window, more.stop
-        answer.registers, answer.copied = list(more.registers), more.copied
+        answer.registers, answer.copied, answer.native = list(more.registers), more.copied, more.native
         answer.changed = self._shim.changed()
         answer.applied = self._shim.applied if more.applied is None else more.applied
         self._answered = io.io

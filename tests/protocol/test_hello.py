@@ -16,7 +16,7 @@ def open_session(live_daemon, **fields):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "version"), [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 99, schema.VERSION), (0, 1, 1)]
+    ("low", "high", "version"), [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 3, 3), (1, 99, schema.VERSION), (0, 1, 1)]
 )
 def test_the_newest_version_of_both_is_used(live_daemon, low, high, version):
     assert open_session(live_daemon, min_version=low, max_version=high).version == version

@@ -330,7 +330,7 @@ class Conversation:
             return
         changes = self.rng.choice(
             ({"data": b"123456789"}, {"fault": True}, {"io": 0}, {"io": 99}, {"seq": 1}, {"registers": [1]},
-             {"map": schema.Map(self.generation, [], True)}, {"copied": 1})
+             {"map": schema.Map(self.generation, [], True)}, {"copied": 1}, {"data": b"123456789", "native": True})
         )  # fmt: skip
         before = self.question
         self.say(self.answer(**changes))
@@ -343,6 +343,12 @@ class Conversation:
         if self.question is not None:
             self.generation += 1
             self.say(self.answer(map=schema.Map(self.generation, [], self.rng.random() < 0.8)))
+            self.hear()
+
+    def native(self):
+        """The hypervisor executes the open instruction itself."""
+        if self.question is not None and self.question.kind is not IoKind.INTERRUPT_ACK:
+            self.say(self.answer(data=b"", native=True))
             self.hear()
 
     def kick(self):
@@ -374,7 +380,7 @@ class Conversation:
 
 ACTIONS = (
     *("usual",) * 12,
-    *("odd_request", "odd_bytes", "same_otherwise", "again", "moved", "old_socket", "odd_answer", "new_map"),
+    *("odd_request", "odd_bytes", "same_otherwise", "again", "moved", "old_socket", "odd_answer", "new_map", "native"),
     *("kick", "call"),
 )
 

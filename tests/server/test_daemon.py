@@ -50,15 +50,15 @@ class TestHello:
         assert mode & 0o777 == 0o600
         assert peer.ask(schema.Bye(seq=2, session=welcome.session)) == schema.Ok(seq=2, session=welcome.session)
 
-    @pytest.mark.parametrize(("low", "high"), [(3, 9), (0, 0), (9, 1)])
+    @pytest.mark.parametrize(("low", "high"), [(4, 9), (0, 0), (9, 1)])
     def test_no_common_version(self, peer, low, high):
         error = peer.hello(min_version=low, max_version=high)
         assert (error.error, error.seq) == (ErrorClass.VERSION, 1)
-        assert error.expected == "a range that meets 1 to 2"
+        assert error.expected == "a range that meets 1 to 3"
 
     def test_a_newer_shim_speaks_our_version(self, peer):
         welcome = peer.hello(min_version=1, max_version=99)
-        assert welcome.version == schema.VERSION == 2
+        assert welcome.version == schema.VERSION == 3
         peer.ask(schema.Bye(seq=2, session=welcome.session))
 
     def test_one_session_for_each_socket(self, peer):

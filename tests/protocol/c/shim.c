@@ -227,6 +227,24 @@ static void test_state_ports(void)
     CHECK(seen.ios == 1 && seen.io[0].n_registers == 0);
 }
 
+static void answer_native(struct x86_dm_answer *answer)
+{
+    answer->native = true;
+}
+
+static void test_native(void)
+{
+    LOAD("\x40\xe4\x7e\xf4"); /* inc ax; in al, 7eh; hlt */
+    seen.then = answer_native;
+    FINE(run());
+    CHECK(done->reason == X86_DM_DONE_REASON_HYPERVISOR && done->address == 0x7e && done->instructions == 1);
+    CHECK(seen.ios == 1 && state.rip == 1);
+    LOAD("\x66\xb9\x1b\x00\x00\x00\x0f\x30\xf4"); /* mov ecx, 1bh; wrmsr; hlt */
+    seen.then = answer_native;
+    FINE(run());
+    CHECK(done->reason == X86_DM_DONE_REASON_HYPERVISOR && done->address == 0x1b && state.rip == 6);
+}
+
 static void test_answers(void)
 {
     LOAD("\xe6\x92\xeb\xfe"); /* out 92h, al; jmp $ */
@@ -668,7 +686,7 @@ static const struct {
     void (*test)(void);
 } scenarios[] = {
     {"devices", test_devices}, {"answers", test_answers},       {"refusals", test_refusals}, {"kicks", test_kicks},
-    {"state-ports", test_state_ports}, {"on-wake", test_on_wake}, {"copies", test_copies},
+    {"state-ports", test_state_ports}, {"native", test_native}, {"on-wake", test_on_wake}, {"copies", test_copies},
     {"reconnect", test_reconnect}, {"duplicates", test_duplicates}, {"loss", test_loss},         {"idle", test_idle},
 };
 
