@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from dm.isa import coverage
+
+# Modules that tests share are imported by their names: tests/needs.py here, others beside their tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 #: A test that carries one of these may be skipped: the host lacks what it names.
 HOST_MARKERS = frozenset({"kvm", "modify_ldt"})

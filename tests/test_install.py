@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ.get("X86_DM_VENV")
 
 
+@pytest.mark.fresh
 @pytest.mark.skipif(ENVIRONMENT is None, reason="not under ./run test: the source tree is tested, not an installation")
 def test_the_installed_package_is_tested_on_its_native_engine() -> None:
     assert ENVIRONMENT is not None

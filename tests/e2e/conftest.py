@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from needs import need
 from qemu_machine import BUILD, Daemon, Qemu, need_kvm
-
-TOOLS = ("grub-mkrescue", "xorriso", "mformat")
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +39,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def rescue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bootable CD with nothing on it but GRUB."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing or not Path("/usr/lib/grub/i386-pc").is_dir():
-        pytest.skip(f"no GRUB for PC BIOS here: {', '.join(missing) or '/usr/lib/grub/i386-pc'}")
+    need("grub-mkrescue", "xorriso", "mformat", "/usr/lib/grub/i386-pc")
     folder = tmp_path_factory.mktemp("grub")
     image = folder / "rescue.iso"
     (folder / "empty").mkdir()

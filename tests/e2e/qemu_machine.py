@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "qemu-patches" / "build.sh"
@@ -35,9 +35,7 @@ def need_kvm() -> None:
 
 def assemble(name: str, folder: Path) -> Path:
     """Make a 64 KiB ROM of the guest ``name``."""
-    missing = [tool for tool in ("as", "ld") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"no {' and '.join(missing)} here")
+    need("as", "ld")
     parts, binary = folder / f"{name}.o", folder / f"{name}.bin"
     for words in (
         ["as", "--32", "-I", GUESTS, GUESTS / f"{name}.s", "-o", parts],

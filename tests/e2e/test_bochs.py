@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from needs import need
 
 from dm.engine import create
 from dm.engine.api import CpuConfig, CpuidEntry, Engine, ExitReason, MemoryMap, Region, RegionKind
@@ -101,9 +101,7 @@ panic: action=fatal
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the ROM of each guest."""
-    missing = [tool for tool in ("nasm", "bochs") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"not here: {', '.join(missing)}")
+    need("nasm", "bochs")
     folder = tmp_path_factory.mktemp("guests")
     for name in DIFFERENCES:
         words = ["nasm", "-f", "bin", "-I", f"{GUESTS}/", "-o", f"{folder}/{name}.bin", f"{GUESTS}/{name}.asm"]

@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need
 
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", "native"]
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 MODULES = Path("/usr/lib/syslinux/modules/bios")
 IPXE = Path("/usr/lib/ipxe/ipxe.iso")
-
-
-def need(*things: str | Path) -> None:
-    """Skip without these commands (names) or files (paths)."""
-    missing = [str(t) for t in things if not (t.exists() if isinstance(t, Path) else shutil.which(t))]
-    if missing:
-        pytest.skip(f"not here: {', '.join(missing)}")
 
 
 def make(*words: object, folder: Path | None = None) -> str:

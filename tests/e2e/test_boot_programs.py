@@ -6,7 +6,6 @@ They are assembled with GNU as and start as a BIOS starts them: real mode, CS:IP
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need
 
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot"]
 
@@ -52,9 +52,7 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def image(tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that assembles a program into a diskette image."""
-    missing = [tool for tool in ("as", "ld") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"no {' and '.join(missing)} here")
+    need("as", "ld")
 
     def assemble(text: str) -> Path:
         source, binary, path = tmp_path / "boot.s", tmp_path / "boot.bin", tmp_path / "floppy.img"

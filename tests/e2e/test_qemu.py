@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import need
 from qemu_machine import BUILD, FIRMWARE, Daemon, Qemu, assemble, expected, need_kvm, poll, ram
 
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
@@ -25,13 +26,6 @@ E1000_ROM = Path("/usr/lib/ipxe/82540em.rom")
 pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
 
 Boot = Callable[..., Qemu]
-
-
-def need(*files: Path) -> None:
-    """Skip without these files."""
-    missing = [str(file) for file in files if not file.exists()]
-    if missing:
-        pytest.skip(f"not here: {', '.join(missing)}")
 
 
 def refusal(qemu_binary: str, *words: str) -> str:
@@ -442,8 +436,7 @@ def test_kvm_grub(machine: Boot, daemon: Daemon, rescue: Path, when: str) -> Non
 @pytest.mark.kvm
 @SLOW_POLICIES
 def test_kvm_ipxe(machine: Boot, daemon: Daemon, when: str) -> None:
-    if not IPXE.exists():
-        pytest.skip(f"no {IPXE} (package ipxe)")
+    need(IPXE)
     daemon.start()
     vm = machine(when, "-cdrom", IPXE, accel="kvm")
     vm.wait_for("Open Source Network Boot Firmware", 280)

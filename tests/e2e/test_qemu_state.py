@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import need
 from qemu_machine import Daemon, Qemu, assemble, expected, poll
 
 pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
@@ -176,8 +177,7 @@ def test_resets_in_the_middle(machine: Boot, daemon: Daemon, tmp_path: Path, acc
 @ACCELERATORS
 def test_memory_of_a_device_that_is_unplugged(machine: Boot, daemon: Daemon, accel: str) -> None:
     """Its ROM was shared with the daemon; neither QEMU nor a new daemon is to touch that again."""
-    if not E1000_ROM.exists():
-        pytest.skip(f"no {E1000_ROM} (package ipxe-qemu)")
+    need(E1000_ROM)
     daemon.start()
     device = ("-device", f"e1000,id=card,romfile={E1000_ROM}", "-boot", "c")
     vm = machine("legacy", *device, "-trace", "x86_dm_block_removed", accel=accel)

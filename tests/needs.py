@@ -1,0 +1,58 @@
+"""What the tests need of a machine beside Python packages: programs and files, each with its Debian package.
+
+``./run`` installs those packages; tests/test_needs.py holds that it does, and that no test uses what is not listed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+#: Programs (names, looked up on PATH) and files (absolute paths) to the packages that ``./run`` installs them with.
+PACKAGES = {
+    "as": "gcc",  # by way of binutils
+    "bochs": "bochs",
+    "cc": "gcc",
+    "flock": "util-linux",
+    "gcc": "gcc",
+    "grub-mkrescue": "grub-common",
+    "ld": "gcc",
+    "mcopy": "mtools",
+    "mformat": "mtools",
+    "mmd": "mtools",
+    "nasm": "nasm",
+    "objdump": "gcc",
+    "shellcheck": "shellcheck",
+    "syslinux": "syslinux",
+    "xorriso": "xorriso",
+    "/usr/lib/ISOLINUX/isolinux.bin": "isolinux",
+    "/usr/lib/grub/i386-pc": "grub-pc-bin",
+    "/usr/lib/ipxe/82540em.rom": "ipxe-qemu",
+    "/usr/lib/ipxe/ipxe.iso": "ipxe",
+    "/usr/lib/syslinux/modules/bios": "syslinux-common",
+    "/usr/share/qemu": "qemu-system-data",
+    "/usr/share/seabios": "seabios",
+}
+
+#: Programs of every Debian system (Essential: yes, or apt).
+ALWAYS = frozenset(
+    "apt-cache apt-get awk bash cat chmod cut dirname dpkg-deb env false find grep id ls mktemp mv rm sed sh sha256sum "
+    "sort tail tar tr true uname".split()
+)
+
+
+def missing(*things: str | Path) -> list[str]:
+    """Return those of ``things`` that are not here, each with its package."""
+    absent = []
+    for thing in map(str, things):
+        if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing)):
+            absent.append(f"{thing} (package {PACKAGES.get(thing, 'unknown')})")
+    return absent
+
+
+def need(*things: str | Path) -> None:
+    """Skip the test without these programs and files."""
+    if absent := missing(*things):
+        pytest.skip(f"not here: {', '.join(absent)}")
