@@ -14,9 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "x86-dm" / "fresh"
-TOOLS = (
-    "awk bash cat comm cp cut date dirname env find flock git grep head id mkdir mktemp rm sh sort tr true"
-)
+TOOLS = "awk bash cat comm cp cut date dirname env find flock git grep head id mkdir mktemp rm sh sort tr true"
 
 
 def fresh(*words: str, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
