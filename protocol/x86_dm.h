@@ -783,7 +783,10 @@ struct x86_dm_devices {
     void (*on_posted)(void *opaque, uint64_t gpa, const uint8_t *data, uint32_t size);
     /* Numbers (gpa >> 12) of pages the guest has written. */
     void (*on_pages)(void *opaque, const uint64_t *pages, uint32_t n);
-    /* The wait was cut short, by x86_dm_wake() or a signal; true kicks the run. */
+    /*
+     * The wait was cut short, by x86_dm_wake(), a signal or patience_ms; true kicks the run.  It may take its time:
+     * the run stays under way meanwhile, and whatever the daemon says of it is kept.
+     */
     bool (*on_wake)(void *opaque);
     /*
      * A memory-copy: `io->count` times read `io->size` bytes at `io->address` and write them at `io->target`, one
@@ -792,6 +795,8 @@ struct x86_dm_devices {
      * the first answer that has one of these.
      */
     void (*on_copy)(void *opaque, const struct x86_dm_io *io, struct x86_dm_answer *answer);
+    /* How long a kicked run may take to end, in ms, before on_wake is called, once for each kick; 0: as long as it takes. */
+    unsigned patience_ms;
 };
 
 /* What a vCPU has done, counted on this side. */
@@ -2712,6 +2717,8 @@ struct x86_dm_vcpu {
     uint32_t answered_io;
     bool waits; /* the daemon has been told that an interrupt waits */
     struct x86_dm_buffer packed, answer, read;
+    unsigned patience_ms;
+    int64_t impatient_at;   /* when on_wake is to hear that a kicked run has not ended, ms; 0: it is not */
     struct x86_dm_map kept; /* that a read of a copy has brought */
     struct x86_dm_region kept_regions[X86_DM_MAX_REGIONS];
     struct x86_dm_stats stats;
@@ -3732,6 +3739,9 @@ static enum x86_dm_status x86_dm__pass_kicks(struct x86_dm_vcpu *vcpu, struct x8
         if (status == X86_DM_FINE) {
             x86_dm__send(vcpu, &vcpu->packed);
             x86_dm__count(&vcpu->stats.kicks, 1);
+            if (stop != X86_DM_STOP_NONE && vcpu->patience_ms) {
+                vcpu->impatient_at = x86_dm__now_ms() + vcpu->patience_ms;
+            }
         }
     }
     return status;
@@ -3785,8 +3795,17 @@ static bool x86_dm__readable(struct x86_dm_vcpu *vcpu)
     return zmq_getsockopt(vcpu->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
 }
 
+/* How long to sleep at most, for poll(). */
+static int x86_dm__patience(const struct x86_dm_vcpu *vcpu)
+{
+    int64_t left = vcpu->impatient_at - x86_dm__now_ms();
+
+    return !vcpu->impatient_at ? -1 : left > 0 ? (int)left : 0;
+}
+
 /*
- * Wait for a message, a wake-up or a signal; the latter two set *woken.  Returns false when poll() fails.
+ * Wait for a message, a wake-up, a signal or the end of patience; the latter three set *woken.  Returns false when
+ * poll() fails.
  *
  * Most of an exchange is spent waking threads and idle processors.  In a lively conversation this looks again and again
  * before it sleeps, as waiter.py does on the other side: it gives way to any other thread between two looks, and leaves
@@ -3802,13 +3821,14 @@ static bool x86_dm__wait(struct x86_dm_vcpu *vcpu, bool *woken)
 
     for (*woken = false;;) {
         struct pollfd fds[] = {{vcpu->wake, POLLIN, 0}, {vcpu->socket_fd, POLLIN, 0}};
-        int n = poll(fds, 2, ready || awake ? 0 : -1);
+        bool sleeps = !ready && !awake;
+        int n = poll(fds, 2, sleeps ? x86_dm__patience(vcpu) : 0);
         int64_t before;
 
         if (n < 0 && errno != EINTR) {
             return false;
         }
-        *woken = n < 0 || fds[0].revents;
+        *woken = n < 0 || fds[0].revents || (sleeps && n == 0);
         if (n > 0 && fds[1].revents && !ready) {
             ready = x86_dm__readable(vcpu);
         }
@@ -3854,6 +3874,9 @@ static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct
         }
         if (woken) {
             x86_dm__drain(vcpu->wake);
+            if (vcpu->impatient_at && x86_dm__patience(vcpu) == 0) {
+                vcpu->impatient_at = 0;
+            }
             if (devices->on_wake && devices->on_wake(devices->opaque)) {
                 x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
                 status = x86_dm__pass_kicks(vcpu, why);
@@ -4155,6 +4178,8 @@ enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *sta
     request->state.state = *state;
     vcpu->has_answer = false;
     vcpu->waits = how->window;
+    vcpu->patience_ms = devices->patience_ms;
+    vcpu->impatient_at = 0;
     status = x86_dm__send_request(vcpu, why);
     if (status == X86_DM_FINE) {
         accepted = vcpu->running = true;

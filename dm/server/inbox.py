@@ -111,7 +111,9 @@ class Inbox:
         if request.seq <= processor.last:
             raise ProtocolError(ErrorClass.STALE_SEQUENCE, f"seq is {request.seq}", f"above {processor.last}", "seq")
         if processor.closing:
-            raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
+            raise ProtocolError(
+                ErrorClass.SHUTTING_DOWN, "the vCPU was closed: its daemon ends or is gone", "another daemon"
+            )
         if request.reason is Reason.MMIO and request.mmio is None:
             raise ProtocolError(ErrorClass.BAD_MESSAGE, "reason is mmio without an address", "the address", "mmio")
         newest = self._owner.current.generation

@@ -81,10 +81,15 @@ class Daemon:
         ready = self._process.stderr.readline()
         assert f"serves {self.endpoint}" in ready, ready + self._process.stderr.read()
 
+    @property
+    def pid(self) -> int:
+        """The daemon's own process."""
+        assert self._process is not None
+        return self._process.pid
+
     def workers(self) -> list[int]:
         """Return the processes that run guests."""
-        assert self._process is not None
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
         children = [int(pid) for task in tasks for pid in task.read_text().split()]
         return [pid for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -115,6 +120,7 @@ class Qemu:
         """Start one; ``folder`` is its own.  Without ``when`` it has no x86-dm object."""
         self._folder = folder
         self.events: list[str] = []
+        self.data: dict[str, Any] = {}  # of the last event of each name
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(folder / "qmp"))
         listener.listen(1)
@@ -140,20 +146,30 @@ class Qemu:
     def stderr(self) -> str:
         return (self._folder / "stderr").read_text()
 
-    def command(self, name: str, **arguments: object) -> Any:
-        """Execute a QMP command and return its value; events met on the way are kept by name."""
+    def _execute(self, name: str, arguments: dict[str, object]) -> dict[str, Any]:
         json.dump({"execute": name, "arguments": arguments}, self._file)
         self._file.write("\n")
         self._file.flush()
         while True:
             line = self._file.readline()
             assert line, f"QEMU is gone while it does {name}: {self.stderr()}"
-            answer = json.loads(line)
-            if "event" in answer:
-                self.events.append(answer["event"])
-            else:
-                assert "return" in answer, answer
-                return answer["return"]
+            answer: dict[str, Any] = json.loads(line)
+            if "event" not in answer:
+                return answer
+            self.events.append(answer["event"])
+            self.data[answer["event"]] = answer.get("data")
+
+    def command(self, name: str, **arguments: object) -> Any:
+        """Execute a QMP command and return its value; events met on the way are kept by name."""
+        answer = self._execute(name, arguments)
+        assert "return" in answer, answer
+        return answer["return"]
+
+    def refused(self, name: str, **arguments: object) -> str:
+        """Execute a QMP command that must fail, and return what it says."""
+        answer = self._execute(name, arguments)
+        assert "error" in answer, answer
+        return str(answer["error"]["desc"])
 
     def job(self, name: str, **arguments: object) -> None:
         """Execute a QMP command that starts a job, and wait for its end."""

@@ -413,6 +413,37 @@ def test_nobody_is_there(shim_program, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_kicked_run_that_does_not_end(shim_program, engine, tmp_path):
+    """The run's thread is told that it takes long, while the run stays under way."""
+    daemon = Daemon(tmp_path, engine)
+    processes = [daemon.process]
+    shim = subprocess.Popen(
+        [shim_program, daemon.endpoint, "patience"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    processes.append(shim)
+    try:
+        assert shim.stdout.readline() == "spinning\n"
+        pid = daemon.process.pid
+        (worker,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        os.kill(worker, signal.SIGSTOP)
+        shim.stdin.write("g")
+        shim.stdin.flush()
+        assert shim.stdout.readline() == "impatient\n"
+        os.kill(worker, signal.SIGCONT)
+        _, text = shim.communicate(timeout=60)
+        assert (shim.returncode, text) == (0, "")
+        assert daemon.end() == 0
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+
+
 def test_a_worker_that_dies_a_daemon_that_ends_and_another_one(shim_program, engine, tmp_path):
     first = Daemon(tmp_path, engine, "--session-timeout", "2")
     processes = [first.process]

@@ -633,6 +633,42 @@ static void *tell_later(void *opaque)
     return NULL;
 }
 
+static bool say_that_it_takes_long(void *opaque)
+{
+    struct log *log = opaque;
+
+    if (++log->wakes == 2) {
+        tell("impatient");
+    }
+    return false;
+}
+
+static void *kick_when_told(void *opaque)
+{
+    tell_later("spinning");
+    CHECK(getchar() == 'g');
+    x86_dm_kick(vcpu, X86_DM_STOP_KICK, -1);
+    return opaque;
+}
+
+/* A daemon that is late is no reason to wait in vain, nor to give the run up. */
+static void test_patience(void)
+{
+    struct x86_dm_devices impatient = devices;
+    pthread_t thread;
+
+    impatient.on_wake = say_that_it_takes_long;
+    impatient.patience_ms = 20;
+    LOAD("\xeb\xfe"); /* jmp $ */
+    CHECK(pthread_create(&thread, NULL, kick_when_told, NULL) == 0);
+    FINE(x86_dm_run(vcpu, &state, &how.emulate, &impatient, &done, &why));
+    pthread_join(thread, NULL);
+    CHECK(done->reason == X86_DM_DONE_REASON_KICKED && seen.wakes == 2);
+    LOAD("\xf4"); /* hlt */
+    FINE(x86_dm_run(vcpu, &state, &how.emulate, &impatient, &done, &why));
+    CHECK(done->reason == X86_DM_DONE_REASON_HALT && seen.wakes == 0);
+}
+
 static void run_with_all_of_before(void)
 {
     bool same = true;
@@ -688,6 +724,7 @@ static const struct {
     {"devices", test_devices}, {"answers", test_answers},       {"refusals", test_refusals}, {"kicks", test_kicks},
     {"state-ports", test_state_ports}, {"native", test_native}, {"on-wake", test_on_wake}, {"copies", test_copies},
     {"reconnect", test_reconnect}, {"duplicates", test_duplicates}, {"loss", test_loss},         {"idle", test_idle},
+    {"patience", test_patience},
 };
 
 /* A daemon on tcp, with the right keys, with wrong ones and without; RAM is the file at `path`. */
