@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Final
 from dm.protocol.schema import DoneReason, Io
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
+from dm.shim.ends import Interrupted, Status, TimeOver, of_signal
 from dm.shim.errors import RunLost, ShimError
 from dm.shim.multiboot import Kernel
 from dm.shim.pc import Pc
@@ -26,8 +29,6 @@ from dm.shim.trace import Trace
 SLICE_US: Final = 20_000
 _SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
-#: Exit status of a boot whose run was lost in the middle.
-RUN_LOST_STATUS: Final = 3
 #: Bytes of serial text that are kept at least.
 _SERIAL: Final = 1 << 19
 
@@ -35,14 +36,18 @@ _SERIAL: Final = 1 << 19
 class Reason(StrEnum):
     """Why a boot ended.
 
-    ``exited``: through the exit port; ``lost``: the daemon refused, closed or is gone; ``run-lost``: it is gone in the
-    middle of a run, so that nobody knows the registers and memory may have changed.
+    ``exited``: through the exit port; ``halted``: for good, with interrupts off; ``no-boot``: no device had a boot
+    record; ``left``: the user has left the terminal; ``interrupted``: by a signal; ``lost``: the daemon refused, closed
+    or is gone; ``run-lost``: it is gone in the middle of a run, so that nobody knows the registers and memory may have
+    changed.
     """
 
     EXPECTED = "expected"
     EXITED = "exited"
     TIMEOUT = "timeout"
     HALTED = "halted"
+    NO_BOOT = "no-boot"
+    LEFT = "left"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     LOST = "lost"
@@ -75,7 +80,8 @@ class Outcome:
     """How a boot ended: why, a sentence about it, the screen, the end of the serial text, and what it cost.
 
     ``serial`` is what came through the serial port and the debug console, and POST codes where they are shown;
-    ``post`` the last POST codes; ``exit_value`` the byte written to the exit port, if one was.
+    ``post`` the last POST codes; ``exit_value`` the byte written to the exit port, if one was; ``signal`` the one that
+    interrupted it, if one did.
     """
 
     reason: Reason
@@ -88,21 +94,39 @@ class Outcome:
     satisfied: bool
     post: list[int] = field(default_factory=list)
     exit_value: int | None = None
+    signal: int = 0
 
     @property
     def exit_code(self) -> int:
-        """0 when every expectation was met and nothing failed, 3 when a run was lost, 130 after Ctrl-C, else 1.
+        """The exit status (:class:`~dm.shim.ends.Status`).
 
         A guest that ends through the exit port, having met every expectation, says it itself: twice the byte plus 1,
         in 8 bits, as with QEMU's isa-debug-exit.
         """
         if self.exit_value is not None and self.satisfied:
             return (self.exit_value << 1 | 1) & 0xFF
-        if self.reason is Reason.RUN_LOST:
-            return RUN_LOST_STATUS
-        if self.reason is Reason.INTERRUPTED:
-            return 130 if not self.satisfied else 0
-        return 0 if self.satisfied and self.reason not in (Reason.FAILED, Reason.LOST) else 1
+        match self.reason:
+            case Reason.INTERRUPTED:
+                return of_signal(self.signal)
+            case Reason.RUN_LOST:
+                return Status.RUN_LOST
+            case Reason.LOST:
+                return Status.DAEMON
+            case Reason.FAILED:
+                return Status.FAILED
+            case Reason.NO_BOOT:
+                return Status.NO_BOOT
+            case _ if not self.satisfied:
+                return Status.MISSING
+            case Reason.TIMEOUT:
+                return Status.TIMEOUT
+            case _:
+                return Status.ENDED
+
+
+#: Ends after which it is said which expected text is missing.
+_MAY_MISS: Final = (Reason.TIMEOUT, Reason.HALTED, Reason.EXITED, Reason.LEFT)
+_LEFT: Final = "left by the user"
 
 
 class Boot:
@@ -129,7 +153,7 @@ class Boot:
             ram: all of its RAM, shared with whoever runs its guest code.
             drives: its drives; the first is booted from.
             script: what to wait for and to type; when it ends with an expectation, meeting that ends the boot.
-            timeout: seconds after which the boot ends; None: never.
+            timeout: seconds from now after which the boot ends; None: never.
             debug_port: port of the debug console, 16 bits.
             post_port: port of the POST code display, 16 bits.
             show_post: show each new POST code as a line ``POST 1F`` among the serial text.
@@ -152,6 +176,7 @@ class Boot:
         self._first_keys = True
         self._ends = bool(script) and isinstance(self._steps[-1], Expect)
         self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._transcript = Transcript()
         self._expectation = Expectation()
         self._serial = bytearray()
@@ -185,30 +210,41 @@ class Boot:
             console: the user's side of the machine.
 
         Returns:
-            How it ended; Ctrl-C is an end like the others.
+            How it ended; Ctrl-C is an end like the others, and so is TimeOver.
         """
         self._vcpu, self._console = vcpu, console
         start = time.monotonic()
-        deadline = None if self._timeout is None else start + self._timeout
+        number = 0
         try:
-            reason, detail = self._loop(deadline)
-        except KeyboardInterrupt:
-            reason, detail = Reason.INTERRUPTED, "interrupted by the user"
+            reason, detail = self._loop(self._deadline)
+        except KeyboardInterrupt as error:
+            reason, detail = Reason.LEFT, _LEFT
+            if not console.left:
+                number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+                reason, detail = Reason.INTERRUPTED, f"interrupted by {signal.Signals(number).name}"
+        except TimeOver:
+            reason, detail = Reason.TIMEOUT, f"{self._time_is_over()}: the daemon does not answer"
         except RunLost as error:
             reason, detail = Reason.RUN_LOST, str(error)
         except ShimError as error:
             reason, detail = Reason.LOST, str(error)
         self._stats.wall = time.monotonic() - start
-        screen = self._look()
+        screen = Screen.of(self.pc)
+        self._transcript.update(screen.text())
+        with contextlib.suppress(Interrupted):  # the terminal may be gone
+            console.show(screen, self._transcript)
         satisfied = not any(isinstance(step, Expect) for step in self._steps)
-        if not satisfied and reason in (Reason.TIMEOUT, Reason.HALTED, Reason.EXITED):
+        if not satisfied and reason in _MAY_MISS:
             missing = next(step.text for step in self._steps if isinstance(step, Expect))
             detail += f"; expected text {missing!r} has not appeared"
         rows = [row.rstrip() for row in screen.text()]
         return Outcome(
             reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self.pc.resets,
-            dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value,
+            dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value, number,
         )  # fmt: skip
+
+    def _time_is_over(self) -> str:
+        return f"time is over after {self._timeout:g} s"
 
     def _loop(self, deadline: float | None) -> tuple[Reason, str]:
         pc = self.pc
@@ -224,7 +260,9 @@ class Boot:
                 if self._play() and self._ends:
                     return Reason.EXPECTED, "every expected text has appeared"
                 if deadline is not None and now >= deadline:
-                    return Reason.TIMEOUT, f"time is over after {self._timeout:g} s"
+                    return Reason.TIMEOUT, self._time_is_over()
+                if self._console.left:
+                    return Reason.LEFT, _LEFT
                 if typed := self._console.typed():
                     pc.keyboard.type(typed)
             pc.update()
@@ -234,6 +272,8 @@ class Boot:
                 self._look()
                 if self._play() and self._ends:
                     return Reason.EXPECTED, "every expected text has appeared"
+                if pc.firmware.no_boot:
+                    return Reason.NO_BOOT, "no bootable device"
                 return Reason.HALTED, f"the guest halted with interrupts off at {self._where()}"
             pc.wake()
             if pc.waits:
@@ -286,11 +326,10 @@ class Boot:
         s = self.pc.state
         return f"{s.cs.selector:04x}:{s.eip:08x} (linear {s.cs.base + s.eip & 0xFFFFFFFF:#x})"
 
-    def _look(self) -> Screen:
+    def _look(self) -> None:
         screen = Screen.of(self.pc)
         self._transcript.update(screen.text())
         self._console.show(screen, self._transcript)
-        return screen
 
     def _play(self) -> bool:
         """Go on in the script as far as possible; True when it is done."""

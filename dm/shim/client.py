@@ -16,6 +16,7 @@ ZeroMQ socket never changes thread; only :meth:`Vcpu.kick` may be called from el
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import socket
 import threading
@@ -32,6 +33,7 @@ from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import Cpuid, Error, ErrorClass, Io, Message, Region
 from dm.shim.answer import Answer
 from dm.shim.control import TIMEOUT, Control, MessageT
+from dm.shim.endpoint import check, obstacle
 from dm.shim.errors import Refused, SessionLost, ShimError
 from dm.shim.pages import PAGE, Kept
 from dm.shim.ram import Ram
@@ -80,19 +82,37 @@ class Shim:
         features: Sequence[str] = tuple(schema.FEATURES),
         timeout: float = TIMEOUT,
         curve: Curve | None = None,
+        patience: float | None = None,
     ) -> Shim:
-        """Open a session at a daemon's control endpoint; ``name`` is the VM's, for logs, ``curve`` the keys for tcp.
+        """Open a session at a daemon's control endpoint.
+
+        Args:
+            endpoint: as given to ``x86-dm serve --listen``.
+            name: the VM's, for logs.
+            features: what of the protocol to use.
+            timeout: seconds that the daemon may take to answer.
+            curve: the keys for tcp.
+            patience: seconds of these to wait for a daemon that is not there yet; None: all.
 
         Raises:
             Refused: the daemon does not want it.
-            SessionLost: no daemon answers within ``timeout`` seconds, or it does not know the keys.
+            SessionLost: nobody serves the endpoint, the daemon does not answer or does not know the keys.
+            EndpointError: ``endpoint`` cannot be one.
             ShimError: tcp without keys.
         """
+        check(endpoint)
         if curve is None and endpoint.startswith("tcp:"):
             raise ShimError(f"{endpoint}: tcp needs CURVE keys, and none are given")
+        begin = time.monotonic()
+        while (found := obstacle(endpoint)) is not None:
+            if found.lasting or time.monotonic() + _PAUSE > begin + (timeout if patience is None else patience):
+                raise SessionLost(found.why)
+            time.sleep(_PAUSE)
+        timeout = max(_PAUSE, begin + timeout - time.monotonic())
         shim = cls(endpoint, name, features, curve)
         try:
             shim._hello(0, timeout)
+            shim._control.deadline = math.inf
         except BaseException:
             shim.close(bye=False)
             raise
@@ -126,6 +146,7 @@ class Shim:
             resume=resume,
             epoch=self._epoch,
         )
+        control.deadline = time.monotonic() + timeout
         self.welcome = control.request(hello, schema.Welcome, timeout)
         control.keep_alive(self.welcome.session, self.welcome.timeout_ms / 1000)
 
@@ -133,8 +154,13 @@ class Shim:
         for vcpu in list(self.vcpus.values()):
             vcpu.wake()
 
-    def request(self, message: Message, kind: type[MessageT] = schema.Ok) -> MessageT:  # type: ignore[assignment]
-        """Send a control request and return its answer; ``seq`` and ``session`` are filled in.
+    def request(
+        self,
+        message: Message,
+        kind: type[MessageT] = schema.Ok,  # type: ignore[assignment]
+        timeout: float = TIMEOUT,
+    ) -> MessageT:
+        """Send a control request and return its answer within ``timeout`` seconds; ``seq``, ``session`` are filled in.
 
         Raises:
             Refused: the daemon refused it.
@@ -143,7 +169,7 @@ class Shim:
         if self.lost is not None:
             raise self.lost
         message.session = self.session  # type: ignore[attr-defined]
-        return self._control.request(message, kind)
+        return self._control.request(message, kind, timeout)
 
     # ------------------------------------------------------------------------------------------ memory
 
@@ -243,7 +269,7 @@ class Shim:
         if not self.welcome.ram_socket:
             raise ShimError("this daemon takes no descriptors; share files below its memory path instead")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
-            side.settimeout(TIMEOUT)
+            side.settimeout(max(_PAUSE, min(TIMEOUT, self._control.deadline - time.monotonic())))
             try:
                 side.connect(self.welcome.ram_socket)
                 message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size)
@@ -284,9 +310,9 @@ class Shim:
         self.request(schema.VcpuDestroy(seq=0, session=0, vcpu=number))
         self.vcpus.pop(number).close()
 
-    def counters(self) -> schema.Counters:
-        """Return the daemon's counters of this session."""
-        return self.request(schema.Query(seq=0, session=0), schema.Counters)
+    def counters(self, timeout: float = TIMEOUT) -> schema.Counters:
+        """Return the daemon's counters of this session, within ``timeout`` seconds."""
+        return self.request(schema.Query(seq=0, session=0), schema.Counters, timeout)
 
     def stats(self) -> Stats:
         """Return this side's counters, summed over the vCPUs."""
@@ -311,7 +337,9 @@ class Shim:
         while True:
             self._control.close()
             try:
-                return self._resume(max(_PAUSE, deadline - time.monotonic()))
+                same = self._resume(max(_PAUSE, deadline - time.monotonic()))
+                self._control.deadline = math.inf
+                return same
             except SessionLost:  # this daemon goes too, or has not gone yet: its successor is waited for
                 if time.monotonic() + _PAUSE >= deadline:
                     raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +16,13 @@ from dm.engine.parts import part, summary
 from dm.isa.parts import DEFAULT
 from dm.keys import Curve, load_keys, load_public
 from dm.protocol.schema import Cpuid
-from dm.shim import disk, multiboot
+from dm.shim import disk, escape, formats, multiboot
 from dm.shim.boot import Boot, Outcome, Reason
 from dm.shim.client import Shim
 from dm.shim.daemon import DaemonError, OwnDaemon
-from dm.shim.errors import SessionLost, ShimError
+from dm.shim.endpoint import check
+from dm.shim.ends import Interrupted, Signals, Status, TimeLimit, TimeOver, epilog, of_signal
+from dm.shim.errors import EndpointError, SessionLost, ShimError
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
 from dm.shim.multiboot import Kernel
 from dm.shim.ram import Ram
@@ -31,6 +33,14 @@ from dm.shim.trace import Trace
 from dm.shim.vcpu import Stats as ClientStats
 
 _EXPECT_TIMEOUT: Final = 60.0
+#: How long is waited for a daemon that is just being started, for a successor, and for counters, in seconds.
+_START: Final = 1.0
+_PATIENCE: Final = 10.0
+#: Nobody replaces a daemon of our own, but it frees our session when we have been suspended.
+_OWN_PATIENCE: Final = 2.0
+_COUNTERS_TIMEOUT: Final = 2.0
+#: Bytes of the VM's name in the protocol.
+_NAME: Final = 64
 
 #: Counters both sides keep, by name: (this side's, the daemon's).
 _COUNTERS: Final = {
@@ -48,6 +58,8 @@ _DEFAULT_POST: Final = 0x80
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``x86-dm boot``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = epilog()
     parser.add_argument(
         "image",
         type=Path,
@@ -84,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="give up with 1 after SECONDS (60 when something is expected)",
+        help="end after SECONDS (60 when something is expected), with 1 if that is missing and 4 otherwise",
     )
     parser.add_argument("--debugcon", type=_port, default=0xE9, metavar="PORT", help="debug console port (0xe9)")
     parser.add_argument(
@@ -135,13 +147,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         type=_patience,
-        default=10.0,
         metavar="SECONDS",
-        help="with --connect: wait so long for a successor of a daemon that has shut down or is gone (10)",
+        help="with --connect: wait so long for a daemon that is not there: at the start (1), and for the successor of "
+        "one that has shut down or is gone (10)",
+    )
+    parser.add_argument(
+        "--escape",
+        type=_escape,
+        default=escape.DEFAULT,
+        metavar="KEY",
+        help="key on the terminal that begins a command to x86-dm, such as ctrl-a (ctrl-]); "
+        f"{escape.usage(escape.DEFAULT)}; all other keys, Ctrl-C too, go to the guest",
     )
     parser.add_argument("--stats", action="store_true", help="say what it cost, and what the daemon counted")
     parser.add_argument("--json", action="store_true", help="print one JSON object about the boot, nothing else")
     parser.set_defaults(script=[])
+
+
+def _escape(text: str) -> int:
+    try:
+        return escape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _memory(text: str) -> int:
@@ -190,49 +217,86 @@ def _port(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Boot the image.
-
-    Returns:
-        0 when all that was expected has appeared (or nothing was expected), 1 when not or when something failed, 2
-        for an image that cannot be booted, 3 when the daemon was lost in the middle of a run, 130 after Ctrl-C; what
-        the guest says through the exit port.
-    """
+    """Boot the image; returns one of :class:`~dm.shim.ends.Status`, or what a signal or the guest made of it."""
     if (args.image is None) == (args.bios is None):
-        return _fail("one of IMAGE and --bios FILE is needed; a ROM has no drives", 2)
+        return _fail(args, Status.USAGE, "one of IMAGE and --bios FILE is needed; a ROM has no drives")
     path = args.image or args.bios
     try:
+        with Signals(), TimeLimit(_timeout(args)) as limit:
+            return _boot(args, path, limit)
+    except _Unusable as error:
+        return _fail(args, Status.USAGE, error)
+    except (DaemonError, ShimError) as error:
+        return _fail(args, Status.DAEMON, error)
+    except TimeOver:
+        whom = args.connect or "its own daemon"
+        return _fail(args, Status.TIMEOUT, f"time is over after {_timeout(args):g} s, in which {whom} was not ready")
+    except Interrupted as error:
+        return _fail(args, of_signal(error.number), error)
+
+
+class _Unusable(Exception):
+    """An option or a file cannot be used; the text says why."""
+
+
+@contextlib.contextmanager
+def _usable(path: Path | None = None) -> Iterator[None]:
+    """Turn what options and files raise into :class:`_Unusable`, with the path of the file that is looked at."""
+    try:
+        yield
+    except EndpointError as error:
+        raise _Unusable(error) from None
+    except OSError as error:
+        where = f"{error.filename or path}: " if error.filename or path else ""
+        raise _Unusable(f"{where}{error.strerror or error}") from None
+    except ValueError as error:
+        raise _Unusable(error if path is None else f"{path}: {error}") from None
+
+
+def _boot(args: argparse.Namespace, path: Path, limit: TimeLimit) -> int:
+    with _usable():
         curve = _curve(args)
-    except (OSError, ValueError) as error:
-        return _fail(error, 2)
-    try:
+        if args.connect:
+            check(args.connect)
+    with _usable(path):
         guest = _guest(args)
-    except (OSError, ValueError) as error:
-        return _fail(error if isinstance(error, OSError) else f"{path}: {_without(error, path)}", 2)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with Ram(args.memory * MIB + len(guest.bios)) as ram, contextlib.ExitStack() as stack:
-            trace = None
-            if args.trace:
-                file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
-                trace = Trace(file, start=args.trace_from, count=args.trace_count)
-            boot = Boot(
-                ram.view, guest.drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon,
-                post_port=_DEFAULT_POST if args.post_port is None else args.post_port,
-                show_post=bool(guest.bios) or args.post_port is not None, exit_port=args.exit_port,
-                kernel=guest.kernel, bios=guest.bios, trace=trace,
-            )  # fmt: skip
-            endpoint = args.connect or stack.enter_context(OwnDaemon(args.engine)).endpoint
-            shim = stack.enter_context(Shim.connect(endpoint, name=path.name, curve=curve))
-            patience = args.patience if args.connect else 0.0  # nobody replaces a daemon of our own
-            shared = args.ram == "shared" and "ram-fd" in shim.welcome.features  # over tcp it cannot be
-            memory = ram if shared else ram.view
-            return _run(boot, RemoteVcpu(shim, memory, _rows(args.cpu), patience, args.cpu.model), shim, args)
-    except (DaemonError, ShimError, OSError, ValueError) as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with contextlib.ExitStack() as stack:
+        try:
+            return _start(args, path, guest, curve, stack)
+        finally:
+            limit.lift()  # what is ended now has limits of its own
+
+
+def _start(
+    args: argparse.Namespace, path: Path, guest: _Guest, curve: Curve | None, stack: contextlib.ExitStack
+) -> int:
+    with _usable():
+        ram = stack.enter_context(Ram(args.memory * MIB + len(guest.bios)))
+        trace = None
+        if args.trace:
+            file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
+            trace = Trace(file, start=args.trace_from, count=args.trace_count)
+        boot = Boot(
+            ram.view, guest.drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon,
+            post_port=_DEFAULT_POST if args.post_port is None else args.post_port,
+            show_post=bool(guest.bios) or args.post_port is not None, exit_port=args.exit_port,
+            kernel=guest.kernel, bios=guest.bios, trace=trace,
+        )  # fmt: skip
+    if args.connect:
+        start, patience = (_START, _PATIENCE) if args.patience is None else (args.patience, args.patience)
+        shim = Shim.connect(args.connect, _name(path), curve=curve, patience=start)
+    else:
+        patience = _OWN_PATIENCE
+        shim = Shim.connect(stack.enter_context(OwnDaemon(args.engine)).endpoint, _name(path))
+    stack.callback(shim.close)
+    shared = args.ram == "shared" and "ram-fd" in shim.welcome.features  # over tcp it cannot be
+    vcpu = RemoteVcpu(shim, ram if shared else ram.view, _rows(args.cpu), patience, args.cpu.model)
+    return _run(boot, vcpu, shim, args)
+
+
+def _name(path: Path) -> str:
+    """Return the VM's name: the image's, as far as there is room for it in the protocol."""
+    return path.name.encode("utf-8", "replace")[:_NAME].decode("utf-8", "ignore")
 
 
 def _rows(cpu: CpuConfig) -> list[Cpuid]:
@@ -278,8 +342,12 @@ def _guest(args: argparse.Namespace) -> _Guest:
         check_rom(rom)
         return _Guest([], bios=rom)
     image = disk.open_image(args.image, write=args.write)
+    if not args.kind and (what := formats.foreign(image, args.image.name)):
+        raise ValueError(what)
     kind = disk.Kind(args.kind) if args.kind else disk.detect(image)
-    kernel = multiboot.parse(bytes(image), args.append) if kind is disk.Kind.MULTIBOOT else None
+    if not args.kind and kind is disk.Kind.DISK and (what := formats.foreign_elf(image)):
+        raise ValueError(what)
+    kernel = multiboot.parse(image, args.append) if kind is disk.Kind.MULTIBOOT else None
     return _Guest(disk.drives(image, kind), kernel)
 
 
@@ -289,23 +357,14 @@ def _timeout(args: argparse.Namespace) -> float | None:
     return float(args.timeout) if args.timeout else None
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """End on SIGTERM as on Ctrl-C."""
-    raise KeyboardInterrupt
-
-
-def _without(error: Exception, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
-
-
 def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> int:
-    console = open_console(quiet=args.json)
+    console = open_console(quiet=args.json, escape=args.escape)
     try:
         outcome = boot.run(vcpu, console)
     finally:
         console.close()
     counters: dict[str, tuple[int, int]] = {}
-    if outcome.reason in (Reason.LOST, Reason.RUN_LOST):
+    if outcome.reason in (Reason.LOST, Reason.RUN_LOST) or shim.lost is not None:
         shim.close(bye=False)  # nobody is there to say goodbye to
     else:
         with contextlib.suppress(SessionLost):  # the daemon may have gone since
@@ -322,7 +381,7 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
 def _compare(shim: Shim) -> dict[str, tuple[int, int]]:
     """Return each counter as counted here and by the daemon."""
     ours: ClientStats = shim.stats()
-    theirs = shim.counters().vcpus
+    theirs = shim.counters(_COUNTERS_TIMEOUT).vcpus
     return {
         name: (getattr(ours, here), sum(getattr(vcpu, there) for vcpu in theirs))
         for name, (here, there) in _COUNTERS.items()
@@ -368,6 +427,9 @@ def _print_stats(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, in
     print("\n".join(lines), file=sys.stderr)
 
 
-def _fail(error: object, status: int) -> int:
+def _fail(args: argparse.Namespace, status: int, error: object) -> int:
+    """Say why nothing was booted, as JSON too where that is asked for; returns ``status``."""
     print(f"x86-dm boot: {error}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"outcome": "not-started", "detail": str(error)}, indent=2))
     return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import Error, ErrorClass, Message
 from dm.shim.dealer import Watch, dealer
+from dm.shim.endpoint import obstacle
 from dm.shim.errors import Refused, SessionLost, ShimError
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -38,6 +40,8 @@ class Control:
         self.lost: ShimError | None = None
         self.closing = False
         self.session = 0
+        #: Moment (time.monotonic) by which every answer must have come, whatever a request says.
+        self.deadline = math.inf
         self._interval = 1.0
         self._context = context
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -58,6 +62,7 @@ class Control:
             SessionLost: no answer came, the session is gone, or the daemon is shutting down.
         """
         future: Future[Message] = Future()
+        timeout = min(timeout, max(0.0, self.deadline - time.monotonic()))
         with self._lock:
             if self._stop:
                 raise SessionLost("the connection is closed")
@@ -70,7 +75,9 @@ class Control:
         try:
             answer = future.result(timeout)
         except TimeoutError:
-            raise SessionLost(f"no daemon answers at {self.endpoint} within {timeout:g} s; is it running?") from None
+            silent = f"no daemon answers at {self.endpoint} within {timeout:.3g} s, though somebody listens there"
+            found = obstacle(self.endpoint)
+            raise SessionLost(found.why if found else silent) from None
         if isinstance(answer, Error):
             if answer.error is ErrorClass.SHUTTING_DOWN:
                 raise SessionLost("the daemon is shutting down")
@@ -101,7 +108,10 @@ class Control:
     def _main(self) -> None:
         link = dealer(self._context, self._curve)
         watch = Watch(link)
-        link.connect(self.endpoint)
+        try:
+            link.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self._lose(SessionLost(f"{self.endpoint} is no endpoint: {error}"))
         poller = zmq.Poller()
         poller.register(link, zmq.POLLIN)
         poller.register(watch.socket, zmq.POLLIN)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +14,12 @@ from typing import Final
 from dm.shim import eltorito, multiboot
 
 SECTOR: Final = 512
+#: mmap(2); Python's module does not name it.
+_MAP_NORESERVE: Final = 0x4000
+_NO_FILES: Final = (
+    (stat.S_ISDIR, "a directory"), (stat.S_ISBLK, "a block device"), (stat.S_ISCHR, "a character device"),
+    (stat.S_ISFIFO, "a FIFO"),
+)  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -97,17 +106,29 @@ def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
     """Map an image; without ``write`` the guest's writes stay in memory and are gone at the end.
 
     Raises:
-        ValueError: the image is empty or no regular file, with its path.
-        OSError: it cannot be opened.
+        ValueError: the image is empty or no regular file.
+        OSError: it cannot be opened or mapped, with its path.
     """
-    if not path.is_file():
-        # Opening a missing file says so in the system's words.
-        path.open("rb").close()
-        raise ValueError(f"{path}: not a regular file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the image is empty")
-    with path.open("r+b" if write else "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_COPY)
+    # Without waiting for whoever might write to a FIFO.
+    fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "a directory, an image file is needed", str(path))
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((name for test, name in _NO_FILES if test(found.st_mode)), "no regular file")
+            raise ValueError(f"{kind}, an image file is needed")
+        if found.st_size == 0:
+            raise ValueError("the image is empty")
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        # Only what the guest writes takes memory; the kernel need not set aside as much as the image is large.
+        flags = mmap.MAP_SHARED if write else mmap.MAP_PRIVATE | _MAP_NORESERVE
+        try:
+            return mmap.mmap(fd, 0, flags=flags, prot=protection)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(fd)
 
 
 def detect(image: mmap.mmap | bytearray) -> Kind:

@@ -9,6 +9,10 @@ class ShimError(Exception):
     """The daemon cannot be used; the text says why."""
 
 
+class EndpointError(ShimError):
+    """What was given as an endpoint cannot be one."""
+
+
 class Refused(ShimError):
     """The daemon refused a request.  ``error`` is its message: class, text, what would be right, field."""
 

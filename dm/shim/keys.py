@@ -40,6 +40,9 @@ _CHARACTER: dict[str, tuple[int, bool]] = {
 _ESCAPES = {"n": "\r", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\"}
 _CONTROLS = {"\n": ENTER, "\r": ENTER, "\t": TAB, "\b": BACKSPACE, "\x7f": BACKSPACE, "\x1b": ESCAPE}
 
+#: Control characters of keys that are no letters: Ctrl-@ (Ctrl-2), Ctrl-\\, Ctrl-], Ctrl-^ (Ctrl-6), Ctrl-_ (Ctrl--).
+_CONTROL_SIGNS = {"\0": "2", "\x1c": "\\", "\x1d": "]", "\x1e": "6", "\x1f": "-"}
+
 # INT 16h words of keys that print nothing: plain, shift, control, alt (IBM PC/AT BIOS; enhanced keys as on 101 keys).
 _SPECIAL: dict[int, tuple[int, int, int, int]] = {
     ESCAPE: (0x011B, 0x011B, 0x011B, 0x0100),
@@ -130,6 +133,8 @@ def type_character(char: str) -> bytes:
         return press(code, shift=shifted)
     if "\x01" <= char <= "\x1a":
         return press(_CHARACTER[chr(ord(char) + 0x60)][0], control=True)
+    if char in _CONTROL_SIGNS:
+        return press(_CHARACTER[_CONTROL_SIGNS[char]][0], control=True)
     raise ValueError(f"no key of a US keyboard types {char!r}")
 
 

@@ -128,7 +128,7 @@ def find_header(image: bytes | bytearray | mmap.mmap) -> int | None:
     return None
 
 
-def parse(image: bytes, command: str = "") -> Kernel:
+def parse(image: bytes | mmap.mmap, command: str = "") -> Kernel:
     """Return the kernel in a file.
 
     Args:
@@ -153,7 +153,7 @@ def parse(image: bytes, command: str = "") -> Kernel:
     return Kernel(pieces, entry, command)
 
 
-def _by_addresses(image: bytes, at: int) -> tuple[tuple[Piece, ...], int]:
+def _by_addresses(image: bytes | mmap.mmap, at: int) -> tuple[tuple[Piece, ...], int]:
     """Load as the header's address fields say (the "a.out kludge")."""
     if at + 32 > len(image):
         raise ValueError("the file ends inside the Multiboot header's address fields")
@@ -169,8 +169,13 @@ def _by_addresses(image: bytes, at: int) -> tuple[tuple[Piece, ...], int]:
     return (Piece(load, image[offset : offset + length], size),), entry
 
 
-def _by_elf(image: bytes) -> tuple[tuple[Piece, ...], int]:
+def _by_elf(image: bytes | mmap.mmap) -> tuple[tuple[Piece, ...], int]:
     """Load the segments of an ELF-32 executable at their physical addresses."""
+    if image[4:5] == b"\x02":
+        raise ValueError(
+            "a 64-bit ELF file; Multiboot kernels are loaded from 32-bit ones (objcopy -O elf32-i386 makes one of "
+            "32-bit code), or by address fields in the header (flag 16)"
+        )
     if len(image) < 52 or image[4:6] != b"\x01\x01" or struct.unpack_from("<H", image, 18)[0] != 3:
         raise ValueError("the ELF file is not for 32-bit x86")
     entry, table = struct.unpack_from("<II", image, 24)

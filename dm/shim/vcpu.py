@@ -450,7 +450,13 @@ class Vcpu:
         self._socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT)
         self._watch = Watch(self._socket)
         self._give_up_at, self._unheard = 0.0, False
-        self._socket.connect(self.endpoint)
+        try:
+            self._socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self._watch.close()
+            self._socket.close(linger=0)
+            self._socket = None
+            raise SessionLost(f"the daemon named {self.endpoint} for vCPU {self.number}: {error}") from None
         self._link = link(self._socket, self._wake, self._watch.descriptor)
         self._epoch += 1
         if renewed is not None and not renewed[1]:

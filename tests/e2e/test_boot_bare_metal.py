@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dm.shim.ends import Status
+
 X86_DM = [sys.executable, "-P", "-m", "dm.cli"]
 
 #: Runs in segment F000h.
@@ -124,7 +126,7 @@ def test_multiboot_kernel_that_needs_more_memory(tmp_path: Path) -> None:
     file = tmp_path / "kernel.bin"
     file.write_bytes(flat_kernel().replace(struct.pack("<I", LOAD + 0x2000), struct.pack("<I", LOAD + (80 << 20))))
     done = boot(file)
-    assert done.returncode == 1
+    assert done.returncode == Status.USAGE
     assert "wants to be loaded at 0x100000 to 0x50fffff; there is memory at" in done.stderr
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from needs import need
 
+from dm.shim.ends import Status
+
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", "native"]
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 MODULES = Path("/usr/lib/syslinux/modules/bios")
@@ -123,7 +125,7 @@ def test_linux_runs_to_its_64_bit_entry(linux: Path, tmp_path: Path) -> None:
     label = "LABEL linux\n LINUX /vmlinuz\n APPEND earlyprintk=serial,ttyS0 debug\n"
     image = isolinux(tmp_path, PROMPT + label, [kernel])
     steps = ("--expect", "boot:", "--keys", r"linux\n", "--expect", "early console in setup code", "--expect", "never")
-    result = report(image, "--cpu", "x86-64", "--memory", 256, *steps, "--timeout", 100, status=1)
+    result = report(image, "--cpu", "x86-64", "--memory", 256, *steps, "--timeout", 100, status=Status.FAILED)
     assert result["outcome"] == "failed"
     assert "CODE_64_BIT" in result["detail"]
     address = re.search(r"linear 0x([0-9a-f]+)", result["detail"])

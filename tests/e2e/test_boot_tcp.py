@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dm.shim.ends import Status
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
 
 from harness import free_port
@@ -73,5 +75,5 @@ def test_an_unknown_client_is_turned_away(rescue: Path, folder: Path, endpoint: 
     subprocess.run([*COMMAND, "keygen", folder / "stranger"], check=True, stdout=subprocess.DEVNULL)
     keys = ("--curve-secret-key", folder / "stranger.key_secret", "--curve-server-key", folder / "daemon.key")
     done = boot(rescue, "--connect", endpoint, *keys)
-    assert done.returncode == 1
+    assert done.returncode == Status.DAEMON
     assert "does not know these CURVE keys" in done.stderr

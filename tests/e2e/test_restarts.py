@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from dm.shim.ends import Status
+
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot"]
 SERVE = [sys.executable, "-P", "-m", "dm.cli", "serve"]
 EXIT_PORT = 0xF4
-RUN_LOST = 3
 
 #: Characters the counting guest prints, each after 131072 turns of a delay loop: seconds on any machine, so that it is
 #: still counting when the last daemon of a test is ended.
@@ -71,6 +72,10 @@ def endpoint() -> Iterator[Endpoint]:
     with tempfile.TemporaryDirectory(prefix="x86-dm-") as folder:
         served = Endpoint(Path(folder))
         served.serve()
+        deadline = time.monotonic() + 60
+        while not (served.folder / "control").exists():  # boots do not wait long for the first one
+            assert time.monotonic() < deadline, "the daemon does not listen"
+            time.sleep(0.005)
         yield served
         if served.daemon.poll() is None:
             assert served.end() == 0
@@ -185,7 +190,7 @@ def test_a_worker_killed_in_mid_run_stops_the_vm_with_the_named_event(
         with contextlib.suppress(subprocess.TimeoutExpired):
             boot.wait(3)
     found = result(boot)
-    assert (found["outcome"], boot.returncode) == ("run-lost", RUN_LOST)
+    assert (found["outcome"], boot.returncode) == ("run-lost", Status.RUN_LOST)
     assert "lost in the middle" in found["detail"]
     text = found["serial"]
     assert 0 < len(text) < COUNT
@@ -199,7 +204,7 @@ def test_without_a_successor_it_ends(endpoint: Endpoint, boots: Boots, counter: 
     endpoint.wait_for_vcpu()
     assert endpoint.end() == 0
     found = result(boot)
-    assert (found["outcome"], boot.returncode) == ("lost", 1)
+    assert (found["outcome"], boot.returncode) == ("lost", Status.DAEMON)
     assert "no daemon answers" in found["detail"] or "shutting down" in found["detail"]
     endpoint.serve()
     deadline = time.monotonic() + 30

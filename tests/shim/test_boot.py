@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 
 import pytest
 
@@ -13,6 +14,7 @@ from dm.shim import keys
 from dm.shim.bios import rom
 from dm.shim.boot import Boot, Reason
 from dm.shim.disk import Kind, drives
+from dm.shim.ends import Interrupted, Status, TimeOver
 from dm.shim.errors import RunLost, SessionLost
 from dm.shim.script import Expect, Send, Type
 from dm.shim.terminal import PlainConsole
@@ -112,16 +114,17 @@ def test_timeout_names_what_is_missing(boot):
             yield done(DoneReason.BUDGET)
 
     outcome, *_ = boot(program, script=[Expect("never")], timeout=0.1)
-    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, 1)
+    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, Status.MISSING)
     assert "'never' has not appeared" in outcome.detail
 
 
-def test_timeout_without_expectations_is_success(boot):
+def test_timeout_with_nothing_left_to_expect_has_a_status_of_its_own(boot):
     def program(guest):
         while True:
             yield done(DoneReason.BUDGET)
 
-    assert boot(program, timeout=0.05)[0].exit_code == 0
+    assert boot(program, timeout=0.05)[0].exit_code == Status.TIMEOUT
+    assert boot(program, script=[Expect("x86"), Type(())], timeout=0.05)[0].exit_code == Status.MISSING
 
 
 def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
@@ -258,7 +261,7 @@ def test_failed_run_is_reported_with_its_place(boot, reason):
         yield done(reason, detail="the reason why")
 
     outcome, *_ = boot(program, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.FAILED, 1)
+    assert (outcome.reason, outcome.exit_code) == (Reason.FAILED, Status.FAILED)
     assert f"{reason}" in outcome.detail
     assert "0000:00007c00" in outcome.detail
     assert "the reason why" in outcome.detail
@@ -270,23 +273,67 @@ def test_a_lost_daemon_and_a_lost_run_are_failures(boot):
         yield
 
     outcome, *_ = boot(lost, timeout=60)
-    assert (outcome.reason, outcome.exit_code, outcome.detail) == (Reason.LOST, 1, "the daemon is silent")
+    assert (outcome.reason, outcome.exit_code, outcome.detail) == (Reason.LOST, Status.DAEMON, "the daemon is silent")
 
     def in_the_middle(guest):
         raise RunLost("a run was lost in the middle")
         yield
 
     outcome, *_ = boot(in_the_middle, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.RUN_LOST, 3)
+    assert (outcome.reason, outcome.exit_code) == (Reason.RUN_LOST, Status.RUN_LOST)
 
 
-def test_interrupt_by_the_user(boot):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 143), (Interrupted(signal.SIGHUP), 129)],
+)
+@pytest.mark.parametrize("script", [[], [Expect("x")]])
+def test_a_signal_ends_the_boot_with_its_status(boot, error, code, script):
     def program(guest):
-        raise KeyboardInterrupt
+        raise error
         yield
 
-    outcome, *_ = boot(program, script=[Expect("x")], timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.INTERRUPTED, 130)
+    outcome, *_ = boot(program, script=script, timeout=60)
+    assert (outcome.reason, outcome.exit_code) == (Reason.INTERRUPTED, code)
+
+
+@pytest.mark.parametrize(("script", "code"), [([], Status.ENDED), ([Expect("x")], Status.MISSING)])
+@pytest.mark.parametrize("woken", [True, False], ids=["woken", "found at a look"])
+def test_the_user_may_leave(floppy_image, script, code, woken):
+    class Left(PlainConsole):
+        left = True
+
+    def program(guest):
+        while True:
+            yield done(DoneReason.BUDGET)
+            if woken:
+                raise KeyboardInterrupt
+
+    machine = Boot(bytearray(4 << 20), drives(floppy_image, Kind.FLOPPY), script=script)
+    outcome = machine.run(Guest(program), Left(io.StringIO()))
+    assert (outcome.reason, outcome.exit_code) == (Reason.LEFT, code)
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for_beyond_the_limit(boot):
+    def program(guest):
+        raise TimeOver
+        yield
+
+    outcome, *_ = boot(program, timeout=60)
+    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, Status.TIMEOUT)
+    assert outcome.detail == "time is over after 60 s: the daemon does not answer"
+
+
+def test_no_bootable_device_is_a_failure(boot):
+    def program(guest):
+        guest.state.esp = 0x7000
+        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x18))
+        assert guest.state.rip == rom.HALT
+        yield guest.halt(interrupts=False)
+
+    for script in ([], [Expect("never")]):
+        outcome, *_ = boot(program, script=script, timeout=60)
+        assert (outcome.reason, outcome.exit_code) == (Reason.NO_BOOT, Status.NO_BOOT)
 
 
 def test_firmware_calls_are_answered_and_counted(boot):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import sys
 import threading
 import time
@@ -274,8 +275,25 @@ class TestKicks:
 
 class TestLoss:
     def test_no_daemon(self, tmp_path):
+        with pytest.raises(SessionLost, match=r"no daemon answers at .*: there is no such socket"):
+            Shim.connect(f"ipc://{tmp_path}/nothing", patience=0)
         with pytest.raises(SessionLost, match=r"no daemon answers at .*; is it running\?"):
             Shim.connect(f"ipc://{tmp_path}/nothing", timeout=0.2)
+
+    def test_a_daemon_that_comes_late_is_waited_for(self, daemon):
+        path = daemon.endpoint.removeprefix("ipc://")
+        os.rename(path, path + ".hidden")
+        timer = threading.Timer(0.2, os.rename, (path + ".hidden", path))
+        timer.start()
+        Shim.connect(daemon.endpoint, patience=60).close()
+        timer.join()
+
+    def test_a_silent_daemon(self, tmp_path):
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(f"{tmp_path}/silent")
+            silent.listen()
+            with pytest.raises(SessionLost, match=r"answers at .* within 0\.2 s, though somebody listens"):
+                Shim.connect(f"ipc://{tmp_path}/silent", timeout=0.2)
 
     def test_something_else_listens(self, tmp_path):
         context = zmq.Context()

@@ -1,8 +1,15 @@
 import argparse
+import json
+import os
+import signal
+import socket
+from pathlib import Path
 
 import pytest
 
+from dm import cli
 from dm.shim import command
+from dm.shim.ends import Status
 from dm.shim.script import Expect
 
 
@@ -69,19 +76,71 @@ def test_missing_image(parse, tmp_path, capsys):
 
 
 def test_busy_debug_port_is_refused_before_anything_starts(parse, write_image, capsys):
-    assert command.main(parse([str(write_image(bytes(512))), "--debugcon", "0x60"])) == 1
+    assert command.main(parse([str(write_image(bytes(512))), "--debugcon", "0x60"])) == Status.USAGE
     assert "0x60 is taken" in capsys.readouterr().err
 
 
-def test_no_daemon_at_the_endpoint(parse, write_image, capsys, monkeypatch, tmp_path):
-    from dm.shim.errors import SessionLost
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, None], ids=["directory", "FIFO", "nothing"])
+@pytest.mark.parametrize("option", ["IMAGE", "--bios"])
+def test_what_is_no_file_is_named_at_once(parse, tmp_path, capsys, make, option):
+    path = tmp_path / "image"
+    if make:
+        make(path)
+    assert command.main(parse([str(path)] if option == "IMAGE" else [option, str(path)])) == Status.USAGE
+    error = capsys.readouterr().err
+    wrong = {Path.mkdir: "a directory, an image", os.mkfifo: "a FIFO, an image", None: "No such file"}[make]
+    assert error.startswith(f"x86-dm boot: {path}: {wrong}")
 
-    def connect(endpoint, name, curve):
-        raise SessionLost(f"no daemon answers at {endpoint}")
 
-    monkeypatch.setattr(command.Shim, "connect", connect)
-    assert command.main(parse([str(write_image(bytes(512))), "--connect", f"ipc://{tmp_path}/none"])) == 1
-    assert "no daemon answers" in capsys.readouterr().err
+def test_a_trace_that_cannot_be_written_is_named(parse, tmp_path, write_image, capsys):
+    path = tmp_path / "none" / "trace"
+    assert command.main(parse([str(write_image(bytes(512))), "--trace", str(path)])) == Status.USAGE
+    assert capsys.readouterr().err == f"x86-dm boot: {path}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("words", [["--connect", "foo"], ["--connect", "ipc://"], ["--connect", "udp://127.0.0.1:1"]])
+def test_what_is_no_endpoint_is_refused_as_an_option(parse, write_image, capsys, words):
+    assert command.main(parse([str(write_image(bytes(512))), *words])) == Status.USAGE
+    assert "ipc:///PATH or tcp://ADDRESS:PORT is needed" in capsys.readouterr().err
+
+
+def test_no_daemon_at_the_endpoint(parse, write_image, capsys, tmp_path):
+    """It is said soon, whatever time there is; --patience waits for one that may yet come."""
+    image, endpoint = str(write_image(bytes(512))), f"ipc://{tmp_path}/none"
+    for words in ([], ["--timeout", "1000"], ["--patience", "0.2"]):
+        assert command.main(parse([image, "--connect", endpoint, *words])) == Status.DAEMON
+        error = capsys.readouterr().err
+        assert error == f"x86-dm boot: no daemon answers at {endpoint}: there is no such socket; is it running?\n"
+    assert command.main(parse([image, "--connect", endpoint, "--json"])) == Status.DAEMON
+    assert json.loads(capsys.readouterr().out)["outcome"] == "not-started"
+
+
+def test_a_daemon_that_is_there_but_silent_is_waited_for_no_longer_than_the_time_limit(
+    parse, write_image, capsys, tmp_path
+):
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/silent")
+        silent.listen()
+        words = [str(write_image(bytes(512))), "--connect", f"ipc://{tmp_path}/silent", "--timeout", "0.2"]
+        assert command.main(parse(words)) == Status.TIMEOUT
+    assert f"in which ipc://{tmp_path}/silent was not ready" in capsys.readouterr().err
+
+
+def test_the_end_of_a_boot_puts_signals_back_as_they_were(parse, tmp_path):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    assert command.main(parse([str(tmp_path / "none"), "--timeout", "5"])) == Status.USAGE
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_help_lists_every_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["boot", "--help"])
+    out = capsys.readouterr().out
+    for status in Status:
+        assert f"\n  {status.value}   {status.text}\n" in out
+    assert "128+N" in out
 
 
 def test_rom_or_image_but_not_both(parse, write_image, capsys):

@@ -67,6 +67,8 @@ class Firmware:
         self._timer, self._system = timer, system
         #: Calls answered, by vector; entry points that are no vectors do not count.
         self.calls: dict[int, int] = {}
+        #: Whether nothing was found to boot from since the last POST; the guest has halted then.
+        self.no_boot = False
         self._complained: set[int] = set()
         self._vectors: dict[int, Callable[[Call], None]] = {
             0x08: timer.tick, 0x10: video.service, 0x11: self._equipment, 0x12: self._memory_size,
@@ -124,6 +126,7 @@ class Firmware:
             call.set_segment(Seg.CS, target >> 16)
             call.state.rip = target & 0xFFFF
             return
+        self.no_boot = False
         rom.install(self._memory)
         self._install_vectors()
         self._program_controllers()
@@ -212,6 +215,7 @@ class Firmware:
         return address
 
     def _no_boot(self, call: Call) -> None:
+        self.no_boot = True
         self._video.print("No bootable device.\n")
         call.go(rom.HALT)
 

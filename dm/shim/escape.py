@@ -1,0 +1,72 @@
+"""The escape key: the one that begins a command to x86-dm, so that all others of the terminal reach the guest."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+#: Ctrl-], as telnet and virsh have it; QEMU's Ctrl-A is the shell's and GRUB's "start of line".
+DEFAULT: Final = 0x1D
+#: Ctrl-Z suspends without it, as it does with every program.
+_SUSPEND: Final = 0x1A
+
+
+class Command(Enum):
+    """What the user wants of x86-dm itself."""
+
+    SUSPEND = "z"
+    LEAVE = "qx."
+    REDRAW = "r"
+    HELP = "h?"
+
+
+def parse(text: str) -> int:
+    r"""Return the control character of a key written ``ctrl-a`` or ``^A``.
+
+    Raises:
+        ValueError: it is none of Ctrl-A to Ctrl-Z, Ctrl-\, Ctrl-], Ctrl-^ and Ctrl-_, or one with another meaning.
+    """
+    letter = text.lower().removeprefix("ctrl-").removeprefix("^").upper()
+    code = ord(letter) - 0x40 if len(letter) == 1 and len(text) > 1 else 0
+    if not 0 < code < 0x20 or letter in "HIJMZ[":  # Backspace, Tab, Enter, Enter, suspend, Escape
+        raise ValueError(f"{text}: a control key like ctrl-] or ctrl-a is needed, none of ctrl-h, i, j, m, z and [")
+    return code
+
+
+def spelt(code: int) -> str:
+    """Return a control character as people say it: ``Ctrl-]``."""
+    return f"Ctrl-{chr(code + 0x40)}"
+
+
+def usage(code: int) -> str:
+    """Return one line about the commands."""
+    key = spelt(code)
+    return f"{key} q leaves, {key} r redraws, {key} {key} or another control key sends that; Ctrl-Z suspends"
+
+
+class Escape:
+    """Splits what the user types into keys for the guest and commands."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self._begun = False
+
+    def feed(self, data: bytes) -> tuple[bytes, list[Command]]:
+        """Return what is the guest's of ``data``, and the commands in it; a command may go on in the next piece."""
+        guest, commands = bytearray(), []
+        for byte in data:
+            if not self._begun:
+                if byte == self.code:
+                    self._begun = True
+                elif byte == _SUSPEND:
+                    commands.append(Command.SUSPEND)
+                else:
+                    guest.append(byte)
+                continue
+            self._begun = False
+            if byte < 0x20:
+                guest.append(byte)
+            else:
+                word = chr(byte).lower()
+                commands.append(next((c for c in Command if word in c.value), Command.HELP))
+        return bytes(guest), commands
