@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dm.isa import flags
 from dm.isa import primitives as p
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
 
 
@@ -148,9 +149,11 @@ def ADOX(x: Insn, dst: Operand, src: Operand) -> None:
 def BOUND(x: Insn, index: Operand, bounds: Memory) -> None:
     """Raise #BR when a signed index is outside the two bounds in memory.
 
-    The bounds are accesses of their own: the second may wrap to offset 0.
+    The bounds are accesses of their own: the second may wrap to offset 0.  Intel's parts look at the first before they
+    read the second.
     """
     value = index.read()
     lower = bounds.load(bounds.width)
+    x.fault_if(~is_amd(x.m) & value.slt(lower), p.BR, 0, "BOUND", value.fit(32), lower.fit(32))
     upper = bounds.load(bounds.width, plus=bounds.width // 8)
     x.fault_if(value.slt(lower) | upper.slt(value), p.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dm.isa import flags
 from dm.isa import primitives as p
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
 
 
@@ -19,7 +20,9 @@ def _packed(x: Insn, subtract: bool) -> None:
     # DAS alone can also borrow in its first step: from AL below 6 with AF set.
     carry = high | (adjust & (al < 6)) if subtract else high
     register.write(result)
-    flags.result_only(m, result, carry, m.const(1, 0), adjust)
+    # OF is undefined: that of the correction on AMD's parts, clear on Intel's.
+    turned = (al ^ correction) & (al ^ result) if subtract else (al ^ result) & (correction ^ result)
+    flags.result_only(m, result, carry, is_amd(m) & turned.msb(), adjust)
 
 
 @instruction()
@@ -76,8 +79,8 @@ def AAM(x: Insn, base: Operand) -> None:
 
 @instruction()
 def AAD(x: Insn, base: Operand) -> None:
-    """Join AH and AL into AL = AH * base + AL; AH = 0."""
-    m = x.m
-    result = x.register(4, 8).read() * base.read() + x.register(0, 8).read()
+    """Join AH and AL into AL = AH * base + AL; AH = 0.  Flags are the addition's (CF OF AF undefined, measured)."""
+    al, product = x.register(0, 8).read(), x.register(4, 8).read() * base.read()
+    result = al + product
     x.register(0, 16).write(result.zext(16))
-    flags.result_only(m, result, m.const(1, 0), m.const(1, 0))
+    flags.add(x.m, al, product, result)

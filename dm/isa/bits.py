@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dm.isa import features, flags
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.microcode import Value
 
@@ -38,7 +39,7 @@ def _change(x: Insn, base: Operand, index: Operand, how: str) -> None:
 
 @instruction()
 def BT(x: Insn, base: Operand, index: Operand) -> None:
-    """Copy a bit to CF; the other flags stay (undefined on Intel's, unchanged on AMD's parts)."""
+    """Copy a bit to CF; the other flags stay (undefined but for ZF, measured)."""
     base, mask = _bit(x, base, index)
     flags.set_carry(x.m, (base.read() & mask).nz())
 
@@ -62,9 +63,11 @@ def BTC(x: Insn, base: Operand, index: Operand) -> None:
 
 
 def _scan(x: Insn, dst: Operand, value: Value, found: Value) -> None:
-    with x.m.If(value != 0):
+    m = x.m
+    with m.If(value != 0):
         dst.write(found)
-    flags.logic(x.m, value)
+    # PF is the result's, also where that is 0; the others are cleared (undefined, measured).
+    flags.logic(m, m.select(value == 0, m.const(value.width, 0), flags.nonzero(m, found)))
 
 
 @instruction()
@@ -82,8 +85,12 @@ def BSR(x: Insn, dst: Operand, src: Operand) -> None:
 
 
 def _counted(x: Insn, dst: Operand, value: Value, count: Value) -> None:
+    m = x.m
     dst.write(count)
-    flags.result_only(x.m, count, value == 0, x.m.const(1, 0))
+    # OF, undefined as SF AF PF are, is cleared by Intel's parts and left alone by AMD's (measured).
+    of = is_amd(m) & flags.overflow(m)
+    word = (value == 0).zext(32) << flags.CF | (count == 0).zext(32) << flags.ZF | of.zext(32) << flags.OF
+    flags.set_arithmetic(m, word)
 
 
 @instruction()

@@ -1,18 +1,31 @@
 """Three-operand bit manipulation with a VEX prefix, BMI1 and BMI2 (SDM vol. 2, ANDN to SHRX; AMD APM vol. 3).
 
-Operands have 32 bits in 16-bit code too.  Flags that the manuals leave undefined are as AMD's parts leave them.
+Operands have 32 bits in 16-bit code too.  Flags that the manuals leave undefined: :mod:`dm.isa.undefined`.
 """
 
 from __future__ import annotations
 
 from dm.isa import flags
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
 from dm.microcode import Value
 
 
 def _finish(x: Insn, dst: Operand, result: Value, cf: Value | None = None) -> None:
+    """Write the result and set CF (default: clear), SF and ZF.  PF is clear on Intel's parts, the result's on AMD's."""
+    m = x.m
     dst.write(result)
-    flags.result_only(x.m, result, x.m.const(1, 0) if cf is None else cf, x.m.const(1, 0))
+    cf = m.const(1, 0) if cf is None else cf
+    flags.set_arithmetic(m, _zero(result) | _parity(x, result) | cf.zext(32) | result.msb().zext(32) << flags.SF)
+
+
+def _zero(result: Value) -> Value:
+    return (result == 0).zext(32) << flags.ZF
+
+
+def _parity(x: Insn, result: Value) -> Value:
+    even = ~(result & 0xFF).popcount().bit(0)
+    return (is_amd(x.m) & even).zext(32) << flags.PF
 
 
 @instruction()
@@ -23,13 +36,15 @@ def ANDN(x: Insn, dst: Operand, inverted: Operand, src: Operand) -> None:
 
 @instruction()
 def BEXTR(x: Insn, dst: Operand, src: Operand, control: Operand) -> None:
-    """Extract a field: bits 7:0 of the control are its first bit, 15:8 its length; SF is cleared and AF set."""
+    """Extract a field: bits 7:0 of the control are its first bit, 15:8 its length.
+
+    Of what is undefined SF and, on Intel's parts, AF and PF are cleared; AMD's set AF, and PF by the result.
+    """
     value, word = src.read(), control.read()
     start, length = word & 0xFF, (word >> 8) & 0xFF
     result = (value >> start) & _ones(x, length)
     dst.write(result)
-    parity = ~(result & 0xFF).popcount().bit(0)
-    flags.set_arithmetic(x.m, ((result == 0).zext(32) << flags.ZF) | (parity.zext(32) << flags.PF) | (1 << flags.AF))
+    flags.set_arithmetic(x.m, _zero(result) | _parity(x, result) | is_amd(x.m).zext(32) << flags.AF)
 
 
 def _ones(x: Insn, count: Value) -> Value:

@@ -41,7 +41,7 @@ DR7: Final = cell("dr7")
 # Constant while a vCPU lives; set by the engine from CpuConfig.
 #: Bit mask of dm.isa.features.FEATURES the guest's CPUID shows.
 FEATURES: Final = Field("features", 64, architectural=False)
-#: 0 Intel, 1 AMD (dm.isa.features.VENDORS).
+#: Whose part it is (dm.isa.features.VENDORS).
 VENDOR: Final = Field("vendor", 8, architectural=False)
 #: 2: 80286, 3: 80386, 6: P6 class.
 MODEL: Final = Field("model", 8, architectural=False)

@@ -528,7 +528,7 @@ def iret_real(m: Microcode, wide: Value) -> None:
     """IRET in real-address mode, and in virtual-8086 mode with IOPL 3."""
     size = frames.element_size(m, wide)
     eip = m.call(frames.peek, 0, wide)
-    cs = m.call(frames.peek, size, wide).trunc(16)
+    cs = frames.peek_selector(m, size, wide)
     image = m.call(frames.peek, size * 2, wide)
     m.call(enter_real, cs, eip)
     frames.release(m, size * 3)
@@ -579,7 +579,7 @@ def iret_protected(m: Microcode, wide: Value, next_eip: Value) -> None:
     size = frames.element_size(m, wide)
     cpl = m.get(CPL)
     image = m.call(frames.peek, size * 2, wide)  # the frame is read from its end (live oracle)
-    cs = m.call(frames.peek, size, wide).trunc(16)
+    cs = frames.peek_selector(m, size, wide)
     eip = m.call(frames.peek, 0, wide)
     with m.If(image.bit(flags.VM) & (cpl == 0) & ~mode.long_mode(m)):
         m.call(return_to_virtual_8086, cs, eip, image)

@@ -59,8 +59,10 @@ TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
 }
 _BIT: Final = {name: i for i, name in enumerate(TABLE)}
 
+#: Values of cell VENDOR: Intel and all that are not known; AMD; AMD from family 1Ah (Zen 5) on.
+INTEL, AMD, AMD_1A = range(3)
 #: Vendor string in CPUID leaf 0 (EBX EDX ECX) -> value of cell VENDOR.
-VENDORS: Final = {b"GenuineIntel": 0, b"AuthenticAMD": 1, b"HygonGenuine": 1}
+VENDORS: Final = {b"GenuineIntel": INTEL, b"AuthenticAMD": AMD, b"HygonGenuine": AMD}
 
 #: CpuConfig.model -> value of cell MODEL.
 MODELS: Final = {"80286": 2, "80386": 3, "p6": 6}
@@ -73,7 +75,17 @@ def has(m: Microcode, name: str) -> Value:
 
 def is_amd(m: Microcode) -> Value:
     """Return whether the part follows AMD where vendors differ, 1 bit."""
-    return m.get(VENDOR) == 1
+    return m.get(VENDOR) != INTEL
+
+
+def is_amd_1a(m: Microcode) -> Value:
+    """Return whether the part is AMD's, of family 1Ah or later, 1 bit."""
+    return m.get(VENDOR) == AMD_1A
+
+
+def shifts_as_amd(m: Microcode) -> Value:
+    """Return whether OF of a shift by more than 1 is made of its result, as AMD's and parts before the P6 do, 1 bit."""
+    return is_amd(m) | (m.get(MODEL) < 6)
 
 
 def before_386(m: Microcode) -> Value:
@@ -94,4 +106,11 @@ def feature_mask(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int
 def vendor(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int:
     """Return the VENDOR cell for a CPUID table; parts of unknown vendors follow Intel."""
     _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
-    return VENDORS.get(b"".join(r.to_bytes(4, "little") for r in (ebx, edx, ecx)), 0)
+    found = VENDORS.get(b"".join(r.to_bytes(4, "little") for r in (ebx, edx, ecx)), INTEL)
+    return AMD_1A if found == AMD and _family(cpuid.get((1, 0), (0, 0, 0, 0))[0]) >= 0x1A else found
+
+
+def _family(version: int) -> int:
+    """Return the family that EAX of leaf 1 says (AMD APM vol. 3, appendix E.3.2)."""
+    base = version >> 8 & 15
+    return base + (version >> 20 & 0xFF) if base == 15 else base

@@ -81,6 +81,11 @@ def result_only(m: Microcode, result: Value, cf: Value, of: Value, af: Value | N
     m.set(FC, vector)
 
 
+def nonzero(m: Microcode, result: Value) -> Value:
+    """Return a value of the same sign and parity as ``result`` that is never 0: ZF is clear."""
+    return m.select(result == 0, m.const(result.width, 3), result)
+
+
 def carry(m: Microcode) -> Value:
     """Return CF, 1 bit."""
     return m.get(FC).bit(31)

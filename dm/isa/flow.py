@@ -56,12 +56,18 @@ def CALL(x: Insn, where: Operand) -> None:
     direct = isinstance(where, Constant)
     target = _cut(x, p.next_eip(m) + where.read() if direct else where.read())
     limit = m.get(LIMIT, Seg.CS)
+    back = p.next_eip(m).fit(x.osize)
     with m.If(target > limit):
-        # Hardware looks at the stack first (AMD; the manual has it the other way round).
-        size = x.osize // 8
-        m.call(p.PROBE_WRITE, Seg.SS, stack_offset(m, moved(m, -size)), size)
+        # Hardware looks at the stack first (the manual has it the other way round); Intel's parts have pushed by then,
+        # although ESP stays.
+        at = stack_offset(m, moved(m, -(x.osize // 8)))
+        with m.If(is_amd(m)):
+            m.call(p.PROBE_WRITE, Seg.SS, at, x.osize // 8)
+        with m.Else():
+            m.call(p.KEEP)
+            m.call(p.STORE[x.osize], Seg.SS, at, back)
         x.fault(p.GP, 0, "CS_LIMIT", target, limit)
-    push(m, p.next_eip(m).fit(x.osize))
+    push(m, back)
     m.end(p.JUMP if direct else p.JUMP_INDIRECT, target)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, GPR32, LIMIT, SELECTOR, STACK_MASK
 from dm.isa.descriptor import Descriptor, error_code, fetch_descriptor, is_null, load_cache, mark_accessed, rpl
+from dm.isa.features import is_amd
 from dm.isa.mode import fault_if
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
@@ -36,13 +37,33 @@ def push(m: Microcode, value: Value, wide: Value) -> None:
     set_stack_pointer(m, at)
 
 
+def element_offset(m: Microcode, distance: Value) -> Value:
+    """Return the offset in SS that lies ``distance`` bytes above the top of the stack, or below it when negative."""
+    return (m.get(GPR32, Gpr.SP) + distance) & m.get(STACK_MASK)
+
+
 @procedure(result=32, distance=32, wide=1)
 def peek(m: Microcode, distance: Value, wide: Value) -> None:
     """Return the doubleword or word ``distance`` bytes above the top of the stack."""
-    at = (m.get(GPR32, Gpr.SP) + distance) & m.get(STACK_MASK)
+    at = element_offset(m, distance)
     with m.If(wide):
         m.return_(m.call(p.LOAD[32], Seg.SS, at))
     m.return_(m.call(p.LOAD[16], Seg.SS, at).zext(32))
+
+
+@procedure(distance=32, value=32, wide=1)
+def poke(m: Microcode, distance: Value, value: Value, wide: Value) -> None:
+    """Store a doubleword, or the low word, ``distance`` bytes above the top of the stack."""
+    at = element_offset(m, distance)
+    with m.If(wide):
+        m.call(p.STORE[32], Seg.SS, at, value)
+    with m.Else():
+        m.call(p.STORE[16], Seg.SS, at, value.trunc(16))
+
+
+def peek_selector(m: Microcode, distance: Value, wide: Value) -> Value:
+    """Return CS of a far return's frame: of a doubleword's slot Intel's parts read the lower half only (16 bits)."""
+    return m.call(peek, distance, wide & is_amd(m)).trunc(16)
 
 
 def release(m: Microcode, size: Value) -> None:

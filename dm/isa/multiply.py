@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dm.isa import flags
 from dm.isa import primitives as p
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
 from dm.microcode import Value
 
@@ -27,6 +28,15 @@ def _high(value: Value) -> Value:
     return (value >> half).trunc(half)
 
 
+def _multiplied(x: Insn, low: Value, lost: Value) -> None:
+    """Set CF and OF; of the rest Intel's parts set SF and PF by the low half and clear ZF, AMD's change nothing."""
+    m = x.m
+    with m.If(is_amd(m)):
+        flags.set_carry_overflow(m, lost, lost)
+    with m.Else():
+        flags.result_only(m, flags.nonzero(m, low), lost, lost)
+
+
 @instruction()
 def MUL(x: Insn, accumulator: Operand, src: Operand) -> None:
     """Unsigned multiplication into the double-width accumulator."""
@@ -34,7 +44,7 @@ def MUL(x: Insn, accumulator: Operand, src: Operand) -> None:
     product = src.read().zext(2 * width) * accumulator.read().zext(2 * width)
     low, high = product.trunc(width), _high(product)
     _write_double(x, low, high)
-    flags.result_only(x.m, low, high.nz(), high.nz())
+    _multiplied(x, low, high.nz())
 
 
 @instruction()
@@ -49,8 +59,7 @@ def IMUL(x: Insn, dst: Operand, src: Operand, factor: Operand | None = None) -> 
         _write_double(x, low, _high(product))
     else:
         dst.write(low)
-    lost = low.sext(2 * width) != product
-    flags.result_only(x.m, low, lost, lost)
+    _multiplied(x, low, low.sext(2 * width) != product)
 
 
 def _divisor(x: Insn, src: Operand) -> Value:
@@ -61,7 +70,7 @@ def _divisor(x: Insn, src: Operand) -> Value:
 
 @instruction()
 def DIV(x: Insn, accumulator: Operand, src: Operand) -> None:
-    """Unsigned division of the double-width accumulator; flags stay, as AMD's do (undefined)."""
+    """Unsigned division of the double-width accumulator; flags stay, as Intel's do (undefined)."""
     width = src.width
     divisor = _divisor(x, src).zext(2 * width)
     dividend = _read_double(x, width)
@@ -72,7 +81,7 @@ def DIV(x: Insn, accumulator: Operand, src: Operand) -> None:
 
 @instruction()
 def IDIV(x: Insn, accumulator: Operand, src: Operand) -> None:
-    """Signed division of the double-width accumulator; flags stay, as AMD's do (undefined)."""
+    """Signed division of the double-width accumulator; flags stay, as Intel's do (undefined)."""
     width = src.width
     divisor = _divisor(x, src).sext(2 * width)
     dividend = _read_double(x, width)

@@ -86,6 +86,9 @@ TLB_FLUSH: Final = Primitive("tlb_flush", (1,), changes=True)
 TLB_FLUSH_PAGE: Final = Primitive("tlb_flush_page", (32,), changes=True)
 #: What has been done so far stays done, whatever follows (task switch past its commit point).
 COMMIT: Final = Primitive("commit", (), commits=True)
+#: Should this instruction fault from here on, what it has stored by then and the general registers it has set stay so;
+#: the rest of the state is as before.
+KEEP: Final = Primitive("keep", (), exact=True)
 
 # Terminators.
 #: Go on with the next instruction in line.

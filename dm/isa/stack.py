@@ -76,13 +76,14 @@ def _push_segment(x: Insn, src: Special) -> None:
 def POP(x: Insn, dst: Operand) -> None:
     """Pop.  An address made of ESP uses the incremented one; POP ESP keeps the value popped."""
     m = x.m
-    value = top(m, x.osize)
     esp = moved(m, x.osize // 8)
     if isinstance(dst, Special):
-        segmentation.load_register(x, dst.number, value.trunc(16))
+        segmentation.load_register(x, dst.number, _segment_slot(x))
         set_esp(m, esp)
         segmentation.end_load(x, dst.number)
-    elif isinstance(dst, Memory):
+        return
+    value = top(m, x.osize)
+    if isinstance(dst, Memory):
         Memory(x, x.osize, x.source_segment, lambda: x.effective_offset(esp=esp)).write(value)
         set_esp(m, esp)
     else:
@@ -90,17 +91,28 @@ def POP(x: Insn, dst: Operand) -> None:
         dst.write(value)
 
 
-def _keep(m: Microcode) -> None:
-    """On AMD's parts what PUSHA, POPA and ENTER have moved stays so when a later access of theirs faults."""
+def _segment_slot(x: Insn) -> Value:
+    """Return the selector on top of the stack: of a doubleword's slot Intel's parts read the lower half only."""
+    m = x.m
+    if x.osize == 16:
+        return top(m, 16)
+    selector = m.var(16, 0)
     with m.If(is_amd(m)):
-        m.call(p.COMMIT)
+        selector.v = top(m, 32).trunc(16)
+    with m.Else():
+        selector.v = top(m, 16)
+    return selector.v
 
 
 class _Frame:
-    """Pushes of one instruction that change ESP only at its end.  ``pointer`` is where the stack pointer would be."""
+    """Pushes of one instruction that change ESP only at its end.  ``pointer`` is where the stack pointer would be.
+
+    What has been pushed stays in memory when a later access of the instruction faults (measured, Intel's and AMD's).
+    """
 
     def __init__(self, x: Insn) -> None:
         self.x = x
+        x.m.call(p.KEEP)
         self.pointer = x.m.var(32, x.m.get(GPR32, Gpr.SP))
 
     def push(self, value: Value) -> None:
@@ -108,7 +120,6 @@ class _Frame:
         m = self.x.m
         self.pointer.v = with_stack_pointer(m, self.pointer.v, self.pointer.v - value.width // 8)
         m.call(p.STORE[value.width], Seg.SS, stack_offset(m, self.pointer.v), value)
-        _keep(m)
 
 
 @instruction()
@@ -123,14 +134,17 @@ def PUSHA(x: Insn) -> None:
 
 @instruction()
 def POPA(x: Insn) -> None:
-    """POPA, POPAD: pop all registers but SP, whose slot is read (a fault there is taken) and dropped."""
+    """POPA, POPAD: pop all registers but SP, whose slot is read (a fault there is taken) and dropped.
+
+    Registers popped before a fault keep what they have got (measured, Intel's and AMD's).
+    """
     m = x.m
+    m.call(p.KEEP)
     size = x.osize // 8
     for number in reversed(Gpr):
         value = top(m, x.osize, (7 - number) * size)
         if number != Gpr.SP:
             x.register(number).write(value)
-            _keep(m)
     set_esp(m, moved(m, 8 * size))
 
 
@@ -145,6 +159,9 @@ def ENTER(x: Insn, size: Operand, level: Operand) -> None:
     stack = _Frame(x)
     stack.push(frame_pointer.read())
     frame = stack.pointer.v.fit(x.osize)
+    if x.osize == 32:
+        # Of a 16-bit stack Intel's parts subtract from all of ESP (the push goes to SP), AMD's from SP.
+        frame = m.select(is_amd(m), frame, m.get(GPR32, Gpr.SP) - step)
     with m.If(depth != 0):
         left = m.var(8, depth - 1)
         with m.Loop():

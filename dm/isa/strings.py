@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dm.isa import flags
 from dm.isa import primitives as p
+from dm.isa.features import is_amd, is_amd_1a
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.io import permit
 from dm.machine.state import Gpr
@@ -106,24 +107,44 @@ def LODS(x: Insn, dst: Operand, src: Memory) -> None:
 
 
 def _compare(x: Insn, a: Value, b: Value, *indexes: int) -> None:
+    """Set the flags of a comparison; under REP Intel's parts do it at the end of the whole instruction only."""
+    m = x.m
     result = a - b
-    flags.sub(x.m, a, b, result)
-    _advance(x, a.width, *indexes)
+
+    def set_flags() -> None:
+        flags.sub(m, a, b, result)
+
+    if not x.variant.rep:
+        set_flags()
+        _advance(x, a.width, *indexes)
+        return
     # REPE goes on while equal, REPNE while not.
-    _end(x, result != 0 if x.variant.rep == "repe" else result == 0)
+    done = result != 0 if x.variant.rep == "repe" else result == 0
+    over = done | (x.count_register(Gpr.CX).read() == 1)
+    with m.If(over | is_amd(m)):
+        set_flags()
+    _advance(x, a.width, *indexes)
+    _end(x, done)
 
 
 @instruction("CMPSB", "CMPSW")
-def CMPS(x: Insn, first: Operand, second: Operand) -> None:
-    """Compare the element at DS:SI with that at ES:DI, which hardware reads first but for REPE CMPSB (measured)."""
+def CMPS(x: Insn, first: Memory, second: Memory) -> None:
+    """Compare the element at DS:SI with that at ES:DI.
+
+    Which is read first shows when both fault, and to devices: Intel's parts begin with ES:DI.  AMD's do so up to family
+    19h, but for REPE CMPSB; later ones, and that form, begin with DS:SI (measured).
+    """
+    m = x.m
     _begin(x)
-    if x.variant.rep == "repe" and first.width == 8:
-        a = first.read()
-        b = second.read()
-    else:
-        b = second.read()
-        a = first.read()
-    _compare(x, a, b, Gpr.SI, Gpr.DI)
+    first.offset(), second.offset()  # known on both paths
+    a, b = m.var(first.width, 0), m.var(first.width, 0)
+    with m.If(is_amd(m) if x.variant.rep == "repe" and first.width == 8 else is_amd_1a(m)):
+        a.v = first.read()
+        b.v = second.read()
+    with m.Else():
+        b.v = second.read()
+        a.v = first.read()
+    _compare(x, a.v, b.v, Gpr.SI, Gpr.DI)
 
 
 @instruction("SCASB", "SCASW")

@@ -27,7 +27,6 @@ from dm.isa.descriptor import (
     rpl,
 )
 from dm.isa.events import IDTR_BASE, IDTR_LIMIT
-from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.mode import fault_if
 from dm.isa.segmentation import load_null
@@ -184,15 +183,14 @@ def _look(x: Insn, src: Operand) -> Descriptor:
 
 @instruction()
 def LAR(x: Insn, dst: Operand, src: Operand) -> None:
-    """Load access rights; the bits of limit 16-19 are undefined: zero here on Intel, as they stand on AMD."""
+    """Load access rights; bits 16-19, which the manual calls undefined, are the limit's as they stand (measured)."""
     m = x.m
     d = _look(x, src)
     legacy = one_of(d.type, TSS16, LDT, TSS16_BUSY, CALL16, TASK_GATE, TSS32, TSS32_BUSY, CALL32)
     system = m.select(mode.long_mode(m), one_of(d.type, LDT, TSS32, TSS32_BUSY, CALL32), legacy)
     good = d.is_segment | system
     with m.If(good):
-        mask = m.select(is_amd(m), m.const(32, 0x00FFFF00), m.const(32, 0x00F0FF00))
-        dst.write(((d.raw >> 32).trunc(32) & mask).trunc(dst.width))
+        dst.write(((d.raw >> 32).trunc(32) & 0x00FFFF00).trunc(dst.width))
     set_zero_flag(m, good)
 
 
@@ -229,8 +227,8 @@ def ARPL(x: Insn, dst: Operand, src: Operand) -> None:
     wanted = src.read() & 3
     old = dst.read()
     raised = (old & 3) < wanted
-    # AMD's parts only read an operand that stays as it is, so it may be read-only (recorded).
-    with m.If(raised | ~is_amd(m)):
+    # An operand that stays as it is is only read, so it may be read-only (measured, Intel's and AMD's).
+    with m.If(raised):
         old = dst.read_modify()
-        dst.write_back(m.select(raised, old & 0xFFFC | wanted, old))
+        dst.write_back(old & 0xFFFC | wanted)
     set_zero_flag(m, raised)

@@ -201,14 +201,13 @@ def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, w
     d = Descriptor(raw)
     with m.If(d.is_segment):
         m.call(check_code, selector, raw)
-        esp = m.get(GPR32, Gpr.SP)
-        m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), wide)
-        m.call(frames.push, next_eip, wide)
-        with m.If(is_amd(m) & (eip > d.limit)):
-            # AMD's parts have written the frame by then, although ESP stays (live oracle).
-            m.set(GPR32, esp, Gpr.SP)
-            m.call(p.COMMIT)
+        # What has been pushed stays in memory when a later push or the offset faults (measured, Intel's and AMD's).
+        m.call(p.KEEP)
+        down = -frames.element_size(m, wide)
+        m.call(frames.poke, down, m.get(SELECTOR, Seg.CS).zext(32), wide)
+        m.call(frames.poke, down * 2, next_eip, wide)
         m.call(enter_code, selector, raw, eip)
+        frames.release(m, down * 2)
         m.return_()
     _check_system(m, selector, d)
     with m.If(mode.long_mode(m)):
@@ -288,7 +287,7 @@ def enter_outer(m: Microcode, cs: Value, code: Value, eip: Value, ss: Value, esp
 def return_protected(m: Microcode, extra: Value, wide: Value) -> None:
     """Far RET in protected mode; ``extra``: bytes of parameters to drop (SDM vol. 2, RET)."""
     size = frames.element_size(m, wide)
-    cs = m.call(frames.peek, size, wide).trunc(16)  # before EIP (live oracle)
+    cs = frames.peek_selector(m, size, wide)  # before EIP (live oracle)
     eip = m.call(frames.peek, 0, wide)
     same = rpl(cs) == m.get(CPL)
     with m.If(is_amd(m) & ~same):
@@ -310,7 +309,7 @@ def return_real(m: Microcode, extra: Value, wide: Value) -> None:
     """Far RET in real-address and virtual-8086 mode."""
     size = frames.element_size(m, wide)
     eip = m.call(frames.peek, 0, wide)
-    cs = m.call(frames.peek, size, wide).trunc(16)
+    cs = frames.peek_selector(m, size, wide)
     m.call(enter_real, cs, eip)
     frames.release(m, size * 2 + extra)
 

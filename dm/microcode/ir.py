@@ -45,7 +45,8 @@ class Primitive:
     """An operation that the engine supplies.
 
     ``aborts``: it may end the instruction (fault, outside access).  ``stores``: it changes memory.  ``commits``: what
-    was done so far stays done whatever follows.  ``changes``: it changes architectural cells.
+    was done so far stays done whatever follows.  ``exact``: an engine that is not ready to undo what follows gives the
+    instruction up here.  ``changes``: it changes architectural cells.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Primitive:
     aborts: bool = False
     stores: bool = False
     commits: bool = False
+    exact: bool = False
     changes: bool = False
 
 

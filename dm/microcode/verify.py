@@ -144,6 +144,9 @@ def _walk(block: Block, changed: bool, total: Effects) -> bool:
                     total.aborts = True
                     if changed or (e is not None and e.late_abort):
                         total.late_abort = True
+                if getattr(target, "exact", False):
+                    total.aborts = total.changes = True
+                    return False  # whoever gets further can undo everything
                 if e is None and getattr(target, "commits", False):
                     changed = False
                 elif e.changes if e else (getattr(target, "stores", False) or getattr(target, "changes", False)):

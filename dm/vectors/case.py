@@ -53,7 +53,8 @@ class Case:
     the two bytes of a flags word that an exception pushed (by guest-physical address).  ``registers`` maps the world's
     register names to (value, mask): both sides are compared under the mask.  ``fault`` is what the world must report;
     with ``vector_only`` nothing else is compared.  ``skip`` says why the recorded answer does not apply to the modelled
-    CPU.
+    CPU.  ``undefined`` are bits of ``eflags`` that were recorded, but that the manual leaves undefined: they are not in
+    the mask of ``registers``.
     """
 
     opcode: str
@@ -68,6 +69,7 @@ class Case:
     fault: Fault | None = None
     vector_only: bool = False
     skip: str = ""
+    undefined: int = 0
 
     @property
     def faults(self) -> bool:

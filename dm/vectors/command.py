@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import json
 import os
@@ -20,7 +21,10 @@ import dm.engine
 from dm.vectors.case import FormatError
 from dm.vectors.formats import find_files
 from dm.vectors.runner import FileResult, run_file
+from dm.vectors.vendor import PARTS, named
 
+# Sets recorded on parts that are older than what vendors differ in.
+_OLD = ("hw286", "moo")
 # Opcodes whose failures are described, and failures of each.
 _OPCODES, _EACH = 20, 3
 
@@ -31,10 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", metavar="PATH", type=Path, nargs="+", help="files (*.mp.gz, *.MOO, *.MOO.gz) or directories of them"
     )
     parser.add_argument("--engine", choices=("native", "python"), help="engine to test (default: the one in use)")
+    parser.add_argument(
+        "--vendor",
+        type=_vendor,
+        metavar="|".join(PARTS),
+        help="whose CPU to hold them against, instead of the one that the set names (in its files or its README)",
+    )
+    parser.add_argument(
+        "--undefined",
+        action="store_true",
+        help="compare also the flags that the manual leaves undefined and the set has nevertheless (hwamd, hwintel)",
+    )
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
     parser.add_argument("--sample", type=_fraction, default=1.0, metavar="F", help="fraction of the cases, at random")
     parser.add_argument("--seed", type=int, metavar="N", help="make --sample repeatable")
     parser.add_argument("--json", action="store_true", help="report as one JSON object")
+
+
+def _vendor(text: str) -> str:
+    if found := named(text):
+        return found
+    close = difflib.get_close_matches(text.lower(), PARTS, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise argparse.ArgumentTypeError(f"vendor {text!r} is not known{hint}; one of {', '.join(PARTS)} is needed")
 
 
 def _positive(text: str) -> int:
@@ -57,7 +80,9 @@ def main(args: argparse.Namespace) -> int:
     """Run the tests; 0: all passed, 1: some failed or could not be run, 2: a file or the engine cannot be used."""
     engine = args.engine or dm.engine.engine_in_use()[0]
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
-    work = functools.partial(_work, engine=engine, sample=args.sample, seed=seed)
+    work = functools.partial(
+        _work, engine=engine, sample=args.sample, seed=seed, vendor=args.vendor or "", undefined=args.undefined
+    )
     results = []
     try:
         files = find_files(args.paths)
@@ -79,8 +104,9 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any(r.failed or r.unimplemented for r in results) else 0
 
 
-def _work(path: Path, engine: str, sample: float, seed: int) -> FileResult:
-    return run_file(path, functools.partial(dm.engine.create, engine), sample, seed)
+def _work(path: Path, engine: str, sample: float, seed: int, vendor: str, undefined: bool) -> FileResult:
+    make = functools.partial(dm.engine.create, engine)
+    return run_file(path, make, sample, seed, vendor=vendor, undefined=undefined)
 
 
 def run_all(files: list[Path], work: Callable[[Path], FileResult], jobs: int) -> Iterator[FileResult]:
@@ -112,11 +138,20 @@ def _total(results: list[FileResult], what: str) -> Counter[str]:
     return sum((getattr(r, what) for r in results), Counter())
 
 
+def parts(results: list[FileResult]) -> dict[str, str]:
+    """Return set -> vendor of the part that it was held against; several are joined by commas."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        found.setdefault(result.form, {})[result.part] = None
+    return {form: ", ".join(names) for form, names in found.items()}
+
+
 def summary(engine: str, seed: int, results: list[FileResult]) -> dict[str, Any]:
     """Return the report as JSON carries it."""
     return {
         "engine": engine,
         "seed": seed,
+        "parts": parts(results),
         "passed": sum(r.passed for r in results),
         "failed": sum(r.failed for r in results),
         "excused": _total(results, "excused"),
@@ -138,6 +173,9 @@ def report(engine: str, seed: int | None, results: list[FileResult]) -> str:
     """
     passed, failed = sum(r.passed for r in results), sum(r.failed for r in results)
     lines = [f"{engine} engine: {passed} passed, {failed} failed" + ("" if seed is None else f" (--seed {seed})")]
+    known = {form: names for form, names in parts(results).items() if form not in _OLD}
+    if known:
+        lines.append("  held against: " + ", ".join(f"{names} ({form})" for form, names in known.items()))
     for word, what in (
         ("of the passed differ rightly", "excused"),
         ("not applicable", "skipped"),

@@ -1,12 +1,13 @@
-"""Which format a file is of."""
+"""Which format a file is of, and whose CPU it is held against."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dm.vectors import hw286, hwamd, moo, packed
+from dm.vectors import hw286, hwamd, hwfpu, moo, packed
 from dm.vectors.case import Case, FormatError, World
+from dm.vectors.vendor import of_set
 
 _PACKED = ".mp.gz"
 _MOO = (".moo", ".moo.gz")
@@ -34,21 +35,30 @@ def _named(path: Path) -> bool:
     return name.endswith(_MOO) or (name.endswith(_PACKED) and name != hwamd.LDT_FILE)
 
 
-def open_file(path: Path) -> tuple[str, World, Iterator[Case]]:
-    """Return format name, world and cases of a file; the cases are decoded as they are asked for.
+def open_file(path: Path, vendor: str = "") -> tuple[str, World, Iterator[Case]]:
+    """Return the name of a file's set, its world and its cases; these are decoded as they are asked for.
+
+    Args:
+        path: the file.
+        vendor: whose CPU to hold it against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
 
     Raises:
         FormatError: it is of no known format, or damaged.
     """
     name = path.name.lower()
     if name.endswith(_MOO):
-        return "moo", *moo.read(path)
+        return "moo", *moo.read(path, vendor or "intel")
     if name.endswith(_PACKED):
         table = packed.load(path)
-        fields = tuple(table.get("fields", ())) if isinstance(table, dict) else ()
+        if not isinstance(table, dict):
+            table = {}
+        fields = tuple(table.get("fields", ()))
+        vendor = vendor or of_set(path, table)
         if fields == hw286.FIELDS:
-            return "hw286", *hw286.read(path, table)
+            return "hw286", *hw286.read(path, table, vendor)
         if fields == hwamd.FIELDS:
-            return "hwamd", *hwamd.read(path, table)
-        raise FormatError(f"{path}: neither the fields of hw286 nor those of hwamd")
+            return f"hw{vendor}", *hwamd.read(path, table, vendor)
+        if fields == hwfpu.FIELDS:
+            return f"hwfpu-{vendor}", *hwfpu.read(path, table, vendor)
+        raise FormatError(f"{path}: neither the fields of hw286 nor those of hwamd, hwintel or hwfpu-intel")
     raise FormatError(f"{path}: unknown kind of file; known are *{_PACKED}, *.MOO and *.MOO.gz")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from dm.vectors import packed
-from dm.vectors.amd import AMD_WITHOUT_X87
 from dm.vectors.case import Case, Fault, FormatError
 from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state, probe
+from dm.vectors.vendor import cpu
 
 REGISTERS: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 FIELDS: Final = (
@@ -23,8 +23,8 @@ FIELDS: Final = (
 _NOT_386: Final = -1
 
 
-def read(path: Path, table: dict[str, Any]) -> tuple[RealMode, Iterator[Case]]:
-    """Return the world and the cases of a file (``80.4.mp.gz``), unpacked as ``table``.
+def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RealMode, Iterator[Case]]:
+    """Return the world and the cases of a file (``80.4.mp.gz``), unpacked as ``table``, held against a ``vendor``.
 
     Raises:
         FormatError: the table is not as the set's README says.
@@ -34,7 +34,7 @@ def read(path: Path, table: dict[str, Any]) -> tuple[RealMode, Iterator[Case]]:
         raise FormatError(f"{path}: registers must be {' '.join(REGISTERS)}")
     opcode = path.name.removesuffix(".mp.gz")
     mask = int(table["flags_mask"]) & FLAGS
-    return RealMode(AMD_WITHOUT_X87), (_case(opcode, mask, row) for row in tests)
+    return RealMode(cpu(vendor, x87=False)), (_case(opcode, mask, row) for row in tests)
 
 
 def _frame(before: dict[str, int], sp: int) -> tuple[Patch, ...]:

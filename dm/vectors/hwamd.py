@@ -1,4 +1,4 @@
-"""Ring-3 protected-mode tests recorded on an AMD CPU, 16- and 32-bit (``*.mp.gz`` with ``gpr`` and ``seg`` lists).
+"""Ring-3 protected-mode tests recorded on AMD's and Intel's CPUs, 16- and 32-bit (hwamd and hwintel).
 
 The world around them is the least that delivers an exception to ring 0 as any kernel would: GDT, LDT, IDT, TSS, and
 handlers that halt, so that vector, error code and interrupted context are read off the ring-0 stack.
@@ -10,15 +10,15 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from dm.engine.api import CpuConfig, Engine, ExitReason
 from dm.machine.state import Segment, State
 from dm.vectors import packed
-from dm.vectors.amd import AMD
 from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck, ended
 from dm.vectors.code import REP, prefix_count
 from dm.vectors.memory import Memory, Patch, Piece
+from dm.vectors.vendor import cpu
 
 GPR: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEG: Final = ("es", "cs", "ss", "ds", "fs", "gs")
@@ -26,6 +26,8 @@ FIELDS: Final = (
     "code32", "bytes", "gpr", "seg", "eip", "eflags", "patches", "ldt", "final_gpr", "final_seg", "final_eip",
     "final_eflags", "mem_writes", "exception", "undef_flags",
 )  # fmt: skip
+#: The segment registers that an LDT's entries give, by index.
+Ldt: TypeAlias = dict[int, Segment]
 #: The file of LDTs that stands beside the tests.
 LDT_FILE: Final = "ldts.mp.gz"
 #: Flags that were recorded: ID AC NT OF DF SF ZF AF PF CF.
@@ -53,22 +55,33 @@ _COUNTED: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
 _ITERATIONS: Final = 1 << 18
 
 
-def read(path: Path, table: dict[str, Any]) -> tuple[RingThree, Iterator[Case]]:
-    """Return the world and the cases of a file (``0fa4.mp.gz``), unpacked as ``table``; LDTs stand in a file beside it.
+def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RingThree, Iterator[Case]]:
+    """Return the world and the cases of a file (``0fa4.mp.gz``), unpacked as ``table``, held against a ``vendor``.
+
+    LDTs stand in a file beside it.
 
     Raises:
         FormatError: the tables are not as the set's README says.
     """
-    tests = packed.check_tests(path, table, FIELDS)
+    tests, ldts = tables(path, table, FIELDS)
+    opcode = path.name.removesuffix(".mp.gz")
+    return RingThree(cpu(vendor)), (case(opcode, i, row, ldts) for i, row in enumerate(tests))
+
+
+def tables(path: Path, table: dict[str, Any], fields: tuple[str, ...]) -> tuple[list[list[Any]], list[Ldt]]:
+    """Return the rows of a file, and the LDTs beside it, both checked.
+
+    Raises:
+        FormatError: they are not as the set's README says.
+    """
+    tests = packed.check_tests(path, table, fields)
     if tuple(table.get("gpr", ())) != GPR or tuple(table.get("seg", ())) != SEG:
         raise FormatError(f"{path}: registers must be {' '.join(GPR)} and {' '.join(SEG)}")
-    ldts = _ldts(path.with_name(LDT_FILE))
-    opcode = path.name.removesuffix(".mp.gz")
-    return RingThree(AMD), (case(opcode, i, row, ldts) for i, row in enumerate(tests))
+    return tests, _ldts(path.with_name(LDT_FILE))
 
 
 @functools.lru_cache(maxsize=4)
-def _ldts(path: Path) -> list[dict[int, Segment]]:
+def _ldts(path: Path) -> list[Ldt]:
     rows = packed.load(path)
     if not isinstance(rows, list) or any(len(entry) != 8 for ldt in rows for entry in ldt):
         raise FormatError(f"{path}: a list of LDTs with entries of 8 values is needed")
@@ -133,7 +146,7 @@ def _template() -> State:
     return state
 
 
-def _load(selector: int, ldt: dict[int, Segment]) -> Segment:
+def _load(selector: int, ldt: Ldt) -> Segment:
     if selector & ~3 == 0:
         return Segment(selector, unusable=1)
     if selector & 7 != 7 or selector >> 3 not in ldt:
@@ -142,7 +155,7 @@ def _load(selector: int, ldt: dict[int, Segment]) -> Segment:
     return Segment(found.selector, found.base, found.limit, found.attributes)
 
 
-def case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]) -> Case:
+def case(opcode: str, index: int, row: list[Any], ldts: list[Ldt]) -> Case:
     """Return the case of one row (:data:`FIELDS`), number ``index`` of ``opcode``, whose LDT is one of ``ldts``."""
     (_, code, gpr, seg, eip, eflags, patches, ldt_index, final_gpr, final_seg, final_eip, final_eflags, writes,
      exception, undefined) = row  # fmt: skip
@@ -175,6 +188,7 @@ def case(opcode: str, index: int, row: list[Any], ldts: list[dict[int, Segment]]
         registers=registers,
         changes=tuple((ARENA + offset, data) for offset, data in writes),
         fault=Fault(vector, error if vector in _WITH_ERROR else None) if exception else None,
+        undefined=undefined & FLAGS,
     )
 
 
@@ -194,16 +208,17 @@ class RingThree:
     def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
         """Run one instruction (REP: all iterations), and the handler if it faults; see :class:`World`."""
         n = prefix_count(case.code)
-        prefixes, opcode = case.code[:n], case.code[n]
+        prefixes, opcode = case.code[:n], case.code[n : n + 1]
         state = self._step(engine, 1)
-        if opcode in _STRINGS and not REP.isdisjoint(prefixes):
+        # (There may be nothing but prefixes, up to the end of the code segment.)
+        if opcode and opcode[0] in _STRINGS and not REP.isdisjoint(prefixes):
             wide = case.state.cs.big ^ (0x67 in prefixes)
             rewritten = overwrites_itself(case)  # what comes then is another instruction, and only one step of it
             for _ in range(_ITERATIONS):
                 if state.cpl == 0 or state.rip != case.state.rip:
                     break
                 left = state.ecx if wide else state.cx
-                state = self._step(engine, max(left, 1) if opcode in _COUNTED and not rewritten else 1)
+                state = self._step(engine, max(left, 1) if opcode[0] in _COUNTED and not rewritten else 1)
         return self._fault(state, memory) if state.cpl == 0 else Outcome(_registers(state))
 
     @staticmethod

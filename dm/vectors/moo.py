@@ -6,17 +6,20 @@ again.  Unknown chunks are skipped, as the format asks, and so are those about b
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import gzip
+import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from dm.engine.api import CpuConfig
 from dm.vectors.case import Case, FormatError
 from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state
+from dm.vectors.vendor import cpu
 
 _REGS16: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 _REGS32: Final = (
@@ -27,6 +30,8 @@ _REGS32: Final = (
 _MODELS: Final = {"C286": "80286", "386E": "80386"}
 _REAL_MODE: Final = 0
 _REVOKED: Final = "revocation_list.txt"
+_METADATA: Final = "metadata.json"
+_ALL: Final = 0xFFFFFFFF
 # Bits of CR0 that the 80386 has: PE MP EM TS ET; its reserved bits read as ones, a P6's as zeros.
 _CR0: Final = 0x1F
 # Registers that are compared only as far as these bits; the others in full.
@@ -126,8 +131,10 @@ def _values(kind: str, body: bytes, where: str) -> Registers:
     return _registers(body, _REGS32, "I", where)
 
 
-def read(path: Path) -> tuple[RealMode, Iterator[Case]]:
-    """Return the world and the cases of a file.
+def read(path: Path, vendor: str = "intel") -> tuple[RealMode, Iterator[Case]]:
+    """Return the world and the cases of a file, held against the part that it names, made by ``vendor``.
+
+    Undefined flags are masked by the file's own chunks and by the set's ``metadata.json``.
 
     Raises:
         FormatError: it is damaged, or of a part or mode that is not modelled.
@@ -147,13 +154,14 @@ def read(path: Path) -> tuple[RealMode, Iterator[Case]]:
     part = header[8:12].decode("latin-1").strip()
     if part not in _MODELS:
         raise FormatError(f"{path}: recorded on part {part!r}; modelled are {', '.join(_MODELS)}")
-    return RealMode(CpuConfig(model=_MODELS[part])), _cases(path, chunks)
+    return RealMode(dataclasses.replace(cpu(vendor), model=_MODELS[part])), _cases(path, chunks)
 
 
 def _cases(path: Path, chunks: Iterator[tuple[str, bytes]]) -> Iterator[Case]:
     opcode = path.name.upper().removesuffix(".GZ").removesuffix(".MOO")
     revoked = _revoked(path)
     masks = Registers()
+    defined = _defined_flags(path, opcode)
     for kind, body in chunks:
         if kind in ("RMSK", "RM32"):
             masks = _values(kind, body, f"{path} {kind}")
@@ -163,7 +171,47 @@ def _cases(path: Path, chunks: Iterator[tuple[str, bytes]]) -> Iterator[Case]:
                 raise FormatError(f"{path}: recorded in CPU mode {mode}; only real mode (0) is known")
         elif kind == "TEST":
             test = _Test(body, f"{path} test")
-            yield _case(opcode, test, masks | test.masks, test.hash in revoked)
+            yield _case(opcode, test, masks | test.masks, defined, test.hash in revoked)
+
+
+@functools.lru_cache(maxsize=4)
+def _opcodes(folder: Path) -> dict[str, Any]:
+    """Return the opcodes of a set's ``metadata.json``, in the folder of the tests or one up; empty without one.
+
+    Raises:
+        FormatError: it is not what the set's documentation says.
+    """
+    for place in (folder / _METADATA, folder.parent / _METADATA):
+        try:
+            opcodes = json.loads(place.read_text(encoding="utf-8"))["opcodes"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise FormatError(f"{place}: not a set's metadata: {e!r}") from e
+        if not isinstance(opcodes, dict):
+            raise FormatError(f"{place}: 'opcodes' is no table")
+        return opcodes
+    return {}
+
+
+def _defined_flags(path: Path, opcode: str) -> int:
+    """Return the mask of the flags that the set's metadata calls defined after an opcode (``D2.5``, ``660FA4``).
+
+    Raises:
+        FormatError: the metadata is damaged.
+    """
+    name, _, group = opcode.partition(".")
+    opcodes = _opcodes(path.parent)
+    bare = name
+    while bare not in opcodes and bare[:2] in ("66", "67"):
+        bare = bare[2:]
+    row = opcodes.get(bare, {})
+    try:
+        if group:
+            row = row.get("reg", {}).get(group, {})
+        return int(row.get("flags-mask", _ALL))
+    except (AttributeError, TypeError, ValueError) as e:
+        raise FormatError(f"{path.parent}: {_METADATA} has no mask of flags for {opcode}: {e!r}") from e
 
 
 def _revoked(path: Path) -> frozenset[str]:
@@ -176,7 +224,7 @@ def _revoked(path: Path) -> frozenset[str]:
     return frozenset()
 
 
-def _case(opcode: str, test: _Test, masks: Registers, revoked: bool) -> Case:
+def _case(opcode: str, test: _Test, masks: Registers, defined: int, revoked: bool) -> Case:
     before = test.initial
     after = before | test.final
     wide = "eip" in before
@@ -194,7 +242,8 @@ def _case(opcode: str, test: _Test, masks: Registers, revoked: bool) -> Case:
     for name in ("cr3", "dr6", "dr7"):
         setattr(state, name, before.get(name, getattr(state, name)))
     full = 0xFFFFFFFF if wide else 0xFFFF
-    flags = masks.get(letter + "flags", full)
+    flags = masks.get(letter + "flags", full) & defined
+    masks = masks | {letter + "flags": flags}
     # Flags pushed by an exception; the address in EXCP is that of an aligned bus cycle.
     at = frame_address(after["ss"], after[letter + "sp"], 2)
     return Case(

@@ -6,10 +6,11 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dm.engine.api import CpuConfig, Engine
+from dm.engine.parts import part
 from dm.isa import coverage
 from dm.isa.decode import LONGEST, NeedMore, TooLong, decode
 from dm.vectors import differences
@@ -42,6 +43,7 @@ class Failure:
 class FileResult:
     """What became of a file's cases.
 
+    ``part`` is the vendor of the CPU they were held against, as CPUID says it, and its model if that is an old one.
     ``excused`` counts passed cases by the reason of the row of :data:`~dm.vectors.differences.DIFFERENCES` that let
     them pass, ``skipped`` cases that were not run by their reason, ``unimplemented`` those that the engine cannot run
     by what it lacks.  ``failures`` describes the first few of ``failed``.  ``executed`` holds the forms that passed
@@ -50,6 +52,7 @@ class FileResult:
 
     form: str
     opcode: str = ""
+    part: str = ""
     passed: int = 0
     failed: int = 0
     excused: Counter[str] = field(default_factory=Counter)
@@ -59,7 +62,15 @@ class FileResult:
     executed: set[coverage.Execution] = field(default_factory=set)
 
 
-def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0, record: bool = False) -> FileResult:
+def run_file(
+    path: Path,
+    make: MakeEngine,
+    sample: float = 1.0,
+    seed: int = 0,
+    record: bool = False,
+    vendor: str = "",
+    undefined: bool = False,
+) -> FileResult:
     """Run the cases of one file.
 
     Args:
@@ -68,13 +79,15 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0, r
         sample: fraction of the cases to run, chosen at random.
         seed: makes that choice repeatable; the file's name goes into it.
         record: whether to say which forms were executed.
+        vendor: whose CPU to hold the file against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
+        undefined: whether flags that the manual leaves undefined are compared as well.
 
     Raises:
         FormatError: the file cannot be read.
     """
-    form, world, cases = open_file(path)
+    form, world, cases = open_file(path, vendor)
     choose = random.Random(f"{seed}:{path.name}")
-    result = FileResult(form)
+    result = FileResult(form, part=part_of(world.cpu))
     memory = Memory(world.pieces)
     engine = make(world.cpu)
     try:
@@ -83,6 +96,8 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0, r
             result.opcode = case.opcode
             if sample < 1.0 and choose.random() >= sample:
                 continue
+            if undefined and case.undefined:
+                case = with_undefined(case)
             if case.skip:
                 result.skipped[case.skip] += 1
                 continue
@@ -108,6 +123,20 @@ def run_file(path: Path, make: MakeEngine, sample: float = 1.0, seed: int = 0, r
     if record:
         result.executed |= coverage.recorded
     return result
+
+
+def part_of(cpu: CpuConfig) -> str:
+    """Return the vendor that a CPU's CPUID leaf 0 says, and the model where it is not the usual one."""
+    rows = cpu.cpuid or part().cpuid
+    words = next((row.ebx, row.edx, row.ecx) for row in rows if row.leaf == 0)
+    vendor = b"".join(word.to_bytes(4, "little") for word in words).decode("ascii", "replace")
+    return vendor if cpu.model == CpuConfig().model else f"{vendor} {cpu.model}"
+
+
+def with_undefined(case: Case) -> Case:
+    """Return the case with the flags that the manual leaves undefined among what is compared."""
+    value, mask = case.registers["eflags"]
+    return replace(case, registers={**case.registers, "eflags": (value, mask | case.undefined)})
 
 
 def executed(case: Case) -> None:

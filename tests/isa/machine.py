@@ -118,6 +118,7 @@ class Machine:
         self.model, self.vendor, self.features = 6, 0, features.feature_mask(DEFAULT_CPUID)
         self.stack_mask = 0xFFFF
         self.delivering = self.shadow_next = 0
+        self.keeping = False
         self.ports: list[int] = []
         self.log: list[tuple[Any, ...]] = []
         self.ended: tuple[Any, ...] = ()
@@ -279,6 +280,13 @@ class Machine:
         """Primitive CPUID_READ."""
         return DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
 
+    def commit(self) -> None:
+        """Primitive COMMIT: nothing here is undone but a single instruction."""
+
+    def keep(self) -> None:
+        """Primitive KEEP."""
+        self.keeping = True
+
     def tsc_read(self) -> int:
         """Primitive TSC_READ."""
         return 0x123456789ABCDEF0
@@ -350,11 +358,16 @@ class Machine:
         )
         try:
             handler(decoded.row, decoded.variant)(self, record)
-        except (Fault, Unsupported):
+        except (Fault, Unsupported) as end:
             coverage.executed(decoded, mode, completed=False)
             # What engines do for forms with a late abort.
+            keeping = self.keeping and isinstance(end, Fault)
+            if keeping:
+                gpr, memory = self.gpr32[:], bytes(self.memory)
             self.__dict__.update(saved)
             self.gpr32[:], self.memory[:], self.fxsave[:] = gpr, memory, fxsave
+            if keeping:
+                self.commit()
             raise
         coverage.executed(decoded, mode, completed=True)
         if self.ended[0] == "next":

@@ -69,5 +69,7 @@ def test_rotating_through_carry_is_exact_for_every_count(width: int, code: str, 
         value, carry = rotate_through_carry(pattern, 1, width, turns, left)
         text = code.format("d3" if left else "db") + f"{count:02x}"
         name = {8: "bl", 16: "bx", 32: "ebx"}[width]
-        of = (value >> width - 1 ^ (carry if left else value >> width - 2)) & 1
-        execute(text, {name: pattern, "cf": 1}, {name: value, "cf": carry, "of": of})
+        expected: Values = {name: value, "cf": carry}
+        if count == 1:
+            expected["of"] = (value >> width - 1 ^ (carry if left else value >> width - 2)) & 1
+        execute(text, {name: pattern, "cf": 1}, expected)

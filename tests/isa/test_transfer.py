@@ -73,20 +73,9 @@ def test_refused(opcode, cpl, entry, selector, offset, vector, error, cause):
     fault = machine.attempt(far(opcode, selector, offset))
     assert (fault.vector, fault.error, fault.cause) == (vector, error, cause)
     assert (machine.eip, machine.esp, machine.seg.selector[CS]) == (eip, esp, 0x1B if cpl else 0x08)
+    if cause == "CS_LIMIT" and opcode == CALL:  # what it has pushed stays (tests/isa/test_vendors.py)
+        memory = memory[: esp - 8] + bytes.fromhex("07800000 08000000") + memory[esp:]
     assert bytes(machine.memory) == memory
-
-
-@pytest.mark.parametrize(("vendor", "written"), [(0, [0, 0]), (1, [0x8007, 0x08])])
-def test_a_call_beyond_the_limit_leaves_its_frame_on_amd(vendor, written):
-    """Found by the live oracle: the return address is in memory, ESP and everything else is as before."""
-    machine = System()
-    machine.vendor = vendor
-    machine.set_gdt(0x40, TARGETS["small0"])
-    esp = machine.esp
-    fault = machine.attempt(far(CALL, 0x40, 0x200))
-    assert (fault.vector, fault.error, fault.cause) == (GP, 0, "CS_LIMIT")
-    assert (machine.esp, machine.seg.selector[CS], machine.eip) == (esp, 0x08, 0x8000)
-    assert [machine.at(esp - 8), machine.at(esp - 4)] == written
 
 
 @pytest.mark.parametrize("opcode", [JMP, CALL])
@@ -424,7 +413,7 @@ class TestReturn:
 
     def test_stack_limit(self):
         machine = returning(0x1234, 8)
-        machine.load(SS, 0x10, 0, 0x7006, 0x4093)
+        machine.load(SS, 0x10, 0, 0x7004, 0x4093)
         fault = machine.attempt(RETF)
         assert (fault.vector, fault.error, fault.cause) == (SSF, 0, "SS_LIMIT")
 

@@ -277,6 +277,7 @@ struct cpu {
     struct arch before;           /* what an open question restores */
     struct arch committed;        /* the state at the last commit */
     const struct arch *on_fault;  /* which of the two a fault restores */
+    bool keeping;                 /* but for stores and general registers */
     struct journal_entry *journal;
     unsigned journal_count, cursor;
     struct store *stores;
@@ -413,6 +414,7 @@ bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size);
 void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size);
 bool commit_stores(struct cpu *cpu);
 void commit(struct cpu *cpu);
+void keep(struct cpu *cpu);
 
 /* ports.c */
 uint64_t port_in(struct cpu *cpu, uint32_t port, unsigned size);

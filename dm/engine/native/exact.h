@@ -97,6 +97,7 @@
 #define TSC_WRITE(v, bail) tsc_write(cpu, v)
 #define RANDOM(t, bail) TRY_(t = random64(cpu), bail)
 #define COMMIT(bail) TRY_(commit(cpu), bail)
+#define KEEP(bail) TRY_(keep(cpu), bail)
 #define CPUID_READ(t, leaf, subleaf, which, bail) (t = cpuid_read(cpu, leaf, subleaf, which))
 #define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
 #define TLB_FLUSH(global, bail) tlb_flush(cpu, global)

@@ -215,6 +215,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define PROBE_READ(s, o, size, bail) bail
 #define PROBE_WRITE(s, o, size, bail) bail
 #define COMMIT(bail) bail
+#define KEEP(bail) bail
 
 #define END_NEXT(bail) GO(i + 1)
 

@@ -140,6 +140,8 @@ def can_be_fast(code: Microcode, used: Uses) -> bool:
     """Whether the code can run as a leaf that is simply started over when something is in its way."""
     if effects(code).late_abort or used.primitives & _OUTSIDE:
         return False
+    if any(isinstance(s, Call) and getattr(s.target, "exact", False) for s in code.root.body):
+        return False  # it would be given up every time
     # Cell EIP is up to date only in exact mode; a lost compare-and-swap starts over.
     return cells.EIP.name not in used.reads and not _set_before_swap(code.root, False)[1]
 

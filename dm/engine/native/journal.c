@@ -269,3 +269,11 @@ void commit(struct cpu *cpu)
     cpu->committed = cpu->a;
     cpu->on_fault = &cpu->committed;
 }
+
+/* What has been stored by then, and general registers, stay when the instruction faults from here on. */
+void keep(struct cpu *cpu)
+{
+    if (!cpu->recording)
+        cpu->bail = BAIL_EXACT;
+    cpu->keeping = true;
+}

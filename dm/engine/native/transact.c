@@ -23,7 +23,7 @@ static unsigned deliver_now(struct cpu *cpu, const struct insn *i)
 }
 
 /* Run from the start, with what the journal already holds.  When it is abandoned, cpu->bail says why, and the state is
-   as before (after a fault: as at the last commit). */
+   as before (after a fault: as at the last commit, and with what is to be kept). */
 static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool cold)
 {
     const size_t size = cold ? sizeof cpu->a : ARCH_HOT;
@@ -33,6 +33,7 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool
     cpu->expect_mmio = i && cpu->first && cpu->request.has_mmio;
     for (unsigned n = 0; n < AGAIN_LIMIT; n++) {
         cpu->on_fault = &cpu->before;
+        cpu->keeping = false;
         cpu->cursor = cpu->store_count = 0;
         cpu->moved = 1;
         cpu->bail = BAIL_NONE;
@@ -46,6 +47,13 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool
             if (commit_stores(cpu))
                 break;
             end = END_OF_ABORT;
+        }
+        if (cpu->bail == BAIL_FAULT && cpu->keeping) {
+            cpu->bail = BAIL_NONE;
+            if (commit_stores(cpu)) {
+                memcpy(cpu->before.gpr, cpu->a.gpr, sizeof cpu->a.gpr);
+                cpu->bail = BAIL_FAULT;
+            }
         }
         memcpy(&cpu->a, cpu->bail == BAIL_FAULT ? cpu->on_fault : &cpu->before, size);
         if (cpu->bail != BAIL_AGAIN)

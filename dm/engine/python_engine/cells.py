@@ -109,6 +109,13 @@ class Cells:
         """Return a copy of all cells for :meth:`restore`."""
         return _get_scalars(self), [array[:] for array in _get_arrays(self)]
 
+    def with_registers(self, saved: Saved) -> Saved:
+        """Return a saved copy with the general registers as they are now."""
+        arrays = [*saved[1]]
+        for name in ("gpr32", "gpr_high"):
+            arrays[_OWN_ARRAYS.index(name)] = getattr(self, name)[:]
+        return saved[0], arrays
+
     def restore(self, saved: Saved) -> None:
         """Set all cells back."""
         for name, value in zip(_OWN_SCALARS, saved[0], strict=True):

@@ -456,12 +456,22 @@ class PythonEngine:
                 cpu.saved = before
                 cpu.journal.mmio = None if delivery else self._mmio
                 cpu.begin_exact()
+                fault: Fault | None = None
                 try:
-                    result = self._delivery() if delivery else self._instruction()
+                    try:
+                        result = self._delivery() if delivery else self._instruction()
+                    except Fault as raised:
+                        if not cpu.keeping:
+                            raise
+                        fault, result = raised, None
                     cpu.journal.commit(cpu.memory, cpu.written, cpu.posted)
-                    return result
                 except Again:
                     self._undo(before)
+                    continue
+                if fault is None:
+                    return result
+                cpu.saved = cpu.with_registers(before)
+                raise fault
             raise Unsupported("TOO_MANY_ACCESSES")
         except Question as asked:
             question = True

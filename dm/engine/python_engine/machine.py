@@ -42,6 +42,8 @@ class Machine(Strings):
     #: REP iterations that the last handler made.
     repeated = 0
     delivering = 0
+    #: A fault leaves stores and general registers as they are by then.
+    keeping = False
 
     def __init__(self, config: CpuConfig) -> None:
         super().__init__()
@@ -105,6 +107,7 @@ class Machine(Strings):
         """Enter exact mode; a replay starts at the journal's beginning."""
         self.journal.rewind()
         self.recording = True
+        self.keeping = False
         self.use_tables()
 
     def end_exact(self) -> None:
@@ -146,6 +149,12 @@ class Machine(Strings):
             journal.cursor = done + 1
             journal.stores.clear()
         self.saved = self.save()
+
+    def keep(self) -> None:
+        """What has been stored by then, and general registers, stay when the instruction faults from here on."""
+        if not self.recording:
+            raise NeedExact
+        self.keeping = True
 
     def tsc_read(self) -> int:
         """Return the guest's time; virtual time (tsc_host 0) goes on by one tick per reading."""
