@@ -110,6 +110,15 @@ class Effects:
     late_abort: bool = False
 
 
+def is_transaction(code: Microcode) -> bool:
+    """Return whether an engine has to be ready to undo this handler from its start.
+
+    That is so with ``late_abort``, and where a primitive that is ``exact`` is called in any case.
+    """
+    whole = (s.target for s in code.root.body if isinstance(s, Call))
+    return effects(code).late_abort or any(getattr(target, "exact", False) for target in whole)
+
+
 _procedures: dict[Procedure, Effects] = {}
 
 

@@ -16,7 +16,7 @@ from system_machine import SS, System
 from dm.engine import create
 from dm.engine.api import CpuConfig, Engine
 from dm.engine.parts import part
-from dm.isa import undefined
+from dm.isa import coverage, undefined
 from dm.isa.decode import decode
 from dm.isa.forms import ROWS
 from dm.vectors import hwamd
@@ -136,6 +136,8 @@ def run(
             state = made.get_state()
             return Result(None, {"eflags": state.eflags, "ecx": state.ecx, "eip": state.eip}, {})
         outcome = world.run(made, memory, case)
+        decoded = decode(case.code + bytes(15), code32)
+        coverage.executed(decoded, coverage.mode_of(case.state), completed=outcome.fault is None)
         after = memory.read(hwamd.ARENA, 0x2000)
     finally:
         memory.reset()

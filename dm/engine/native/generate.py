@@ -27,7 +27,7 @@ from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
 from dm.microcode.ir import Block, Call, End, Get, If, Loop, Set, Statement
 from dm.microcode.print_c import CPrinter, CTarget
-from dm.microcode.verify import effects
+from dm.microcode.verify import is_transaction
 
 #: Procedures that the runtime calls by name, with their prototypes' parameter widths and result.
 ENTRIES: Final[dict[str, tuple[tuple[int, ...], int]]] = {
@@ -138,10 +138,8 @@ def uses(code: Microcode) -> Uses:
 
 def can_be_fast(code: Microcode, used: Uses) -> bool:
     """Whether the code can run as a leaf that is simply started over when something is in its way."""
-    if effects(code).late_abort or used.primitives & _OUTSIDE:
+    if is_transaction(code) or used.primitives & _OUTSIDE:
         return False
-    if any(isinstance(s, Call) and getattr(s.target, "exact", False) for s in code.root.body):
-        return False  # it would be given up every time
     # Cell EIP is up to date only in exact mode; a lost compare-and-swap starts over.
     return cells.EIP.name not in used.reads and not _set_before_swap(code.root, False)[1]
 

@@ -25,7 +25,7 @@ from dm.machine.rules import enterable
 from dm.microcode import Field, Microcode, Primitive, Procedure
 from dm.microcode.ir import Block, Call, If, Loop
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
-from dm.microcode.verify import effects
+from dm.microcode.verify import is_transaction
 
 #: Results of handlers that are neither None nor a target.
 CHECKPOINT: Final = -1
@@ -102,7 +102,7 @@ Handler = Callable[[Any, Any], int | None]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.verify.effects`)."""
+    """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.verify.is_transaction`)."""
 
     run: Handler
     exact: bool
@@ -172,7 +172,7 @@ def form(row: Row, variant: Variant) -> Form:
     with _lock:
         code = expand(row, variant, "handler")
         run, source = _compile(code)
-        return Form(run, effects(code).late_abort, source)
+        return Form(run, is_transaction(code), source)
 
 
 def invalid(cpu: Any, i: Any) -> int | None:
