@@ -56,10 +56,16 @@ _PC: Final = [
     Region(0xFEE00000, 0x1000, Kind.HYPERVISOR),
 ]
 
+_SECRET: Final = bytes(range(0xE0, 0x100))
+
 #: What each golden message shows, and the message.
 GOOD: Final[tuple[tuple[str, Message], ...]] = (
     ("hello of a new session", Hello(seq=1, min_version=1, max_version=2, features=list(FEATURES), name="vm1")),
     ("hello after a reconnect", Hello(seq=1, min_version=1, max_version=3, resume=0x7FFFFFFF, epoch=2)),
+    (
+        "hello after a reconnect, with the session's secret",
+        Hello(seq=1, min_version=1, max_version=3, resume=0x7FFFFFFF, epoch=2, secret=_SECRET),
+    ),
     (
         "welcome",
         Welcome(
@@ -78,6 +84,25 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             engine="native",
         ),
     ),
+    (
+        "welcome with a secret",
+        Welcome(
+            seq=1,
+            version=3,
+            session=77,
+            features=list(FEATURES),
+            max_message=1 << 20,
+            max_control=1 << 16,
+            max_data=1 << 18,
+            max_regions=1024,
+            max_vcpus=16,
+            timeout_ms=10000,
+            daemon="x86-dm 0.1.0",
+            engine="native",
+            secret=_SECRET,
+        ),
+    ),
+    ("ram by descriptor, with the session's secret", Ram(seq=2, session=77, ram=1, size=1 << 32, secret=_SECRET)),
     ("ram by descriptor", Ram(seq=2, session=77, ram=1, size=1 << 32)),
     ("ram by path", Ram(seq=2, session=77, ram=2, size=4096, path="/dev/shm/x86-dm/vm1-é")),
     ("ram by messages", Ram(seq=2, session=77, ram=3, size=1 << 20, messages=True)),
@@ -133,6 +158,10 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
             changed=[PageRange(3, 7, 1)],
             applied=2,
         ),
+    ),
+    (
+        "emulate, the first on a new socket: with the session's secret",
+        Emulate(session=77, vcpu=0, epoch=2, seq=4, generation=1, base=3, state={}, secret=_SECRET),
     ),
     (
         "emulate of one MMIO instruction",

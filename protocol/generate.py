@@ -53,7 +53,7 @@ def tables() -> str:
     """Return the generated part of the text: limits, messages, records, words, state groups."""
     out = ["## Limits", "", "| limit | value |", "| --- | --- |"]
     limits = ("VERSION", "OLDEST", "MAX_MESSAGE", "MAX_CONTROL", "MAX_DATA", "MAX_REGIONS", "MAX_VCPUS")
-    limits += ("MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED", "MAX_PATCHES")  # type: ignore[assignment]
+    limits += ("MAX_SECRET", "MAX_RAM_BLOCKS", "MAX_PAGES", "MAX_POSTED", "MAX_PATCHES")  # type: ignore[assignment]
     limits += ("MAX_PATCH_DATA", "MAX_MESSAGE_RAM", "MAX_PORTS", "MAX_GROUPS", "MAX_GROUP_VALUES", "MAX_GROUP_BLOB")  # type: ignore[assignment]
     out += [f"| `{name}` | {getattr(schema, name)} |" for name in limits]
     out += ["", "## Features", "", "| feature | since |", "| --- | --- |"]

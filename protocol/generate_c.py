@@ -249,7 +249,11 @@ def tables() -> str:
 def header() -> str:
     """Return the whole header."""
     text = TEMPLATE.read_text(encoding="utf-8")
-    for mark, made in (("@DECLARATIONS@\n", declarations()), ("@TABLES@\n", tables())):
+    for mark, made in (
+        ("@VERSION@", str(schema.VERSION)),
+        ("@DECLARATIONS@\n", declarations()),
+        ("@TABLES@\n", tables()),
+    ):
         if text.count(mark) != 1:
             raise ValueError(f"{TEMPLATE} needs one line {mark.strip()}")
         text = text.replace(mark, made)

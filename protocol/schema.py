@@ -18,6 +18,10 @@ from typing import Any, ClassVar, Final, TypeAlias
 #: Newest and oldest protocol version this schema describes.
 VERSION: Final = 3
 OLDEST: Final = 1
+#: The version that brought secrets.
+SECRET_SINCE: Final = 3
+#: Most bytes of a session's secret.
+MAX_SECRET: Final = 64
 #: Largest message on a vCPU's endpoint, in bytes.
 MAX_MESSAGE: Final = 1 << 20
 #: Largest message on the control endpoint and on the RAM socket, in bytes.
@@ -398,6 +402,7 @@ class Hello(Message):
     name: str = optional(Text(64), "name of the VM, for logs and QMP", "")
     resume: int = optional(U32, "session to take up again; 0: a new one", 0)
     epoch: int = optional(U32, "counts the shim's connections; must grow with each resume", 1)
+    secret: bytes = optional(Blob(MAX_SECRET), "with `resume`: the session's", b"", since=3)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -419,6 +424,9 @@ class Welcome(Message):
     daemon: str = required(Text(64), "name and version of the daemon")
     engine: str = required(Text(64), "engine in use")
     engine_note: str = optional(Text(512), "why this engine, when it is not the usual one", "")
+    secret: bytes = optional(
+        Blob(MAX_SECRET), "what the shim's other sockets must know; empty before version 3", b"", since=3
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -435,6 +443,7 @@ class Ram(Message):
     size: int = required(U64, "bytes, a positive multiple of 4096")
     path: str = optional(Text(4096), "absolute, below the daemon's memory path; empty: a descriptor comes along", "")
     messages: bool = optional(FLAG, "the block stays with the shim, its pages travel in messages", False, since=2)
+    secret: bytes = optional(Blob(MAX_SECRET), "on the RAM socket: the session's", b"", since=3)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -576,6 +585,9 @@ class Emulate(Message):
         ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
     )
     applied: int = optional(U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2)
+    secret: bytes = optional(
+        Blob(MAX_SECRET), "the session's, until a run on this socket has been answered", b"", since=3
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 /*
- * C client of the x86-dm wire protocol, version 1, on libzmq and msgpack-c.
+ * C client of the x86-dm wire protocol, version 3, on libzmq and msgpack-c.
  *
  * Made by generate_c.py from schema.py and x86_dm.in.h: edit those, not x86_dm.h.
  *
@@ -336,6 +336,7 @@ struct x86_dm_hello {
     const char *name; /* name of the VM, for logs and QMP */
     uint32_t resume; /* session to take up again; 0: a new one */
     uint32_t epoch; /* counts the shim's connections; must grow with each resume */
+    struct x86_dm_blob secret; /* with resume: the session's */
 };
 
 /* Answer to hello: what both will use. */
@@ -355,6 +356,7 @@ struct x86_dm_welcome {
     const char *daemon; /* name and version of the daemon */
     const char *engine; /* engine in use */
     const char *engine_note; /* why this engine, when it is not the usual one */
+    struct x86_dm_blob secret; /* what the shim's other sockets must know; empty before version 3 */
 };
 
 /* Make a block of RAM known. With its descriptor on the RAM socket; or, on the control endpoint, by path or to travel in messages. */
@@ -365,6 +367,7 @@ struct x86_dm_ram {
     uint64_t size; /* bytes, a positive multiple of 4096 */
     const char *path; /* absolute, below the daemon's memory path; empty: a descriptor comes along */
     bool messages; /* the block stays with the shim, its pages travel in messages */
+    struct x86_dm_blob secret; /* on the RAM socket: the session's */
 };
 
 /* Forget a block of RAM that the map no longer uses. */
@@ -474,6 +477,7 @@ struct x86_dm_emulate {
     uint32_t n_changed;
     const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
     uint64_t applied; /* memory by messages: all patches up to this version have been applied */
+    struct x86_dm_blob secret; /* the session's, until a run on this socket has been answered */
 };
 
 /* A question in the middle of an instruction. The daemon waits for io-answer. */
@@ -806,7 +810,7 @@ struct x86_dm_stats {
 
 /*
  * Run guest code from `state`, which is brought up to date.  `how` is made with x86_dm_init(); session, vcpu, epoch,
- * seq, generation, base and state in it are filled in.  `done` tells how the run ended; it is valid until the vCPU's
+ * seq, generation, base, state and secret in it are filled in.  `done` tells how the run ended; it is valid until the vCPU's
  * next run or its end.  After failure the state is as it was.
  */
 enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *state, const struct x86_dm_emulate *how,
@@ -1038,8 +1042,10 @@ static const struct x86_dm__row x86_dm__hello_rows[] = {
      offsetof(struct x86_dm_hello, resume), sizeof(uint32_t), 0, NULL, NULL},
     {"epoch", X86_DM__U, X86_DM__OPTIONAL, 32, 0, offsetof(struct x86_dm_hello, epoch),
      offsetof(struct x86_dm_hello, epoch), sizeof(uint32_t), 1, NULL, NULL},
+    {"secret", X86_DM__BLOB, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_hello, secret),
+     offsetof(struct x86_dm_hello, secret), sizeof(struct x86_dm_blob), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__hello_table = {"hello", x86_dm__hello_rows, 7, X86_DM_MAX_CONTROL};
+static const struct x86_dm__table x86_dm__hello_table = {"hello", x86_dm__hello_rows, 8, X86_DM_MAX_CONTROL};
 
 static const struct x86_dm__row x86_dm__welcome_rows[] = {
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_welcome, seq),
@@ -1070,8 +1076,10 @@ static const struct x86_dm__row x86_dm__welcome_rows[] = {
      offsetof(struct x86_dm_welcome, engine), sizeof(const char *), 0, NULL, NULL},
     {"engine_note", X86_DM__TEXT, X86_DM__OPTIONAL, 512, 0, offsetof(struct x86_dm_welcome, engine_note),
      offsetof(struct x86_dm_welcome, engine_note), sizeof(const char *), 0, NULL, NULL},
+    {"secret", X86_DM__BLOB, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_welcome, secret),
+     offsetof(struct x86_dm_welcome, secret), sizeof(struct x86_dm_blob), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__welcome_table = {"welcome", x86_dm__welcome_rows, 14, X86_DM_MAX_CONTROL};
+static const struct x86_dm__table x86_dm__welcome_table = {"welcome", x86_dm__welcome_rows, 15, X86_DM_MAX_CONTROL};
 
 static const struct x86_dm__row x86_dm__ram_rows[] = {
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram, seq),
@@ -1086,8 +1094,10 @@ static const struct x86_dm__row x86_dm__ram_rows[] = {
      offsetof(struct x86_dm_ram, path), sizeof(const char *), 0, NULL, NULL},
     {"messages", X86_DM__FLAG, X86_DM__OPTIONAL, 0, 0, offsetof(struct x86_dm_ram, messages),
      offsetof(struct x86_dm_ram, messages), sizeof(bool), 0, NULL, NULL},
+    {"secret", X86_DM__BLOB, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_ram, secret),
+     offsetof(struct x86_dm_ram, secret), sizeof(struct x86_dm_blob), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__ram_table = {"ram", x86_dm__ram_rows, 6, X86_DM_MAX_CONTROL};
+static const struct x86_dm__table x86_dm__ram_table = {"ram", x86_dm__ram_rows, 7, X86_DM_MAX_CONTROL};
 
 static const struct x86_dm__row x86_dm__ram_remove_rows[] = {
     {"seq", X86_DM__U, X86_DM__REQUIRED, 64, 0, offsetof(struct x86_dm_ram_remove, seq),
@@ -1240,8 +1250,10 @@ static const struct x86_dm__row x86_dm__emulate_rows[] = {
      offsetof(struct x86_dm_emulate, n_changed), sizeof(struct x86_dm_page_range), 0, NULL, &x86_dm__page_range_table},
     {"applied", X86_DM__U, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_emulate, applied),
      offsetof(struct x86_dm_emulate, applied), sizeof(uint64_t), 0, NULL, NULL},
+    {"secret", X86_DM__BLOB, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_emulate, secret),
+     offsetof(struct x86_dm_emulate, secret), sizeof(struct x86_dm_blob), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 20, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 21, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, session),
@@ -2507,6 +2519,28 @@ static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const 
     return true;
 }
 
+/* Tell whether the keys of all maps in a value, of unknown fields too, are text or bytes.  It is not nested deeply. */
+static bool x86_dm__has_plain_keys(const msgpack_object *o)
+{
+    if (o->type == MSGPACK_OBJECT_ARRAY) {
+        for (uint32_t i = 0; i < o->via.array.size; i++) {
+            if (!x86_dm__has_plain_keys(&o->via.array.ptr[i])) {
+                return false;
+            }
+        }
+    } else if (o->type == MSGPACK_OBJECT_MAP) {
+        for (uint32_t i = 0; i < o->via.map.size; i++) {
+            const msgpack_object_kv *pair = &o->via.map.ptr[i];
+
+            if ((pair->key.type != MSGPACK_OBJECT_STR && pair->key.type != MSGPACK_OBJECT_BIN) ||
+                !x86_dm__has_plain_keys(&pair->val)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, const msgpack_object *o,
                                 struct x86_dm_message *message)
 {
@@ -2534,6 +2568,10 @@ static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, co
             }
             type = &o->via.map.ptr[i].val;
         }
+    }
+    if (!x86_dm__has_plain_keys(o)) {
+        x86_dm__fail(at->why, X86_DM_UNUSABLE, "not MessagePack with text for keys");
+        return false;
     }
     if (!type || type->type != MSGPACK_OBJECT_STR) {
         x86_dm__leave(at, 0);
@@ -2714,6 +2752,7 @@ struct x86_dm_vcpu {
     struct x86_dm_state known;
     struct x86_dm_message request, last;
     bool running, has_answer;
+    bool is_known; /* a run on this socket has been answered: the daemon has seen the secret */
     uint32_t answered_io;
     bool waits; /* the daemon has been told that an interrupt waits */
     struct x86_dm_buffer packed, answer, read;
@@ -3047,6 +3086,9 @@ static enum x86_dm_status x86_dm__hello(struct x86_dm *dm, uint32_t resume, stru
     hello.hello.name = dm->name;
     hello.hello.resume = resume;
     hello.hello.epoch = ++dm->epoch;
+    if (resume) {
+        hello.hello.secret = dm->welcome.welcome.secret;
+    }
     status = x86_dm__ask(dm, &hello, X86_DM_WELCOME, dm->timeout_ms, &welcome, why);
     if (status == X86_DM_FINE) {
         pthread_mutex_lock(&dm->lock);
@@ -3189,6 +3231,7 @@ static enum x86_dm_status x86_dm__share(struct x86_dm *dm, const struct x86_dm__
     message.ram.session = dm->session;
     message.ram.ram = block->number;
     message.ram.size = block->size;
+    message.ram.secret = dm->welcome.welcome.secret;
     status = x86_dm_pack(&bytes, &message, why);
     if (status != X86_DM_FINE) {
         x86_dm_buffer_free(&bytes);
@@ -3703,7 +3746,16 @@ static enum x86_dm_status x86_dm__send_request(struct x86_dm_vcpu *vcpu, struct 
     enum x86_dm_status status;
 
     vcpu->request.emulate.epoch = vcpu->epoch;
-    status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+    vcpu->request.emulate.secret = (struct x86_dm_blob){NULL, 0};
+    if (vcpu->is_known) {
+        status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+    } else {
+        pthread_mutex_lock(&vcpu->dm->lock); /* a reconnect may bring another secret meanwhile */
+        vcpu->request.emulate.secret = vcpu->dm->welcome.welcome.secret;
+        status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+        vcpu->request.emulate.secret = (struct x86_dm_blob){NULL, 0};
+        pthread_mutex_unlock(&vcpu->dm->lock);
+    }
     if (status == X86_DM_FINE) {
         x86_dm__send(vcpu, &vcpu->packed);
     }
@@ -3776,6 +3828,7 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
                             endpoint, zmq_strerror(errno));
     }
     vcpu->epoch++;
+    vcpu->is_known = false;
     if (!vcpu->running) {
         return X86_DM_FINE;
     }
@@ -4213,6 +4266,7 @@ enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *sta
     x86_dm_state_update(state, &vcpu->last.done.state);
     vcpu->known = *state;
     vcpu->base = vcpu->last.done.seq;
+    vcpu->is_known = true;
     x86_dm__count(&vcpu->stats.instructions, vcpu->last.done.instructions);
     x86_dm__count(&vcpu->stats.steps, vcpu->last.done.steps);
     *done = &vcpu->last.done;

@@ -1,5 +1,5 @@
 /*
- * C client of the x86-dm wire protocol, version 1, on libzmq and msgpack-c.
+ * C client of the x86-dm wire protocol, version @VERSION@, on libzmq and msgpack-c.
  *
  * Made by generate_c.py from schema.py and x86_dm.in.h: edit those, not x86_dm.h.
  *
@@ -205,7 +205,7 @@ struct x86_dm_stats {
 
 /*
  * Run guest code from `state`, which is brought up to date.  `how` is made with x86_dm_init(); session, vcpu, epoch,
- * seq, generation, base and state in it are filled in.  `done` tells how the run ended; it is valid until the vCPU's
+ * seq, generation, base, state and secret in it are filled in.  `done` tells how the run ended; it is valid until the vCPU's
  * next run or its end.  After failure the state is as it was.
  */
 enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *state, const struct x86_dm_emulate *how,
@@ -1164,6 +1164,28 @@ static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const 
     return true;
 }
 
+/* Tell whether the keys of all maps in a value, of unknown fields too, are text or bytes.  It is not nested deeply. */
+static bool x86_dm__has_plain_keys(const msgpack_object *o)
+{
+    if (o->type == MSGPACK_OBJECT_ARRAY) {
+        for (uint32_t i = 0; i < o->via.array.size; i++) {
+            if (!x86_dm__has_plain_keys(&o->via.array.ptr[i])) {
+                return false;
+            }
+        }
+    } else if (o->type == MSGPACK_OBJECT_MAP) {
+        for (uint32_t i = 0; i < o->via.map.size; i++) {
+            const msgpack_object_kv *pair = &o->via.map.ptr[i];
+
+            if ((pair->key.type != MSGPACK_OBJECT_STR && pair->key.type != MSGPACK_OBJECT_BIN) ||
+                !x86_dm__has_plain_keys(&pair->val)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, const msgpack_object *o,
                                 struct x86_dm_message *message)
 {
@@ -1191,6 +1213,10 @@ static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, co
             }
             type = &o->via.map.ptr[i].val;
         }
+    }
+    if (!x86_dm__has_plain_keys(o)) {
+        x86_dm__fail(at->why, X86_DM_UNUSABLE, "not MessagePack with text for keys");
+        return false;
     }
     if (!type || type->type != MSGPACK_OBJECT_STR) {
         x86_dm__leave(at, 0);
@@ -1371,6 +1397,7 @@ struct x86_dm_vcpu {
     struct x86_dm_state known;
     struct x86_dm_message request, last;
     bool running, has_answer;
+    bool is_known; /* a run on this socket has been answered: the daemon has seen the secret */
     uint32_t answered_io;
     bool waits; /* the daemon has been told that an interrupt waits */
     struct x86_dm_buffer packed, answer, read;
@@ -1704,6 +1731,9 @@ static enum x86_dm_status x86_dm__hello(struct x86_dm *dm, uint32_t resume, stru
     hello.hello.name = dm->name;
     hello.hello.resume = resume;
     hello.hello.epoch = ++dm->epoch;
+    if (resume) {
+        hello.hello.secret = dm->welcome.welcome.secret;
+    }
     status = x86_dm__ask(dm, &hello, X86_DM_WELCOME, dm->timeout_ms, &welcome, why);
     if (status == X86_DM_FINE) {
         pthread_mutex_lock(&dm->lock);
@@ -1846,6 +1876,7 @@ static enum x86_dm_status x86_dm__share(struct x86_dm *dm, const struct x86_dm__
     message.ram.session = dm->session;
     message.ram.ram = block->number;
     message.ram.size = block->size;
+    message.ram.secret = dm->welcome.welcome.secret;
     status = x86_dm_pack(&bytes, &message, why);
     if (status != X86_DM_FINE) {
         x86_dm_buffer_free(&bytes);
@@ -2360,7 +2391,16 @@ static enum x86_dm_status x86_dm__send_request(struct x86_dm_vcpu *vcpu, struct 
     enum x86_dm_status status;
 
     vcpu->request.emulate.epoch = vcpu->epoch;
-    status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+    vcpu->request.emulate.secret = (struct x86_dm_blob){NULL, 0};
+    if (vcpu->is_known) {
+        status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+    } else {
+        pthread_mutex_lock(&vcpu->dm->lock); /* a reconnect may bring another secret meanwhile */
+        vcpu->request.emulate.secret = vcpu->dm->welcome.welcome.secret;
+        status = x86_dm_pack(&vcpu->packed, &vcpu->request, why);
+        vcpu->request.emulate.secret = (struct x86_dm_blob){NULL, 0};
+        pthread_mutex_unlock(&vcpu->dm->lock);
+    }
     if (status == X86_DM_FINE) {
         x86_dm__send(vcpu, &vcpu->packed);
     }
@@ -2433,6 +2473,7 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
                             endpoint, zmq_strerror(errno));
     }
     vcpu->epoch++;
+    vcpu->is_known = false;
     if (!vcpu->running) {
         return X86_DM_FINE;
     }
@@ -2870,6 +2911,7 @@ enum x86_dm_status x86_dm_run(struct x86_dm_vcpu *vcpu, struct x86_dm_state *sta
     x86_dm_state_update(state, &vcpu->last.done.state);
     vcpu->known = *state;
     vcpu->base = vcpu->last.done.seq;
+    vcpu->is_known = true;
     x86_dm__count(&vcpu->stats.instructions, vcpu->last.done.instructions);
     x86_dm__count(&vcpu->stats.steps, vcpu->last.done.steps);
     *done = &vcpu->last.done;

@@ -29,9 +29,10 @@ ALLOWED = {
     "emulator": {"engine", "machine"},
     "version": set(),
     "keys": set(),
+    "claim": set(),
 }
-#: Anyone may know the version, and what a key is.
-COMMON = {"version", "keys"}
+#: Anyone may know the version, what a key is, and who may remove a socket.
+COMMON = {"version", "keys", "claim"}
 #: The engine and everything below it do no input or output over a network.
 SILENT = ("microcode", "machine", "isa", "engine")
 NETWORK = {"socket", "zmq", "asyncio", "selectors", "ssl", "http", "urllib"}

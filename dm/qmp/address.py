@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
-import stat
 from dataclasses import dataclass
 from typing import Final
+
+from dm.claim import Claim
 
 _FORMS: Final = "unix:PATH or tcp:HOST:PORT"
 
@@ -63,14 +63,16 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host, int(port))
 
 
-def bind(address: Address) -> socket.socket:
-    """Return a bound socket, not yet listening.  A socket file nobody listens on any more is replaced.
+def bind(address: Address) -> tuple[socket.socket, Claim | None]:
+    """Return a bound socket, not yet listening, and of a Unix socket the claim to be closed after it.
+
+    A socket file that a daemon has left behind is replaced; any other is left alone, and refused.
 
     Raises:
         OSError: naming the address.
     """
     try:
-        return _bind_unix(address.path) if isinstance(address, UnixAddress) else _bind_tcp(address)
+        return _bind_unix(address.path) if isinstance(address, UnixAddress) else (_bind_tcp(address), None)
     except OSError as error:
         code = error.errno or errno.EINVAL  # an over-long path has none
         raise OSError(code, f"QMP cannot listen on {address}: {error.strerror or error}") from None
@@ -87,28 +89,13 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: str) -> socket.socket:
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX)
+def _bind_unix(path: str) -> tuple[socket.socket, Claim]:
     try:
-        os.fchmod(sock.fileno(), 0o600)  # Linux gives the file the socket's mode, so it is never open to others
-        sock.bind(path)
+        claim = Claim(path)
+    except BlockingIOError:
+        raise OSError(errno.EADDRINUSE, "Address already in use: another daemon serves it") from None
+    try:
+        return claim.bind(), claim
     except BaseException:
-        sock.close()
+        claim.close()
         raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket file a dead server left; anything else stays and makes bind() fail."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)

@@ -7,15 +7,14 @@ commands are taken only while the client reads its answers; events a client does
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dm.claim import Claim
 from dm.qmp.address import Address, TcpAddress, UnixAddress, bind
 from dm.qmp.commands import SCHEMA, EventsDropped, Monitor
 from dm.qmp.control import Control, ControlError, Event
@@ -67,7 +66,7 @@ class QmpServer:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
-        self._files: list[tuple[str, int]] = []
+        self._claims: list[Claim] = []
         self._clients: set[_Client] = set()
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,11 +78,11 @@ class QmpServer:
         Raises:
             OSError: naming the address.
         """
-        sock = bind(address)
+        sock, claim = bind(address)
         is_unix = isinstance(address, UnixAddress)
-        if isinstance(address, UnixAddress):
-            self._files.append((address.path, os.stat(address.path).st_ino))
-        else:
+        if claim is not None:
+            self._claims.append(claim)
+        if isinstance(address, TcpAddress):
             address = TcpAddress(address.host, sock.getsockname()[1])
         self._servers.append(await self._loop.create_server(lambda: _Client(self, trusted=is_unix), sock=sock))
         _LOG.info("QMP listens on %s", address)
@@ -111,10 +110,8 @@ class QmpServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*gone, *self._tasks, return_exceptions=True)
-        for path, inode in self._files:
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
+        for claim in self._claims:
+            claim.close()
 
     # -- for _Client ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The worker writes it, the supervisor reads it when the worker is gone: whoever w
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
@@ -20,9 +21,11 @@ class Board:
         Raises:
             OSError: the system has no memory for it.
         """
-        self.fd = fd if fd >= 0 else os.memfd_create("board", os.MFD_CLOEXEC)
+        self.fd = fd if fd >= 0 else os.memfd_create("board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         if fd < 0:
             os.ftruncate(self.fd, MAX_VCPUS)
+            # The worker has it too: were it cut short, reading it would kill the supervisor (SIGBUS).
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.bytes = mmap.mmap(self.fd, MAX_VCPUS)
 
     def set(self, vcpu: int, running: bool) -> None:

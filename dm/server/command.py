@@ -6,15 +6,19 @@ Nothing here imports ZeroMQ or asyncio before ``--daemonize`` has forked.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from dm.keys import Keys
-from dm.qmp.address import parse_address
+from dm.protocol import schema
+from dm.qmp.address import Address, UnixAddress, parse_address
+from dm.server import logfile, signals
 from dm.server.daemonize import daemonize
 from dm.server.endpoint import Endpoint, parse_endpoint
+from dm.server.limits import Limits
 from dm.version import VERSION
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -48,44 +52,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--session-timeout", type=float, default=10.0, metavar="SECONDS", help="free a silent shim's session (10)"
     )
+    _add_limits(parser)
     parser.add_argument("--daemonize", action="store_true", help="go to the background once all sockets are bound")
-    parser.add_argument("--log-level", choices=_LEVELS, default="warning", help="what to log on stderr (warning)")
-    parser.add_argument("--log-file", metavar="FILE", help="append the log to FILE instead")
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="what to log on stderr (info)")
+    parser.add_argument(
+        "--log-file",
+        metavar="FILE",
+        help="append the log to FILE instead; SIGHUP opens it anew (without it, it ends us)",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    default = Limits()
+    parser.add_argument(
+        "--max-sessions",
+        type=int,
+        default=default.sessions,
+        metavar="N",
+        help=f"most sessions at a time ({default.sessions}); fewer where the system allows few descriptors",
+    )
+    parser.add_argument(
+        "--max-vcpus", type=int, default=default.vcpus, metavar="N", help=f"most vCPUs of a session ({default.vcpus})"
+    )
+    parser.add_argument(
+        "--max-regions",
+        type=int,
+        default=default.regions,
+        metavar="N",
+        help=f"most regions of a session's memory map, times its vCPUs ({default.regions})",
+    )
+    parser.add_argument(
+        "--max-ram",
+        metavar="SIZE",
+        help="most RAM of a session: bytes, or with suffix K, M, G or T (as much as the host has)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the daemon; returns its exit status: 0 after an orderly end, 1 when it cannot serve, 2 for bad arguments."""
+    _standard_descriptors()
     try:
         endpoint = parse_endpoint(args.listen)
         _check_curve(endpoint, args.curve_secret_key, args.curve_clients)
-        addresses = [parse_address(text) for text in args.qmp]
+        addresses = [_absolute(parse_address(text)) for text in args.qmp]
+        secret_key, clients_at, log_file = (
+            path and os.path.abspath(path) for path in (args.curve_secret_key, args.curve_clients, args.log_file)
+        )
+        limits = _limits(args)
         memory_path = _directory(args.memory_path)
         if args.engine not in ("auto", "native", "python") and ":" not in args.engine:
             raise ValueError(f"--engine {args.engine}: use native or python")
         if not 0.1 <= args.session_timeout <= 86400:
             raise ValueError(f"--session-timeout {args.session_timeout:g}: use 0.1 to 86400 seconds")
-        if args.log_file:
-            _log_to(args.log_file)
+        log_to = logfile.open_file(log_file) if log_file else -1
     except ValueError as error:
         return _fail(str(error), 2)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}", 1)
+    signals.reset()
     report: Callable[[str | None], None] = daemonize() if args.daemonize else _report
+    if log_to >= 0:
+        if not args.daemonize:
+            report = _to_terminal()
+        logfile.use(log_to)
 
     import asyncio
-    import logging
 
+    from dm.server import log
     from dm.server.daemon import serve
     from dm.server.supervisor import Settings
 
-    logging.basicConfig(level=args.log_level.upper(), format="x86-dm: %(levelname)s: %(message)s")
+    log.set_up(args.log_level)
     try:
         engine = _engine(args.engine)
-        keys, clients = _curve(args.curve_secret_key, args.curve_clients) if args.curve_clients else (None, frozenset())
-        settings = Settings(endpoint, args.engine, memory_path, args.session_timeout, args.log_level, keys, clients)
+        keys, clients = _curve(secret_key, clients_at) if secret_key and clients_at else (None, frozenset())
+        settings = Settings(
+            *(endpoint, args.engine, memory_path, args.session_timeout, args.log_level, keys, clients, limits, log_file)
+        )
 
         def ready() -> None:
-            print(f"x86-dm {VERSION} serves {args.listen}, engine {engine}", file=sys.stderr, flush=True)
+            _say(f"x86-dm {VERSION} serves {args.listen}, engine {engine}")
             report(None)
 
         asyncio.run(serve(settings, addresses, ready))
@@ -128,11 +174,39 @@ def _directory(path: str | None) -> str | None:
     return real
 
 
-def _log_to(path: str) -> None:
-    """Make the log file standard error, of this process and of the workers."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.dup2(fd, 2)
-    os.close(fd)
+def _standard_descriptors() -> None:
+    """Open those of the descriptors 0 to 2 that our parent has closed: the next file opened would be in their place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.set_inheritable(number, True)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _absolute(address: Address) -> Address:
+    """Return an address that means the same in every directory."""
+    return UnixAddress(os.path.abspath(address.path)) if isinstance(address, UnixAddress) else address
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    """Return the limits the operator has set."""
+    most = {"sessions": 1 << 16, "vcpus": schema.MAX_VCPUS, "regions": schema.MAX_REGIONS * schema.MAX_VCPUS}
+    given = {name: getattr(args, f"max_{name}") for name in most}
+    for name, value in given.items():
+        if not 1 <= value <= most[name]:
+            raise ValueError(f"--max-{name} {value}: use 1 to {most[name]}")
+    return Limits(**given) if args.max_ram is None else Limits(**given, ram=_size(args.max_ram))
+
+
+def _size(text: str) -> int:
+    """Return a number of bytes: a number, or one with a suffix."""
+    digits, suffix = (text[:-1], text[-1].upper()) if text and not text[-1].isdigit() else (text, "")
+    if not (digits.isascii() and digits.isdigit() and int(digits) and suffix in ("", *"KMGT")):
+        raise ValueError(f"--max-ram {text}: use a number of bytes, or one with the suffix K, M, G or T")
+    return int(digits) << 10 * " KMGT".index(suffix or " ")
 
 
 def _engine(name: str) -> str:
@@ -143,9 +217,29 @@ def _engine(name: str) -> str:
     return f"{found.name} ({found.why})"
 
 
+def _say(text: str) -> None:
+    """Write a line to standard error, whatever that is by now; what cannot be written is no reason to end."""
+    with contextlib.suppress(OSError):
+        os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
 def _report(error: str | None) -> None:
     if error is not None:
-        print(error, file=sys.stderr)
+        _say(error)
+
+
+def _to_terminal() -> Callable[[str | None], None]:
+    """Return what reports to standard error as it is now, and lets go of that."""
+    terminal = os.dup(2)
+
+    def report(error: str | None) -> None:
+        _report(error)
+        if error is not None:
+            with contextlib.suppress(OSError):
+                os.write(terminal, (error + "\n").encode("utf-8", "backslashreplace"))
+        os.close(terminal)
+
+    return report
 
 
 def _fail(text: str, status: int) -> int:

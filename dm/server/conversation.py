@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -11,9 +12,12 @@ from dm.protocol import codec, schema
 from dm.protocol.schema import Done, DoneReason, Groups, Io, IoAnswer, IoKind, Stop
 from dm.server import guard
 from dm.server.inbox import Inbox
+from dm.server.log import Sparse
 from dm.server.processor import Processor
 from dm.server.router import Router
 from dm.server.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 class Gone(Exception):
@@ -25,6 +29,7 @@ class Conversation:
 
     def __init__(self, processor: Processor, inbox: Inbox, router: Router) -> None:
         self._processor, self._owner, self._inbox, self._router = processor, processor.owner, inbox, router
+        self._sparse = Sparse()
 
     def ask(self, run: Run, kind: IoKind, **what: Any) -> IoAnswer:
         """Send a question and wait for its answer; raises as :meth:`wait` does."""
@@ -116,6 +121,10 @@ class Conversation:
         processor = self._processor
         processor.known, processor.groups = True, processor.engine.get_groups()
         detail = result.detail if result is not None else guard.lost()
+        if reason is DoneReason.UNSUPPORTED and (held := self._sparse()) is not None:
+            state = processor.engine.get_state()
+            place = f"{state.cs.selector:04x}:{state.rip:x}"
+            _log.info("vCPU %d: unsupported at %s: %s%s", processor.number, place, detail, held)
         return Done(
             session=self._owner.number,
             vcpu=processor.number,

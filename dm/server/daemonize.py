@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ def daemonize() -> Callable[[str | None], None]:
         What the daemon calls once: with None when it is ready, or with an error.  It then lets go of the terminal.
     """
     reader, writer = os.pipe()
+    sys.stderr.flush()
     if os.fork():
         os.close(writer)
         _wait(reader)
@@ -31,7 +33,8 @@ def daemonize() -> Callable[[str | None], None]:
     os.set_inheritable(writer, False)
 
     def report(error: str | None) -> None:
-        os.write(writer, _READY if error is None else error.encode("utf-8", "replace"))
+        with contextlib.suppress(OSError):  # whoever started us may be gone
+            os.write(writer, _READY if error is None else error.encode("utf-8", "replace"))
         os.close(writer)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)

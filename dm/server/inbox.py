@@ -69,7 +69,7 @@ class Inbox:
                 error.partial.setdefault("seq", getattr(message, "seq", 0))
                 raise
         except ProtocolError as error:
-            _log.info("session %d vCPU %d: refused: %s", session, processor.number, error)
+            _log.debug("vCPU %d: refused: %s", processor.number, error)
             known = {"session": session, "vcpu": processor.number, "epoch": self._router.epoch}
             self._router.send(identity, error.message(**known))
 

@@ -74,8 +74,10 @@ def open_below(directory: str, path: str) -> int:
 class RamBlocks:
     """The RAM blocks of one session, by the numbers its shim gave them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1 << 64) -> None:
+        """``most`` bytes in all."""
         self._blocks: dict[int, mmap.mmap | Block] = {}
+        self._most = most
 
     def add(self, number: int, fd: int, size: int) -> None:
         """Map ``size`` bytes of ``fd`` shared and writable; the descriptor stays the caller's.
@@ -83,7 +85,7 @@ class RamBlocks:
         Raises:
             ProtocolError: number in use, too many blocks, wrong size, or it cannot be mapped.
         """
-        self._check(number)
+        self._check(number, size)
         there = os.fstat(fd).st_size
         if size == 0 or size % PAGE or size > there:
             raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most the file's {there:#x}", "size")
@@ -101,18 +103,22 @@ class RamBlocks:
         Raises:
             ProtocolError: number in use, too many blocks, or wrong size.
         """
-        self._check(number)
+        self._check(number, size)
         room = schema.MAX_MESSAGE_RAM - sum(len(block) for block in self._blocks.values() if isinstance(block, Block))
         if size == 0 or size % PAGE or size > room:
             raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most {room:#x}", "size")
         block = self._blocks[number] = Block(number, size)
         return block
 
-    def _check(self, number: int) -> None:
+    def _check(self, number: int, size: int) -> None:
         if number == 0 or number in self._blocks:
             raise _refuse(f"ram {number} is {'reserved' if number == 0 else 'in use'}", "a new number, not 0", "ram")
         if len(self._blocks) >= schema.MAX_RAM_BLOCKS:
             raise ProtocolError(ErrorClass.LIMIT, "too many RAM blocks", f"at most {schema.MAX_RAM_BLOCKS}", "ram")
+        used = sum(len(block) for block in self._blocks.values())
+        if size > self._most - used:
+            expected = f"at most {self._most - used:#x} more of {self._most:#x} in all (--max-ram)"
+            raise ProtocolError(ErrorClass.LIMIT, f"size is {size:#x}", expected, "size")
 
     def remove(self, number: int, current: GuestMap) -> mmap.mmap | Block:
         """Forget a block and return it.

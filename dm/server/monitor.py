@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dm.qmp import control
 from dm.qmp.control import RunState, ShutdownCause
-from dm.server.supervisor import Listener, Session, Supervisor
+from dm.server.supervisor import Listener, NotAll, Session, Supervisor
 
 
 class Monitor(Listener):
@@ -30,14 +30,23 @@ class Monitor(Listener):
     async def stop(self) -> None:
         """Hold all guest code."""
         if not self._supervisor.paused:
-            await self._supervisor.pause(True)
+            await self._pause(True)
             self._emit(control.Stopped())
 
     async def cont(self) -> None:
         """Let guest code run."""
-        if self._supervisor.paused:
-            await self._supervisor.pause(False)
-            self._emit(control.Resumed())
+        was_paused = self._supervisor.paused
+        try:
+            await self._pause(False)  # whoever did not obey the last time is asked again
+        finally:
+            if was_paused:
+                self._emit(control.Resumed())
+
+    async def _pause(self, paused: bool) -> None:
+        try:
+            await self._supervisor.pause(paused)
+        except NotAll as error:
+            raise control.ControlError(f"Guest code {error}") from None
 
     async def quit(self) -> None:
         """Begin the orderly end, asked for by a monitor."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import logging
+import socket as unix
 from collections.abc import Collection
 from typing import Any, Final, Protocol
 
 import zmq
 
+from dm.claim import Inode, listening_socket, remove
 from dm.keys import Keys
+from dm.server.log import Sparse
+
+_log = logging.getLogger(__name__)
 
 #: ZAP domain of our sockets (https://rfc.zeromq.org/spec/27).
 _DOMAIN: Final = "x86-dm"
-#: A peer must have shown its key within so many milliseconds.
-_HANDSHAKE_MS: Final = 5000
+#: Connections that may wait to be taken (listen(2)).
+BACKLOG: Final = 32
+#: A peer must have done its part of ZMTP's handshake within so many milliseconds.
+HANDSHAKE_MS: Final = 5000
 
 
 class Place(Protocol):
@@ -37,16 +43,30 @@ class IpcPlace:
     def __init__(self, path: str) -> None:
         self.endpoint = f"ipc://{path}"
         self._path = path
+        self._made: Inode | None = None
 
     def bind(self, socket: zmq.Socket[bytes]) -> None:
         """See :meth:`Place.bind`."""
-        socket.bind(self.endpoint)
-        os.chmod(self._path, 0o600)
+        made = listening_socket(self._path, backlog=BACKLOG)
+        self._made = Inode.of(self._path)
+        bind_made(socket, made, self._path)
 
     def clear(self) -> None:
         """See :meth:`Place.clear`."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        if self._made is not None:
+            remove(self._path, self._made)
+
+
+def bind_made(socket: zmq.Socket[Any], made: unix.socket, path: str) -> None:
+    """Make a ZeroMQ socket take the connections of a listening one at ``path``, which is its own from then on.
+
+    Left to itself libzmq would remove whatever is at that path before it binds.
+    """
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.USE_FD, made.fileno())
+    socket.bind(f"ipc://{path}")
+    made.detach()
+    socket.setsockopt(zmq.USE_FD, -1)
 
 
 class TcpPlace:
@@ -73,7 +93,7 @@ def secure(socket: zmq.Socket[Any], keys: Keys) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an Admission nobody is let in
-    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, 1)
 
 
@@ -85,13 +105,17 @@ class Admission:
         from zmq.auth.thread import ThreadAuthenticator  # brings asyncio: a tenth of a worker's start, for tcp alone
 
         self._clients = clients
+        self._sparse = Sparse()
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(_DOMAIN, credentials_provider=self)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Return whether a key is admitted; called by the authenticator."""
-        return key in self._clients
+        admitted = key in self._clients
+        if not admitted and (held := self._sparse()) is not None:
+            _log.warning("key refused: %s%s", key.decode("ascii", "replace"), held)
+        return admitted
 
     def close(self) -> None:
         """End; before the context is."""

@@ -22,6 +22,7 @@ class Owner(Protocol):
     """What a vCPU needs of its session."""
 
     number: int
+    secret: bytes
     current: MemoryMap
     pages: PageCache
     state_ports: tuple[range, ...]

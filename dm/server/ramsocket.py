@@ -14,14 +14,17 @@ import struct
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from dm.claim import Inode, listening_socket, remove
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass
+from dm.server.log import Sparse
 from dm.server.memory import check_sealed
 
 _log = logging.getLogger(__name__)
 
-_MAX_PEERS: Final = 64
+#: A peer that says nothing for so many seconds is cut off.
+_PATIENCE: Final = 10.0
 
 #: Takes the message, its bytes, the descriptor (the callee's from then on) and what sends the answer.
 OnRam: TypeAlias = Callable[[schema.Ram, bytes, int, Callable[[bytes], None]], None]
@@ -30,24 +33,19 @@ OnRam: TypeAlias = Callable[[schema.Ram, bytes, int, Callable[[bytes], None]], N
 class RamSocket:
     """Accepts descriptors on the asyncio thread."""
 
-    def __init__(self, path: str, on_ram: OnRam) -> None:
-        """Bind to ``path``, mode 0600.
+    def __init__(self, path: str, on_ram: OnRam, most: int) -> None:
+        """Bind to ``path``, mode 0600; at most ``most`` peers are served at a time.
 
         Raises:
             OSError: it cannot be bound.
         """
         self.path = path
-        self._on_ram = on_ram
+        self._on_ram, self._most = on_ram, most
         self._loop = asyncio.get_running_loop()
-        self._peers: set[socket.socket] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        try:
-            self._listener.bind(path)
-            os.chmod(path, 0o600)
-            self._listener.listen(8)
-        except OSError:
-            self._listener.close()
-            raise
+        self._peers: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._sparse = Sparse()
+        self._listener = listening_socket(path, socket.SOCK_SEQPACKET, backlog=8)
+        self._made = Inode.of(path)
         self._loop.add_reader(self._listener, self._accept)
 
     def close(self) -> None:
@@ -56,7 +54,7 @@ class RamSocket:
         self._listener.close()
         for peer in list(self._peers):
             self._drop(peer)
-        os.unlink(self.path)
+        remove(self.path, self._made)
 
     def _accept(self) -> None:
         try:
@@ -64,23 +62,29 @@ class RamSocket:
         except OSError:
             return
         _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (0, os.geteuid()) or len(self._peers) >= _MAX_PEERS:
-            _log.warning("RAM socket: user %d refused", uid)
+        refusal = ""
+        if uid not in (0, os.geteuid()):
+            refusal = f"user {uid} is neither root nor the daemon's"
+        elif len(self._peers) >= self._most:
+            refusal = f"there are {self._most} connections, the most there can be"
+        if refusal:
+            if (held := self._sparse()) is not None:
+                _log.warning("RAM socket: refused: %s%s", refusal, held)
             peer.close()
             return
         peer.setblocking(False)
-        self._peers.add(peer)
+        self._peers[peer] = self._loop.call_later(_PATIENCE, self._drop, peer)
         self._loop.add_reader(peer, self._read, peer)
 
     def _drop(self, peer: socket.socket) -> None:
         if peer in self._peers:
-            self._peers.remove(peer)
+            self._peers.pop(peer).cancel()
             self._loop.remove_reader(peer)
             peer.close()
 
     def _read(self, peer: socket.socket) -> None:
         try:
-            data, fds, flags, _ = socket.recv_fds(peer, schema.MAX_CONTROL, 4)
+            data, fds, flags, _ = socket.recv_fds(peer, schema.MAX_CONTROL, 4, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
@@ -90,6 +94,8 @@ class RamSocket:
                 os.close(fd)
             self._drop(peer)
             return
+        self._peers[peer].cancel()
+        self._peers[peer] = self._loop.call_later(_PATIENCE, self._drop, peer)
         fd = -1
         try:
             fd = self._only(fds)

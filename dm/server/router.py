@@ -5,6 +5,7 @@ A ZeroMQ socket never changes thread: all of it belongs to the vCPU's.
 
 from __future__ import annotations
 
+import hmac
 import logging
 from typing import Final
 
@@ -34,16 +35,21 @@ class Router:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], place: Place, wake: int, counters: schema.VcpuCounters
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        place: Place,
+        wake: int,
+        counters: schema.VcpuCounters,
+        secret: bytes = b"",
     ) -> None:
-        """``place`` is where the endpoint goes, ``wake`` the other descriptor.
+        """``place`` is where the endpoint goes, ``wake`` the other descriptor, ``secret`` the session's.
 
         Bytes and errors that are sent are added to ``counters``.
         """
         self.epoch = 0
         self.peer = b""
         self.socket: zmq.Socket[bytes]
-        self._context, self._place, self._counters = context, place, counters
+        self._context, self._place, self._counters, self._secret = context, place, counters, secret
         self.waiter = Waiter()
         self.waiter.add(wake)
 
@@ -86,10 +92,15 @@ class Router:
         return identity, frame.bytes, parts
 
     def check_epoch(self, identity: bytes, message: Emulate | IoAnswer | Kick) -> None:
-        """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer."""
+        """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer.
+
+        It must know the session's secret.  Once is enough: ZeroMQ names each connection itself, and no other can have
+        its name.  In a session without a secret the first socket stays the peer.
+        """
         if message.epoch == self.epoch and identity == self.peer:
             return
         if message.epoch > self.epoch and isinstance(message, Emulate):
+            self._check_secret(identity, message.secret)
             self.epoch, self.peer = message.epoch, identity
             return
         if message.epoch == self.epoch and self.epoch:
@@ -100,6 +111,13 @@ class Router:
         if self.epoch and isinstance(message, Emulate):
             expected = f"{self.epoch} from its own socket, or a greater one"
         raise ProtocolError(ErrorClass.STALE_EPOCH, f"epoch is {message.epoch}", expected, "epoch")
+
+    def _check_secret(self, identity: bytes, secret: bytes) -> None:
+        known = hmac.compare_digest(secret, self._secret) if self._secret else identity == self.peer or not self.peer
+        if not known:
+            text = "another socket has this vCPU, and this one does not know the session's secret"
+            expected = "the secret of welcome" if self._secret else "protocol version 3, which has secrets"
+            raise ProtocolError(ErrorClass.STALE_EPOCH, text, expected, "secret")
 
     # ------------------------------------------------------------------------------------------ what goes out
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import zmq
 import zmq.asyncio
@@ -22,24 +24,30 @@ from dm.keys import Keys
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
-from dm.server import link
+from dm.server import descriptors, link, log, logfile
 from dm.server.board import Board
 from dm.server.directory import Directory
+from dm.server.door import Door
 from dm.server.endpoint import Endpoint
+from dm.server.limits import Limits
+from dm.server.link import VcpuStatus
 from dm.server.memory import open_below
-from dm.server.place import Admission, secure
+from dm.server.place import BACKLOG, Admission, bind_made, secure
 from dm.server.ramsocket import RamSocket
 from dm.version import VERSION
 
 _log = logging.getLogger(__name__)
 
-MAX_SESSIONS: Final = 64
 #: Control requests of one session that may wait for its worker.
 _MAX_PENDING: Final = 64
 #: A worker must be ready within so many seconds (a first start may have to compile byte code).
 _START: Final = 60.0
 #: A worker that has been told to end is killed after so many seconds.
 _STOP: Final = 6.0
+#: A worker whose line has ended ends itself within so many seconds, or is killed.
+_REAP: Final = 2.0
+#: Bytes of a session's secret.
+_SECRET: Final = 32
 _HWM: Final = 64
 
 
@@ -58,22 +66,20 @@ class Settings:
     log_level: str = "warning"
     keys: Keys | None = None
     clients: frozenset[bytes] = frozenset()
+    limits: Limits = field(default_factory=Limits)
+    log_file: str | None = None
 
 
-@dataclass(slots=True)
-class VcpuStatus:
-    """What is known of a vCPU without asking its worker; ``doing`` is idle, running, waiting or lost."""
-
-    number: int
-    doing: str
-    requests: int
-    instructions: int
-    io: int
+#: Is called with what a worker has answered, or why it has not.
+Settle: TypeAlias = Callable[[link.FromWorker | ProtocolError], None]
 
 
 @dataclass(slots=True)
 class Session:
-    """One VM: its shim's control socket, its worker."""
+    """One VM: its shim's control socket, its worker.
+
+    Whoever comes with another socket must know the ``secret``; without one (versions 1 and 2) nobody can.
+    """
 
     number: int
     name: str
@@ -83,13 +89,15 @@ class Session:
     line: socket.socket
     process: asyncio.subprocess.Process
     user: str = ""  # the client's public key, on tcp
+    secret: bytes = field(default=b"", repr=False)
     board: Board = field(default_factory=Board)
     since: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     engine: str = ""
     note: str = ""
     vcpus: list[VcpuStatus] = field(default_factory=list)
-    pending: dict[int, Callable[[bytes], None]] = field(default_factory=dict)
+    memory_lost: bool = False
+    pending: dict[int, tuple[type[link.FromWorker], Settle]] = field(default_factory=dict)
     tag: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str = ""
@@ -99,6 +107,17 @@ class Session:
     def live(self) -> bool:
         """Whether its worker is ready and has not been told to end."""
         return bool(self.engine) and not self.ending
+
+    def __str__(self) -> str:
+        return log.session(self.number, self.name)
+
+    def knows(self, secret: bytes) -> bool:
+        """Return whether this is the session's secret."""
+        return bool(self.secret) and hmac.compare_digest(self.secret, secret)
+
+
+class NotAll(Exception):
+    """Guest code could not be held, or let go on, everywhere; the text names who did not obey."""
 
 
 class Listener:
@@ -124,6 +143,7 @@ class Supervisor:
         self.settings = settings
         self.listener = listener or Listener()
         self.sessions: dict[int, Session] = {}
+        self.shares = descriptors.shares(descriptors.raise_limit(), settings.limits.sessions)
         self.paused = False
         self._quit = asyncio.Event()
         self._directory: Directory | None = None
@@ -131,6 +151,7 @@ class Supervisor:
         self._socket: zmq.asyncio.Socket
         self._ram: RamSocket | None = None
         self._admission: Admission | None = None
+        self._door: Door | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------ life
@@ -142,23 +163,27 @@ class Supervisor:
             OSError: another daemon has it, or it cannot be bound; the text says which.
         """
         endpoint = self.settings.endpoint
+        listening: socket.socket | None = None
         if endpoint.path:
             self._directory = Directory(endpoint.path)
+            listening = self._directory.claim.bind(backlog=BACKLOG)
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM), (zmq.LINGER, 0)):
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.MAXMSGSIZE, 16 * schema.MAX_CONTROL)  # above this the peer is cut off unheard
-        if not endpoint.path:
-            assert self.settings.keys is not None
-            self._admission = Admission(self._context, self.settings.clients)
-            secure(self._socket, self.settings.keys)
         try:
-            self._socket.bind(str(endpoint))
+            if listening is not None:
+                bind_made(self._socket, listening, endpoint.path)
+            else:
+                assert self.settings.keys is not None
+                self._admission = Admission(self._context, self.settings.clients)
+                secure(self._socket, self.settings.keys)
+                self._socket.bind(str(endpoint))
         except zmq.ZMQError as error:
             raise OSError(f"cannot bind {endpoint}: {error.strerror}") from None
         if self._directory is not None:
-            os.chmod(endpoint.path, 0o600)
-            self._ram = RamSocket(f"{self._directory.name}/ram", self._on_ram)
+            self._door = Door(self._socket, self._directory.claim, self._directory.closed, self.shares.open)
+            self._ram = RamSocket(self._directory.ram, self._on_ram, self.shares.ram)
 
     async def run(self) -> None:
         """Serve until :meth:`quit`; then every shim gets its state back."""
@@ -175,6 +200,20 @@ class Supervisor:
     def quit(self) -> None:
         """Begin the orderly end."""
         self._quit.set()
+
+    def reopen_log(self) -> None:
+        """Open the log file anew, as after its renaming, for the workers too."""
+        assert self.settings.log_file is not None
+        try:
+            fd = logfile.open_file(self.settings.log_file)
+        except OSError as error:
+            _log.error("the log goes on in its old file: %s: %s", error.filename, error.strerror)
+            return
+        for session in self.sessions.values():
+            with contextlib.suppress(OSError):
+                link.send(session.line, "log", 0, None, fd)
+        logfile.use(fd)
+        _log.info("log opened anew")
 
     @property
     def quitting(self) -> bool:
@@ -194,6 +233,8 @@ class Supervisor:
         """Give the endpoint back."""
         if self._ram is not None:
             self._ram.close()
+        if self._door is not None:
+            self._door.end()
         if hasattr(self, "_socket"):
             self._socket.close(linger=2000)
         if self._admission is not None:
@@ -203,21 +244,45 @@ class Supervisor:
             self._directory.close()
 
     async def pause(self, paused: bool) -> None:
-        """Hold all guest code, or let it go on; return once that is so."""
+        """Hold all guest code, or let it go on; return once that is so.
+
+        Raises:
+            NotAll: somebody does not obey.  Guest code that was to be held goes on everywhere then.
+        """
         self.paused = paused
-        waits = [self._request(session, "pause", paused) for session in self.sessions.values() if session.live]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), _STOP)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._pause(s, paused)) for s in self.sessions.values() if s.live]
+        failed = [task.result() for task in tasks if task.result()]
+        if not failed:
+            return
+        text = f"did not {'stop' if paused else 'go on'} within {_STOP:g} s: {'; '.join(failed)}"
+        _log.error("%s", text)
+        if paused:
+            self.paused = False
+            for session in self.sessions.values():
+                if session.live:
+                    with contextlib.suppress(ProtocolError):
+                        self._to_worker(session, "pause", False, lambda answer: None)
+        raise NotAll(text)
 
-    async def _request(self, session: Session, operation: str, body: object) -> bytes:
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async def _pause(self, session: Session, paused: bool) -> str:
+        """Hold one session's runs, or let them go on; return who did not obey, empty if nobody."""
+        answer: asyncio.Future[link.FromWorker | ProtocolError] = asyncio.get_running_loop().create_future()
 
-        def settle(data: bytes) -> None:
+        def settle(came: link.FromWorker | ProtocolError) -> None:
             if not answer.done():
-                answer.set_result(data)
+                answer.set_result(came)
 
-        self._to_worker(session, operation, body, settle)
-        return await answer
+        try:
+            self._to_worker(session, "pause", paused, settle)
+            came = await asyncio.wait_for(answer, _STOP)
+        except ProtocolError as error:
+            return f"{session}, {error}"
+        except TimeoutError:
+            return f"{session}, whose worker does not answer" if session.live else ""
+        if isinstance(came, link.Paused) and came.but:
+            return f"{session}, vCPU {', '.join(map(str, came.but))}"
+        return ""  # it is so, or the session is over
 
     # ------------------------------------------------------------------------------------------ shims
 
@@ -237,7 +302,7 @@ class Supervisor:
                     error.partial.setdefault("seq", getattr(message, "seq", 0))
                     raise
             except ProtocolError as error:
-                _log.info("control request refused: %s", error)
+                _log.debug("control request refused: %s", error)
                 self._send(identity, error.message())
             except Exception as error:  # whatever one peer brings about, the others are served on
                 _log.exception("control request failed")
@@ -264,7 +329,7 @@ class Supervisor:
             case schema.Ram():
                 self._on_ram_request(session, message, data)
             case _:
-                self._forward(session, data, lambda answer: self._send_bytes(session.identity, answer))
+                self._forward(session, message, data)
 
     def _session(self, number: int, identity: bytes) -> Session:
         session = self.sessions.get(number)
@@ -302,12 +367,13 @@ class Supervisor:
                 max_control=schema.MAX_CONTROL,
                 max_data=schema.MAX_DATA,
                 max_regions=schema.MAX_REGIONS,
-                max_vcpus=schema.MAX_VCPUS,
+                max_vcpus=self.settings.limits.vcpus,
                 timeout_ms=int(self.settings.timeout * 1000),
                 ram_socket="" if self._ram is None else self._ram.path,
                 daemon=f"x86-dm {VERSION}",
                 engine=session.engine,
                 engine_note=session.note,
+                secret=session.secret,
             ),
         )
 
@@ -325,9 +391,12 @@ class Supervisor:
 
     def _resume(self, identity: bytes, user: str, hello: schema.Hello) -> Session:
         session = self.sessions.get(hello.resume)
-        if session is None or not session.live or session.user != user:
+        if session is None or not session.live or session.user != user or not session.knows(hello.secret):
             raise ProtocolError(
-                ErrorClass.UNKNOWN_SESSION, f"there is no session {hello.resume}", "0 for a new one", "resume"
+                ErrorClass.UNKNOWN_SESSION,
+                f"there is no session {hello.resume} with this secret",
+                "the secret of its welcome, or 0 for a new one",
+                "resume",
             )
         if hello.epoch <= session.epoch:
             raise ProtocolError(ErrorClass.STALE_EPOCH, f"epoch is {hello.epoch}", f"above {session.epoch}", "epoch")
@@ -339,9 +408,15 @@ class Supervisor:
             raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
         if any(session.identity == identity for session in self.sessions.values()):
             raise ProtocolError(ErrorClass.BUSY, "this socket has a session", "bye, or another socket")
-        if len(self.sessions) >= MAX_SESSIONS:
-            raise ProtocolError(ErrorClass.LIMIT, "too many sessions", f"at most {MAX_SESSIONS}")
-        session = await self._spawn(identity, user, hello, version)
+        if len(self.sessions) >= self.shares.sessions:
+            _log.warning("session refused: there are %d, the most there can be", len(self.sessions))
+            raise ProtocolError(ErrorClass.LIMIT, "too many sessions", f"at most {self.shares.sessions}")
+        try:
+            session = await self._spawn(identity, user, hello, version)
+        except OSError as error:  # a refusal, not a fault of ours: memory, processes or descriptors are the host's
+            _log.error("no worker can be started: %s", error)
+            text = f"the host has no room for a worker: {error.strerror}"
+            raise ProtocolError(ErrorClass.LIMIT, text, "fewer sessions, or later") from None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(session.ready.wait(), _START)
         if not session.engine or self.quitting:
@@ -351,8 +426,10 @@ class Supervisor:
                 raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
             raise ProtocolError(ErrorClass.INTERNAL, reason, "see the daemon's log")
         session.heard = time.monotonic()
-        if self.paused:
-            await self._request(session, "pause", True)
+        if self.paused and (failed := await self._pause(session, True)):
+            await self._end(session, "abort", f"it cannot be held: {failed}")
+            raise ProtocolError(ErrorClass.INTERNAL, "guest code is stopped here, and the session cannot be held")
+        _log.info("%s: opened, version %d, engine %s, worker %d", session, version, session.engine, session.process.pid)
         self.listener.opened(session)
         return session
 
@@ -365,7 +442,7 @@ class Supervisor:
         if message.messages:
             if message.path:
                 raise ProtocolError(ErrorClass.BAD_MEMORY, "a path for a block by messages", "none", "path")
-            self._forward(session, data, lambda answer: self._send_bytes(session.identity, answer))
+            self._forward(session, message, data)
             return
         if not message.path:
             raise ProtocolError(
@@ -377,7 +454,7 @@ class Supervisor:
             )
         fd = open_below(self.settings.memory_path, message.path)
         try:
-            self._forward(session, data, lambda answer: self._send_bytes(session.identity, answer), fd)
+            self._forward(session, message, data, fd=fd)
         finally:
             os.close(fd)
 
@@ -385,12 +462,11 @@ class Supervisor:
         """A descriptor came on the RAM socket."""
         try:
             session = self.sessions.get(message.session)
-            if session is None or not session.live:
-                raise ProtocolError(
-                    ErrorClass.UNKNOWN_SESSION, f"there is no session {message.session}", "hello first", "session"
-                )
+            if session is None or not session.live or (session.secret and not session.knows(message.secret)):
+                text = f"there is no session {message.session} with this secret"
+                raise ProtocolError(ErrorClass.UNKNOWN_SESSION, text, "hello first", "session")
             session.heard = time.monotonic()
-            self._forward(session, data, answer, fd)
+            self._forward(session, message, data, answer, fd)
         except ProtocolError as error:
             answer(codec.encode(error.message(seq=message.seq)))
         finally:
@@ -443,10 +519,14 @@ class Supervisor:
         finally:
             theirs.close()
         ours.setblocking(False)
-        session = Session(number, hello.name, identity, hello.epoch, features, ours, process, user)
+        secret = secrets.token_bytes(_SECRET) if version >= schema.SECRET_SINCE else b""
+        session = Session(number, hello.name, identity, hello.epoch, features, ours, process, user, secret)
         self.sessions[number] = session
-        link.send(ours, "place", 0, self._place(user), session.board.fd)
+        task = {"places": self._place(user), "secret": secret, "limits": self.settings.limits.of_session()}
+        with contextlib.suppress(OSError):  # it has ended: that is noticed
+            link.send(ours, "place", 0, {**task, "name": str(session)}, session.board.fd)
         asyncio.get_running_loop().add_reader(ours, self._on_line, session)
+        self._start(self._reap(session))
         return session
 
     def _place(self, user: str) -> list[str | bytes]:
@@ -456,9 +536,7 @@ class Supervisor:
         assert self.settings.keys is not None
         return [self.settings.endpoint.host, self.settings.keys.public, self.settings.keys.secret, user.encode("ascii")]
 
-    def _to_worker(
-        self, session: Session, operation: str, body: object, answer: Callable[[bytes], None], fd: int = -1
-    ) -> None:
+    def _to_worker(self, session: Session, operation: str, body: object, settle: Settle, fd: int = -1) -> None:
         if len(session.pending) >= _MAX_PENDING:
             raise ProtocolError(ErrorClass.BUSY, "too many requests wait", f"at most {_MAX_PENDING} at a time")
         session.tag += 1
@@ -466,45 +544,102 @@ class Supervisor:
             link.send(session.line, operation, session.tag, body, fd)
         except OSError as error:
             raise ProtocolError(ErrorClass.BUSY, f"the worker does not listen: {error.strerror}", "try later") from None
-        session.pending[session.tag] = answer
+        session.pending[session.tag] = (link.Paused if operation == "pause" else link.Reply, settle)
 
-    def _forward(self, session: Session, data: bytes, answer: Callable[[bytes], None], fd: int = -1) -> None:
-        """Hand a shim's request to its worker as it came."""
-        self._to_worker(session, "message", data, answer, fd)
+    def _forward(
+        self,
+        session: Session,
+        request: Message,
+        data: bytes,
+        answer: Callable[[bytes], None] | None = None,
+        fd: int = -1,
+    ) -> None:
+        """Hand a shim's request to its worker as it came; its answer goes to ``answer``, or the control socket."""
+
+        def settle(came: link.FromWorker | ProtocolError) -> None:
+            if isinstance(came, link.Reply):
+                encoded = came.answer
+            else:
+                assert isinstance(came, ProtocolError)
+                partial = {"seq": request.seq, "session": session.number}  # type: ignore[attr-defined]
+                encoded = codec.encode(came.message(**partial))
+            if answer is not None:
+                answer(encoded)
+            else:
+                self._send_bytes(session.identity, encoded)
+
+        self._to_worker(session, "message", data, settle, fd)
 
     def _on_line(self, session: Session) -> None:
         try:
-            datagram = link.receive(session.line)
+            came = link.from_worker(session.line)
+            if came is None:
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(session.line)
+                loop.call_later(_REAP, self._kill, session)  # unless it has ended by then: _reap() sees to that
+                return
+            self._take(session, came)
         except BlockingIOError:
             return
-        if datagram is None:
+        except (link.LineError, ProtocolError) as error:
+            # It is out of order, or somebody else's by now: nothing more is heard from it.
             asyncio.get_running_loop().remove_reader(session.line)
-            session.ready.set()
-            if session.live:
-                self._start(self._lost(session))
-            return
-        match datagram.operation:
-            case "ready":
-                session.engine, session.note = datagram.body
-                session.ready.set()
-            case "failed":
-                session.failure = datagram.body
-                session.ready.set()
-            case "memory-lost":
-                self.listener.memory_lost(session, datagram.body)
-            case "counters":
-                session.vcpus = [VcpuStatus(*row) for row in datagram.body]
-            case "reply":
-                answer = session.pending.pop(datagram.tag, None)
-                if answer is not None:
-                    answer(datagram.body)
+            session.failure = f"its worker sent what no worker sends: {error}"
+            self._kill(session)
 
-    async def _lost(self, session: Session) -> None:
-        """The worker is gone unasked."""
-        reason = "its worker process ended unexpectedly"
-        _log.error("session %d: %s", session.number, reason)
+    @staticmethod
+    def _kill(session: Session) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            session.process.kill()
+
+    def _take(self, session: Session, came: link.FromWorker) -> None:
+        """Act on what a worker has sent; it may be anything of the right form at any time."""
+        match came:
+            case link.Ready():
+                if session.ready.is_set():
+                    raise link.LineError("ready once more")
+                session.engine, session.note = came.engine or "unnamed", came.why
+                session.ready.set()
+            case link.Failed():
+                if session.ready.is_set():
+                    raise link.LineError("failed when it was ready")
+                session.failure = log.printable(came.why)
+                session.ready.set()
+            case link.MemoryLost():
+                if session.memory_lost:
+                    raise link.LineError("memory-lost once more")
+                session.memory_lost = True
+                _log.error("%s: memory lost: %s", session, log.printable(came.what))
+                self.listener.memory_lost(session, came.what)
+            case link.Counters():
+                session.vcpus = list(came.rows)
+            case link.Reply() | link.Paused():
+                kind, settle = session.pending.get(came.tag, (None, None))
+                if settle is None or type(came) is not kind:
+                    raise link.LineError("an answer without a request")
+                if isinstance(came, link.Reply):
+                    message = codec.decode(came.answer, schema.MAX_CONTROL)
+                    if message.SENDER != "daemon" or getattr(message, "session", 0) not in (0, session.number):
+                        raise link.LineError(f"a reply is {message.NAME}")
+                del session.pending[came.tag]
+                settle(came)
+
+    async def _reap(self, session: Session) -> None:
+        """Wait for the worker's end; if nobody has told it to, its session is lost."""
+        status = await session.process.wait()
+        if session.line.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(session.line)
+            with contextlib.suppress(BlockingIOError, link.LineError, ProtocolError):
+                while not session.failure and (came := link.from_worker(session.line)) is not None:
+                    self._take(session, came)  # its last words
+        session.ready.set()
+        if session.ending or not session.engine:
+            return
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        reason = session.failure or f"its worker process ended unexpectedly ({how})"
+        _log.error("%s: lost: %s", session, reason)
         self.listener.lost(session, reason)
-        refusal = ProtocolError(ErrorClass.SESSION_LOST, reason, "hello for a new session")
+        refusal = ProtocolError(ErrorClass.SESSION_LOST, codec.clip(reason, 512), "hello for a new session")
         self._send(session.identity, refusal.message(session=session.number))
         await self._end(session, "abort", reason)
 
@@ -518,9 +653,8 @@ class Supervisor:
         try:
             await asyncio.wait_for(session.process.wait(), _STOP)
         except TimeoutError:
-            _log.error("session %d: the worker does not end; killed", session.number)
-            with contextlib.suppress(ProcessLookupError):
-                session.process.kill()
+            _log.error("%s: its worker does not end; killed", session)
+            self._kill(session)
             await session.process.wait()
         asyncio.get_running_loop().remove_reader(session.line)
         session.line.close()
@@ -529,10 +663,13 @@ class Supervisor:
             self._directory.forget(session.number)
         self.sessions.pop(session.number, None)
         session.ready.set()
-        refusal = ProtocolError(ErrorClass.SESSION_LOST, f"session {session.number} is over: {reason}", "hello")
-        for answer in session.pending.values():
-            answer(codec.encode(refusal.message(session=session.number)))
+        text = codec.clip(f"session {session.number} is over: {reason}", 512)
+        refusal = ProtocolError(ErrorClass.SESSION_LOST, text, "hello")
+        for _, settle in session.pending.values():
+            settle(refusal)
+        session.pending.clear()
         if session.engine:
+            _log.info("%s: closed: %s", session, reason)
             self.listener.closed(session, reason)
 
     async def _watch(self) -> None:
@@ -542,5 +679,5 @@ class Supervisor:
             now = time.monotonic()
             for session in list(self.sessions.values()):
                 if session.live and now - session.heard > self.settings.timeout:
-                    _log.warning("session %d: its shim is silent; freed", session.number)
+                    _log.warning("%s: its shim is silent; freed", session)
                     self._start(self._end(session, "abort", f"its shim was silent for {self.settings.timeout:g} s"))

@@ -76,7 +76,7 @@ class Vcpu:
         self._calls = Calls(engine, self._exchange)
         # of the thread alone from here on
         self._processor = processor = Processor(owner, number, engine)
-        self._router = router = Router(context, place, self._calls.wake, processor.counters)
+        self._router = router = Router(context, place, self._calls.wake, processor.counters, owner.secret)
         self._inbox = inbox = Inbox(processor, self._calls, router)
         self._border: Border | None = None
         if self._exchange is not None:

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -27,8 +26,9 @@ from dm.keys import Keys
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass, Message
-from dm.server import exchange, guard, link
+from dm.server import exchange, guard, link, log, logfile, signals
 from dm.server.board import Board
+from dm.server.limits import SessionLimits
 from dm.server.memory import GuestMap, RamBlocks
 from dm.server.pages import Block, PageCache
 from dm.server.place import Admission, IpcPlace, Place, TcpPlace
@@ -90,17 +90,22 @@ class Session:
         factory: Callable[[CpuConfig], Engine],
         board: Board,
         features: Sequence[str] = (),
+        secret: bytes = b"",
+        limits: SessionLimits | None = None,
     ) -> None:
         """``places`` says where the vCPUs' endpoints go.
 
         Either the daemon's own directory, or for tcp the address, the daemon's public and secret key, and the public
-        key of the only client that may connect.  Runs are noted on ``board``.  ``features`` are those of the session.
+        key of the only client that may connect.  Runs are noted on ``board``.  ``features`` are those of the session,
+        and so is ``secret``: whoever comes with a new socket must know it; without one nobody can.
         """
-        self.number = number
+        self.number, self.secret = number, secret
+        self._limits = limits or SessionLimits()
         self.current = MemoryMap(0, ())
         self.pages = PageCache()
         self.state_ports: tuple[range, ...] = ()
         self._map = GuestMap(self.current, [])
+        self._regions = 0
         self._factory, self._board = factory, board
         self._copies = "memory-copy" in features
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -109,7 +114,7 @@ class Session:
         if secrets:
             self._keys = Keys(*secrets[:2])
             self._admission = Admission(self._context, secrets[2:])
-        self._blocks = RamBlocks()
+        self._blocks = RamBlocks(self._limits.ram)
         self._lock = threading.Lock()  # maps come from the control line and from any vCPU's answers
         self._vcpus: dict[int, Vcpu] = {}
         self._paused = False
@@ -128,11 +133,20 @@ class Session:
                     f"above {self.current.generation}",
                     "map.generation",
                 )
+            self._check_size(len(wire.regions), len(self._vcpus), "map.regions")
             self._map = self._blocks.build(wire)
+            self._regions = len(wire.regions)
             self.pages.use(self._map.paged)
             self.current = self._map.engine
         self._tell(by)
         return self.current
+
+    def _check_size(self, regions: int, vcpus: int, field: str) -> None:
+        """Refuse a map of which it takes too long until all vCPUs have it."""
+        most = self._limits.regions
+        if regions * vcpus > most:
+            text = f"a map of {regions} regions for {vcpus} vCPUs"
+            raise ProtocolError(ErrorClass.LIMIT, text, f"at most {most} regions times vCPUs (--max-regions)", field)
 
     def pages_moved(self, by: int | None) -> None:
         """Pages of blocks by messages have come or gone: all vCPUs but number ``by`` are told."""
@@ -198,10 +212,11 @@ class Session:
 
     def _create(self, request: schema.VcpuCreate) -> schema.VcpuReady:
         number = request.vcpu
-        if number >= schema.MAX_VCPUS:
-            raise ProtocolError(ErrorClass.LIMIT, f"vcpu is {number}", f"below {schema.MAX_VCPUS}", "vcpu")
+        if number >= self._limits.vcpus:
+            raise ProtocolError(ErrorClass.LIMIT, f"vcpu is {number}", f"below {self._limits.vcpus}", "vcpu")
         if number in self._vcpus:
-            raise ProtocolError(ErrorClass.UNKNOWN_VCPU, f"vCPU {number} exists", "a number not in use", "vcpu")
+            raise ProtocolError(ErrorClass.BUSY, f"vCPU {number} exists", "a number not in use", "vcpu")
+        self._check_size(self._regions, len(self._vcpus) + 1, "vcpu")
         if request.model not in _MODELS:
             raise ProtocolError(
                 ErrorClass.BAD_MESSAGE, f"model is {request.model!r}", "one of " + ", ".join(_MODELS), "model"
@@ -237,12 +252,12 @@ class Session:
         with self._lock:
             del self._vcpus[number]
 
-    def pause(self, paused: bool) -> None:
-        """Hold all runs, or let them go on; return once that is so."""
+    def pause(self, paused: bool) -> list[int]:
+        """Hold all runs, or let them go on; return, once that is so, the vCPUs that do not obey."""
         self._paused = paused
         deadline = time.monotonic() + _JOIN
-        for done in [vcpu.pause(paused) for vcpu in self._vcpus.values()]:
-            done.wait(max(0.0, deadline - time.monotonic()))
+        waits = [(vcpu.number, vcpu.pause(paused)) for vcpu in self._vcpus.values()]
+        return [number for number, done in waits if not done.wait(max(0.0, deadline - time.monotonic()))]
 
     def counters(self) -> list[list[Any]]:
         """Return what the supervisor shows of each vCPU: number, what it does, requests, instructions, io."""
@@ -262,7 +277,7 @@ class Session:
         if all(ended):
             self._context.term()  # waits for the last messages as long as the sockets linger
         else:
-            _log.error("session %d: a vCPU does not stop; left behind", self.number)
+            _log.error("a vCPU does not stop; left behind")
 
 
 def _answer(session: Session, datagram: link.Datagram) -> bytes:
@@ -274,7 +289,7 @@ def _answer(session: Session, datagram: link.Datagram) -> bytes:
         except ProtocolError as error:
             return codec.encode(error.message(seq=message.seq, session=session.number))  # type: ignore[attr-defined]
         except Exception as error:
-            _log.exception("session %d: %s failed", session.number, message.NAME)
+            _log.exception("%s failed", message.NAME)
             refusal = ProtocolError(ErrorClass.INTERNAL, f"{message.NAME} failed: {type(error).__name__}: {error}")
             return codec.encode(refusal.message(seq=message.seq, session=session.number))  # type: ignore[attr-defined]
     except ProtocolError as error:
@@ -300,24 +315,27 @@ def serve(session: Session, line: socket.socket) -> None:
                 link.send(line, "counters", 0, now)
                 reported = now
             if guard.lost() and not memory_lost:
-                link.send(line, "memory-lost", 0, guard.lost())
+                link.send(line, "memory-lost", 0, codec.clip(guard.lost(), 512))
                 memory_lost = True
         if not ready:
             continue
         datagram = link.receive(line)
         if datagram is None:
-            _log.warning("session %d: the supervisor is gone; ending in order", session.number)
+            _log.warning("the supervisor is gone; ending in order")
             session.end(orderly=True)
             return
         match datagram.operation:
             case "message":
                 link.send(line, "reply", datagram.tag, _answer(session, datagram))
             case "pause":
-                session.pause(datagram.body)
-                link.send(line, "reply", datagram.tag, b"")
+                link.send(line, "paused", datagram.tag, session.pause(datagram.body))
+            case "log":
+                logfile.use(datagram.fd)
             case "close" | "abort":
                 session.end(orderly=datagram.operation == "close")
                 return
+            case operation:
+                raise link.LineError(f"there is no operation {operation!r}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -329,9 +347,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", required=True, help="engine, or module:factory")
     parser.add_argument("--log-level", default="warning")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=args.log_level.upper(), format="x86-dm worker: %(levelname)s: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is the supervisor's business
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log.set_up(args.log_level, f"session {args.session}: ")
+    signals.leave_to_supervisor()
     os.umask(0o077)
     guard.install()
     # A thread that runs Python would otherwise hold the GIL 5 ms and turn a round trip of 60 us into that.
@@ -343,18 +360,21 @@ def main(argv: list[str] | None = None) -> int:
             name = probe.name
             probe.close()
         except Exception as error:
-            link.send(line, "failed", 0, f"engine {args.engine}: {error}")
+            link.send(line, "failed", 0, codec.clip(f"engine {args.engine}: {error}", 512))
             return 1
-        places = link.receive(line)
-        if places is None:
+        task = link.receive(line)
+        if task is None:
             return 1
+        log.set_up(args.log_level, f"{task.body['name']}: ")
         features = args.features.split(",")
-        session = Session(args.session, places.body, engine.create, Board(places.fd), features)
+        board, limits = Board(task.fd), SessionLimits(**task.body["limits"])
+        places, secret = task.body["places"], task.body["secret"]
+        session = Session(args.session, places, engine.create, board, features, secret, limits)
         try:
-            link.send(line, "ready", 0, [name, engine.why])
+            link.send(line, "ready", 0, [codec.clip(name, 64), codec.clip(engine.why, 512)])
             serve(session, line)
         except (BrokenPipeError, ConnectionResetError):
-            _log.warning("session %d: the supervisor is gone; ending in order", args.session)
+            _log.warning("the supervisor is gone; ending in order")
             session.end(orderly=True)
             return 1
     return 0

@@ -124,6 +124,11 @@ class Shim:
         return self.welcome.session
 
     @property
+    def secret(self) -> bytes:
+        """What proves to the daemon that another socket is this session's; empty before version 3."""
+        return self.welcome.secret
+
+    @property
     def lost(self) -> ShimError | None:
         """Why the session cannot be used any more, None while it can."""
         return self._control.lost
@@ -145,6 +150,7 @@ class Shim:
             name=self._name,
             resume=resume,
             epoch=self._epoch,
+            secret=self.secret if resume else b"",
         )
         control.deadline = time.monotonic() + timeout
         self.welcome = control.request(hello, schema.Welcome, timeout)
@@ -272,7 +278,7 @@ class Shim:
             side.settimeout(max(_PAUSE, min(TIMEOUT, self._control.deadline - time.monotonic())))
             try:
                 side.connect(self.welcome.ram_socket)
-                message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size)
+                message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size, secret=self.secret)
                 socket.send_fds(side, [codec.encode(message)], [ram.fd])
                 answer = codec.decode(side.recv(schema.MAX_CONTROL), schema.MAX_CONTROL)
             except (OSError, ProtocolError) as error:

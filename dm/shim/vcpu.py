@@ -65,6 +65,11 @@ class Session(Protocol):
         ...
 
     @property
+    def secret(self) -> bytes:
+        """What a new socket must know; empty with a daemon that asks for nothing."""
+        ...
+
+    @property
     def lost(self) -> ShimError | None:
         """Why the session cannot be used any more, None while it can."""
         ...
@@ -124,6 +129,7 @@ class Vcpu:
         self._unheard = False
         self._link: Linked
         self._epoch = 0
+        self._is_known = False  # a run on this socket has been answered: the daemon has seen the secret
         self._seq = 0
         self._base = 0
         self._known: Groups = {}
@@ -219,6 +225,7 @@ class Vcpu:
         request.window, request.acknowledge, request.inject = window, acknowledge, inject
         request.code, request.mmio, request.explain, request.checkpoint = code, mmio, explain, checkpoint
         request.changed, request.applied = shim.changed(), shim.applied
+        request.secret = b"" if self._is_known else shim.secret
         self._seq += 1
         request.seq, self._answered = self._seq, 0
         self._request = request
@@ -250,7 +257,7 @@ class Vcpu:
     def _take(self, state: State, delta: Groups, done: Done) -> None:
         """Bring the state up to date at the end of a run that began with ``delta``."""
         update(state, done.state)
-        self._base = done.seq
+        self._base, self._is_known = done.seq, True
         self._known |= delta
         self._known |= done.state
         self.stats.instructions += done.instructions
@@ -459,11 +466,13 @@ class Vcpu:
             raise SessionLost(f"the daemon named {self.endpoint} for vCPU {self.number}: {error}") from None
         self._link = link(self._socket, self._wake, self._watch.descriptor)
         self._epoch += 1
+        self._is_known = False
         if renewed is not None and not renewed[1]:
             self._base = 0
             if self._request is not None:
                 raise RunLost("a run was lost in the middle: the daemon is another one")
         elif self._request is not None:
+            self._request.secret = self._shim.secret
             self._send(self._request)
 
     def _drop_socket(self) -> None:

@@ -64,7 +64,7 @@ class Vm:
             self.ram.view[:] = bytes(SIZE)
         self.endpoint = self.request(schema.VcpuCreate, vcpu=0).endpoint
         self.vcpu = Peer(self.endpoint)
-        self.epoch, self.seq = 1, 0
+        self.epoch, self.seq, self.shown = 1, 0, 0
         for vector in range(32):  # exception handlers that halt, each at its own address
             self.ram.view[4 * vector : 4 * vector + 4] = (0x1000 + vector).to_bytes(4, "little")
         self.ram.view[0x1000:0x1020] = b"\xf4" * 32
@@ -77,7 +77,7 @@ class Vm:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
             side.settimeout(10)
             side.connect(self.welcome.ram_socket)
-            message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size)
+            message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size, secret=self.welcome.secret)
             socket.send_fds(side, [codec.encode(message)], [ram.fd])
             answer = codec.decode(side.recv(65536))
         assert isinstance(answer, schema.Ok), answer
@@ -98,7 +98,10 @@ class Vm:
     def emulate(self, state=None, /, **fields):
         """Send an emulate message; returns what comes first."""
         self.start(state, **fields)
-        return self.vcpu.receive()
+        heard = self.vcpu.receive()
+        if isinstance(heard, (Io, Done)):
+            self.shown = self.epoch  # the daemon has seen the secret
+        return heard
 
     def start(self, state=None, /, **fields):
         """Send an emulate message."""
@@ -111,6 +114,7 @@ class Vm:
             "seq": self.seq,
             "generation": self.generation,
             "state": groups(self.state),
+            "secret": self.welcome.secret if self.epoch != self.shown else b"",
         }
         self.sent = Emulate(**{**given, **fields})
         self.vcpu.send(self.sent)

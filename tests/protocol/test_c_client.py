@@ -98,7 +98,7 @@ def test_check_says_that_it_is_out_of_date(monkeypatch, tmp_path, capsys):
 
 
 def test_a_template_without_its_marks_is_an_error(monkeypatch, tmp_path):
-    (tmp_path / "bare.h").write_text("@TABLES@\n")
+    (tmp_path / "bare.h").write_text("@VERSION@ @TABLES@\n")
     monkeypatch.setattr(generate_c, "TEMPLATE", tmp_path / "bare.h")
     with pytest.raises(ValueError, match="one line @DECLARATIONS@"):
         generate_c.header()

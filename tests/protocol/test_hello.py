@@ -57,12 +57,13 @@ def test_a_second_hello_on_one_socket_is_refused(live_daemon):
 
 def test_a_session_is_taken_up_by_a_new_socket(live_daemon):
     with Peer(live_daemon.endpoint) as first, Peer(live_daemon.endpoint) as second:
-        session = first.hello().session
-        assert second.hello(resume=session, epoch=1).error is ErrorClass.STALE_EPOCH
-        assert second.hello(resume=session, epoch=2).session == session
+        welcome = first.hello(max_version=3)
+        session, mine = welcome.session, {"resume": welcome.session, "secret": welcome.secret}
+        assert second.hello(**mine, epoch=1).error is ErrorClass.STALE_EPOCH
+        assert second.hello(**mine, epoch=2).session == session
         assert first.ask(schema.Ping(seq=2, session=session)).error is ErrorClass.STALE_EPOCH
         assert isinstance(second.ask(schema.Bye(seq=2, session=session)), Ok)
-        assert second.hello(seq=3, resume=session, epoch=3).error is ErrorClass.UNKNOWN_SESSION
+        assert second.hello(seq=3, **mine, epoch=3).error is ErrorClass.UNKNOWN_SESSION
 
 
 def test_what_a_hello_lacks_is_said(live_daemon):

@@ -24,7 +24,7 @@ def test_each_vcpu_has_an_endpoint_of_its_own(vm):
 @pytest.mark.parametrize(
     ("fields", "error", "field"),
     [
-        ({"vcpu": 0}, ErrorClass.UNKNOWN_VCPU, "vcpu"),
+        ({"vcpu": 0}, ErrorClass.BUSY, "vcpu"),
         ({"vcpu": schema.MAX_VCPUS}, ErrorClass.LIMIT, "vcpu"),
         ({"vcpu": 9, "model": "z80"}, ErrorClass.BAD_MESSAGE, "model"),
     ],
@@ -54,9 +54,8 @@ def test_the_guest_sees_the_given_cpuid(vm):
     ready = vm.request(schema.VcpuCreate, vcpu=3, cpuid=rows)
     vm.load("6631c0 0fa2 f4")
     with Peer(ready.endpoint) as peer:
-        done = peer.ask(
-            Emulate(session=vm.session, vcpu=3, epoch=1, seq=1, generation=vm.generation, state=groups(real_mode()))
-        )
+        ids = {"session": vm.session, "vcpu": 3, "epoch": 1, "seq": 1, "secret": vm.welcome.secret}
+        done = peer.ask(Emulate(**ids, generation=vm.generation, state=groups(real_mode())))
     assert isinstance(done, Done)
     assert done.state["general"][:4] == [1, 0x22222222, 0x33333333, 0x11111111]
     vm.request(schema.VcpuDestroy, vcpu=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from pathlib import Path
@@ -53,32 +54,51 @@ def test_parse_refuses(text: str, error: str) -> None:
 
 def test_unix_socket_is_its_owners_only(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
-    with bind(UnixAddress(str(path))):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    sock, claim = bind(UnixAddress(str(path)))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    sock.close()
+    claim.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stale_socket_is_replaced(tmp_path: Path) -> None:
     address = UnixAddress(str(tmp_path / "qmp"))
-    bind(address).close()  # the file stays, as after kill -9
-    with bind(address) as sock:
+    first, claim = bind(address)
+    first.close()
+    os.close(claim._file)  # the files stay, as after kill -9
+    sock, claim = bind(address)
+    with sock:
         sock.listen()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(address.path)
+    claim.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_that_somebody_else_left_stays(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+    with pytest.raises(OSError, match="is a socket that no daemon has left here; remove it, or choose another path"):
+        bind(UnixAddress(str(path)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["qmp"]
 
 
 def test_live_socket_is_left_alone(tmp_path: Path) -> None:
     address = UnixAddress(str(tmp_path / "qmp"))
-    with bind(address) as sock:
+    sock, claim = bind(address)
+    with sock:
         sock.listen()
         with pytest.raises(OSError, match=f"QMP cannot listen on {address}: Address already in use"):
             bind(address)
         assert (tmp_path / "qmp").exists()
+    claim.close()
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     path.write_text("precious")
-    with pytest.raises(OSError, match="Address already in use"):
+    with pytest.raises(OSError, match="exists and is not a socket"):
         bind(UnixAddress(str(path)))
     assert path.read_text() == "precious"
 
@@ -92,7 +112,8 @@ def test_unusable_path(tmp_path: Path, path: str, error: str) -> None:
 
 
 def test_tcp_port_in_use() -> None:
-    with bind(TcpAddress("127.0.0.1", 0)) as sock:
+    sock, _ = bind(TcpAddress("127.0.0.1", 0))
+    with sock:
         sock.listen()
         with pytest.raises(OSError, match=r"QMP cannot listen on tcp:127\.0\.0\.1:"):
             bind(TcpAddress("127.0.0.1", sock.getsockname()[1]))

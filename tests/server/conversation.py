@@ -74,8 +74,12 @@ PIECES = (
 )
 
 
+SECRET = b"s" * 32
+
+
 class Owner:
     number = SESSION
+    secret = SECRET
     several = False
 
     def __init__(self):
@@ -156,6 +160,7 @@ class Conversation:
         self.request = None
         self.question = None
         self.state = groups(start())
+        self.proved = 0  # the newest epoch whose socket has shown the secret
 
     def say(self, *parts, peer=None):
         peer = self.peer if peer is None else peer
@@ -167,6 +172,8 @@ class Conversation:
         ours, theirs = (side.receive(peer) for side in self.both)
         assert ours == theirs, (codec.decode(ours), codec.decode(theirs))
         heard = codec.decode(ours)
+        if peer == self.peer:
+            self.proved = max(self.proved, heard.epoch)
         if isinstance(heard, Io):
             self.question = heard
         elif isinstance(heard, Done):
@@ -181,6 +188,10 @@ class Conversation:
             heard = self.hear()
             if isinstance(heard, Error) and "not MessagePack" in heard.text:
                 return
+
+    def secret(self):
+        """What the next request says: the secret, if it has to be shown."""
+        return b"" if self.proved >= self.epoch else SECRET
 
     def emulate(self, **changes):
         rng, self.seq = self.rng, self.seq + 1
@@ -200,6 +211,7 @@ class Conversation:
             state=state,
             reason=rng.choice((Reason.REQUEST, Reason.REAL_MODE, Reason.FAILURE)),
             until=rng.choice((UntilWord.NEVER, UntilWord.NEVER, UntilWord.VMX, UntilWord.PROTECTED)),
+            secret=self.secret(),
             steps=rng.choice((1, 1, 2, 30, 0)),  # a slice has at least 32; how many, depends on speed
         )
         if rng.random() < 0.4:
@@ -245,7 +257,8 @@ class Conversation:
             {"inject": Event(0, 0x20)}, {"inject": Event(4, 0x21, length=2)}, {"inject": Event(3, 13, True, 5)},
             {"reason": Reason.MMIO}, {"reason": Reason.MMIO, "mmio": 0xD0010}, {"reason": Reason.MMIO, "mmio": 5},
             {"applied": 3}, {"until": UntilWord.SVM_RAW}, {"base": 0, "state": {}},
-            {"changed": [schema.PageRange(1, 0, 1)]},
+            {"changed": [schema.PageRange(1, 0, 1)]}, {"secret": SECRET}, {"secret": b"wrong"},
+            {"secret": b"wrong", "epoch": 99}, {"secret": b"", "epoch": 99},
         ]  # fmt: skip
         request = self.emulate(**rng.choice(wrong))
         if self.question is not None:
@@ -308,7 +321,7 @@ class Conversation:
     def again(self):
         """The newest request once more: its question, or its record, comes again."""
         if self.request is not None:
-            self.say(replace(self.request, epoch=self.epoch))
+            self.say(replace(self.request, epoch=self.epoch, secret=self.secret()))
             self.hear()
 
     def moved(self):

@@ -188,7 +188,7 @@ class TestRam:
         loose = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
         os.ftruncate(loose, 4096)
         with Shim.connect(daemon.endpoint) as shim, Ram(4096) as ram:
-            good = codec.encode(schema.Ram(seq=1, session=shim.session, ram=1, size=4096))
+            good = codec.encode(schema.Ram(seq=1, session=shim.session, ram=1, size=4096, secret=shim.secret))
             wrong = {
                 "no descriptor": (good, []),
                 "two": (good, [ram.fd, ram.fd]),
@@ -198,7 +198,10 @@ class TestRam:
                 "another message": (codec.encode(schema.Ping(seq=1, session=shim.session)), [ram.fd]),
                 "too large": (bytes(70000), [ram.fd]),
                 "no session": (codec.encode(schema.Ram(seq=1, session=1, ram=1, size=4096)), [ram.fd]),
-                "size": (codec.encode(schema.Ram(seq=1, session=shim.session, ram=1, size=8192)), [ram.fd]),
+                "size": (
+                    codec.encode(schema.Ram(seq=1, session=shim.session, ram=1, size=8192, secret=shim.secret)),
+                    [ram.fd],
+                ),
             }
             for what, (data, fds) in wrong.items():
                 answer = self.side(shim, data, fds)
@@ -292,10 +295,11 @@ class TestSessions:
             assert other.run(flat()).reason is DoneReason.HALT
 
     def test_resume_moves_a_session_to_a_new_socket(self, peer, daemon):
-        number = peer.hello(epoch=1).session
+        welcome = peer.hello(max_version=3, epoch=1)
+        number, mine = welcome.session, {"max_version": 3, "resume": welcome.session, "secret": welcome.secret}
         with Peer(daemon.endpoint) as new:
-            assert new.hello(resume=number, epoch=1).error is ErrorClass.STALE_EPOCH
-            assert new.hello(resume=number, epoch=2).session == number
+            assert new.hello(**mine, epoch=1).error is ErrorClass.STALE_EPOCH
+            assert new.hello(**mine, epoch=2).session == number
             assert peer.ask(schema.Ping(seq=3, session=number)).error is ErrorClass.STALE_EPOCH
             assert isinstance(new.ask(schema.Bye(seq=3, session=number)), schema.Ok)
 
@@ -318,7 +322,15 @@ class TestLife:
                 ram.view[:3] = FOREVER
                 shim.set_map([Region(0, 4096, Kind.RAM, shim.add_ram(ram))])
                 bare.send(
-                    schema.Emulate(session=shim.session, vcpu=0, epoch=1, seq=1, generation=1, state=groups(flat()))
+                    schema.Emulate(
+                        session=shim.session,
+                        vcpu=0,
+                        epoch=1,
+                        seq=1,
+                        generation=1,
+                        state=groups(flat()),
+                        secret=shim.secret,
+                    )
                 )
                 shim.close(bye=False)
                 assert bare.receive().error is ErrorClass.ABORTED

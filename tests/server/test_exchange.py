@@ -70,7 +70,9 @@ class Counted:
         x.serve = lambda: self.left.append(serve()) or self.left[-1]
 
     def hear(self):
-        return codec.decode(self.side.receive(self.talk.peer))
+        heard = codec.decode(self.side.receive(self.talk.peer))
+        self.talk.proved = max(self.talk.proved, heard.epoch)
+        return heard
 
     def run(self, **changes):
         """Make a request, answer all its questions, return them and what has ended it."""
@@ -185,7 +187,7 @@ def test_a_peer_that_is_gone_gets_its_answer_when_it_is_back(counted):
     side.peers[0].close()
     side.peers[0] = Peer(side.vcpu.endpoint)
     talk.peer, talk.epoch = 1, 2
-    request.epoch = 2
+    request.epoch, request.secret = 2, talk.secret()
     talk.say(request)
     again = counted.hear()
     assert isinstance(again, Io)

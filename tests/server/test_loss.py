@@ -152,12 +152,16 @@ def test_a_question_nobody_answers_does_not_hold_the_end_up(tmp_path):
 def test_a_request_that_crosses_the_end_is_refused_and_has_not_run(tmp_path):
     with Daemon(tmp_path) as daemon, session(daemon.endpoint, b"S\x00\x20\x00\x00\x5ah") as (shim, vcpu):
         with Peer(vcpu.endpoint) as peer:
-            idle = schema.Emulate(session=shim.session, vcpu=0, epoch=1, seq=1, generation=1, state=groups(flat()))
+            idle = schema.Emulate(
+                session=shim.session, vcpu=0, epoch=1, seq=1, generation=1, state=groups(flat()), secret=shim.secret
+            )
             idle.steps = 0
             assert peer.ask(idle).reason is DoneReason.BUDGET
             daemon.process.terminate()
             eventually(lambda: shim.closing)
-            late = schema.Emulate(session=shim.session, vcpu=0, epoch=1, seq=2, generation=1, state=groups(flat()))
+            late = schema.Emulate(
+                session=shim.session, vcpu=0, epoch=1, seq=2, generation=1, state=groups(flat()), secret=shim.secret
+            )
             assert peer.ask(late).error is ErrorClass.SHUTTING_DOWN
             assert shim.ram.view[0x2000] == 0
         assert daemon.process.wait(60) == 0

@@ -38,8 +38,12 @@ IN60 = b"I\x60\x00\x01"
 OUT80 = b"O\x80\x00\x01"
 
 
+SECRET = b"s" * 32
+
+
 class Owner:
     number = SESSION
+    secret = SECRET
 
     def __init__(self):
         self.ram = bytearray(1 << 16)
@@ -103,7 +107,7 @@ def bench(tmp_path):
 
 
 def emulate(initial=None, **changes):
-    fields = {"session": SESSION, "vcpu": NUMBER, "epoch": 1, "seq": 1, "generation": 5}
+    fields = {"session": SESSION, "vcpu": NUMBER, "epoch": 1, "seq": 1, "generation": 5, "secret": SECRET}
     fields["state"] = groups(initial or flat())
     return Emulate(**{**fields, **changes})
 

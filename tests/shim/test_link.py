@@ -274,7 +274,15 @@ def conversation(kind, runs):
     context = zmq.Context()
     daemon = FakeDaemon(context)
     shim = SimpleNamespace(
-        context=context, curve=None, lost=None, closing=False, session=1, generation=1, applied=0, changed=list
+        context=context,
+        curve=None,
+        lost=None,
+        closing=False,
+        session=1,
+        generation=1,
+        applied=0,
+        changed=list,
+        secret=b"",
     )
     vcpu = Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), daemon.endpoint)
     state, left = State.reset(), []
@@ -324,7 +332,15 @@ def test_what_the_daemon_babbles_loses_the_run():
     other = context.socket(zmq.ROUTER)
     other.bind("inproc://babbler")
     shim = SimpleNamespace(
-        context=context, curve=None, lost=None, closing=False, session=1, generation=1, applied=0, changed=list
+        context=context,
+        curve=None,
+        lost=None,
+        closing=False,
+        session=1,
+        generation=1,
+        applied=0,
+        changed=list,
+        secret=b"",
     )
     vcpu = Vcpu(shim, schema.VcpuCreate(seq=0, session=1, vcpu=0), "inproc://babbler")
 

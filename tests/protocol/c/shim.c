@@ -591,6 +591,11 @@ static void test_duplicates(void)
     request.emulate.state.state = state;
     raw_send(peer, &request);
     raw_receive(peer, one, &message);
+    CHECK(message.type == X86_DM_ERROR && message.error.error == X86_DM_ERROR_CLASS_STALE_EPOCH);
+    x86_dm_message_free(&message);
+    request.emulate.secret = dm->welcome.welcome.secret; /* a new socket's has to show it */
+    raw_send(peer, &request);
+    raw_receive(peer, one, &message);
     CHECK(message.type == X86_DM_IO && message.io.io == 1);
     x86_dm_message_free(&message);
     raw_send(peer, &request);
