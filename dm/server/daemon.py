@@ -34,6 +34,12 @@ async def serve(settings: Settings, qmp: Sequence[Address], ready: Callable[[], 
     supervisor = Supervisor(settings, monitor)
     monitor.attach(supervisor)
     server = QmpServer(monitor, VersionInfo.parse(VERSION), limits=Limits(clients=supervisor.shares.qmp))
+
+    def end() -> None:
+        monitor.shut_down(ShutdownCause.HOST_SIGNAL)
+
+    hang_up = supervisor.reopen_log if settings.log_file else end
+    signals.install(asyncio.get_running_loop(), end, hang_up, lambda name: _log.info("%s is ignored", name))
     try:
         try:
             supervisor.bind()
@@ -42,12 +48,6 @@ async def serve(settings: Settings, qmp: Sequence[Address], ready: Callable[[], 
         except OSError:
             supervisor.close()
             raise
-
-        def end() -> None:
-            monitor.shut_down(ShutdownCause.HOST_SIGNAL)
-
-        hang_up = supervisor.reopen_log if settings.log_file else end
-        signals.install(asyncio.get_running_loop(), end, hang_up, lambda name: _log.info("%s is ignored", name))
         ready()
         await supervisor.run()
     finally:

@@ -420,7 +420,7 @@ class Qmp:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
-        self.socket.connect(str(path))
+        eventually(lambda: self.socket.connect_ex(str(path)) == 0)  # the daemon may just have been started
         self.file = self.socket.makefile("rb")
         assert "QMP" in self.read()
         self.events = []
