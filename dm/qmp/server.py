@@ -85,7 +85,7 @@ class QmpServer:
         if isinstance(address, TcpAddress):
             address = TcpAddress(address.host, sock.getsockname()[1])
         self._servers.append(await self._loop.create_server(lambda: _Client(self, trusted=is_unix), sock=sock))
-        _LOG.info("QMP listens on %s", address)
+        _LOG.debug("QMP listens on %s", address)
         return address
 
     async def close(self, timeout: float = 2.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import time
 from typing import Final
 
@@ -19,13 +20,22 @@ _FORMAT: Final = "%(asctime)s.%(msecs)03d x86-dm[%(process)d]: %(levelname)s: %(
 
 
 class _Descriptor(logging.Handler):
-    """Writes each record at once to standard error's descriptor; what cannot be written is dropped."""
+    """Writes each record at once to standard error's descriptor.
+
+    What cannot be written is dropped, also where that would have to wait: nobody may read a pipe or terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = select.poll()
+        self._ready.register(2, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
         try:
             data = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            while data:
-                data = data[os.write(2, data) :]
+            while data and self._ready.poll(0):  # a pipe that is ready takes PIPE_BUF bytes (pipe(7))
+                data = data[os.write(2, data[: select.PIPE_BUF]) :]
         except OSError:
             pass
         except Exception:
