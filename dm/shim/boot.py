@@ -29,6 +29,8 @@ from dm.shim.trace import Trace
 SLICE_US: Final = 20_000
 _SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
+#: Longest sleep, while nothing changes on the screen; a key that is typed ends it.
+_SLEEP: Final = 0.1
 #: Bytes of serial text that are kept at least.
 _SERIAL: Final = 1 << 19
 
@@ -59,7 +61,8 @@ class Stats:
     """What a boot cost.
 
     ``runs`` counts requests to the daemon, ``ends`` how they ended, ``questions`` elements of port, MMIO and MSR
-    accesses (and interrupt acknowledges) answered on the way.  ``running`` is the seconds from request to end.
+    accesses (and interrupt acknowledges) answered on the way, ``interrupts`` external interrupts delivered.
+    ``running`` is the seconds from request to end.
     """
 
     runs: int = 0
@@ -68,6 +71,7 @@ class Stats:
     wall: float = 0.0
     ends: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
+    interrupts: int = 0
 
     @property
     def mips(self) -> float:
@@ -167,6 +171,7 @@ class Boot:
         """
         self.pc = Pc(
             ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle,
+            work=lambda: self._stats.instructions,
             post_port=post_port, post=self._post if show_post else None, exit_port=exit_port, kernel=kernel, bios=bios,
         )  # fmt: skip
         self._trace = trace
@@ -178,6 +183,7 @@ class Boot:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._transcript = Transcript()
+        self._screen: Screen | None = None
         self._expectation = Expectation()
         self._serial = bytearray()
         self._next_look = 0.0
@@ -199,7 +205,7 @@ class Boot:
     def _idle(self, nanoseconds: int) -> None:
         """Sleep until an interrupt may be pending, at most ``nanoseconds``."""
         event = self.pc.next_event()
-        limit = min(nanoseconds, int(_LOOK * SECOND))
+        limit = min(nanoseconds, int(_SLEEP * SECOND))
         self._console.wait((limit if event is None else min(limit, event)) / SECOND)
 
     def run(self, vcpu: Vcpu, console: Console) -> Outcome:
@@ -229,6 +235,7 @@ class Boot:
         except ShimError as error:
             reason, detail = Reason.LOST, str(error)
         self._stats.wall = time.monotonic() - start
+        self._stats.interrupts = self.pc.interrupts
         screen = Screen.of(self.pc)
         self._transcript.update(screen.text())
         with contextlib.suppress(Interrupted):  # the terminal may be gone
@@ -273,7 +280,7 @@ class Boot:
                 if self._play() and self._ends:
                     return Reason.EXPECTED, "every expected text has appeared"
                 if pc.firmware.no_boot:
-                    return Reason.NO_BOOT, "no bootable device"
+                    return Reason.NO_BOOT, pc.firmware.why
                 return Reason.HALTED, f"the guest halted with interrupts off at {self._where()}"
             pc.wake()
             if pc.waits:
@@ -293,10 +300,12 @@ class Boot:
         trace = self._trace if self._trace and self._trace.wanted else None
         words = trace.before(pc.state, pc.memory) if trace else ""
         interrupts = pc.interrupts
+        if not trace:
+            pc.deliver()
         start = time.monotonic()
         done = self._vcpu.run(
             pc.state, pc.memory_map, window=pc.interrupt_waits, microseconds=microseconds, ask=self._ask,
-            steps=1 if trace else None,
+            posted=pc.posted, steps=1 if trace else None,
         )  # fmt: skip
         stats.running += time.monotonic() - start
         stats.runs += 1
@@ -328,7 +337,9 @@ class Boot:
 
     def _look(self) -> None:
         screen = Screen.of(self.pc)
-        self._transcript.update(screen.text())
+        if screen != self._screen:
+            self._screen = screen
+            self._transcript.update(screen.text())
         self._console.show(screen, self._transcript)
 
     def _play(self) -> bool:
@@ -342,7 +353,7 @@ class Boot:
                 self.pc.serial.receive(step.data)
             else:
                 # Keys that no expectation precedes wait until the guest listens.
-                if self._first_keys and not (self.pc.keys.waiting or self.pc.waits):
+                if self._first_keys and not (self.pc.keys.asked or self.pc.waits):
                     return False
                 self.pc.keyboard.type(list(step.keys))
             self._first_keys = False

@@ -407,6 +407,7 @@ def _report(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, int]]) 
             "runs": stats.runs,
             "ends": {str(k): v for k, v in sorted(stats.ends.items())},
             "questions": {str(k): v for k, v in sorted(stats.questions.items())},
+            "interrupts": stats.interrupts,
             "firmware": {f"{vector:#04x}": n for vector, n in sorted(outcome.firmware.items())},
             "shim": {name: pair[0] for name, pair in counters.items()},
             "daemon": {name: pair[1] for name, pair in counters.items()},

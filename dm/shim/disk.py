@@ -55,7 +55,11 @@ FLOPPIES: Final[dict[int, tuple[int, Geometry]]] = {
     737280: (3, Geometry(80, 2, 9)),
     1228800: (2, Geometry(80, 2, 15)),
     1474560: (4, Geometry(80, 2, 18)),
+    655360: (3, Geometry(80, 2, 8)),
+    819200: (3, Geometry(80, 2, 10)),
+    1638400: (4, Geometry(80, 2, 20)),
     1720320: (4, Geometry(80, 2, 21)),
+    1763328: (4, Geometry(82, 2, 21)),
     2949120: (6, Geometry(80, 2, 36)),
 }
 
@@ -132,16 +136,45 @@ def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
 
 
 def detect(image: mmap.mmap | bytearray) -> Kind:
-    """Return what an image is: an ISO 9660 CD, a diskette by its size, a Multiboot kernel, else a hard disk.
+    """Return what an image is: an ISO 9660 CD, a diskette by its size or BPB, a Multiboot kernel, else a hard disk.
 
     A hybrid image, both CD and disk, counts as CD.
     """
     if eltorito.is_iso9660(image):
         return Kind.CD
-    if len(image) in FLOPPIES:
+    if floppy(image) is not None:
         return Kind.FLOPPY
     bootable = bytes(image[510:512]) == b"\x55\xaa"
     return Kind.DISK if bootable or multiboot.find_header(image) is None else Kind.MULTIBOOT
+
+
+def floppy(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
+    """Return drive type and geometry of a diskette, None if the image looks like none.
+
+    Its size decides, or a BIOS parameter block that describes an image of just this size with a diskette's media byte
+    and geometry (Microsoft, "FAT: General Overview of On-Disk Format", 1.03).
+    """
+    if len(image) in FLOPPIES:
+        return FLOPPIES[len(image)]
+    bpb = bytes(image[:36])
+    if len(bpb) < 36 or bpb[0] not in (0xEB, 0xE9) or bpb[11:13] != SECTOR.to_bytes(2, "little"):
+        return None
+    total = int.from_bytes(bpb[19:21], "little")
+    sectors, heads = int.from_bytes(bpb[24:26], "little"), int.from_bytes(bpb[26:28], "little")
+    if bpb[21] != 0xF0 and bpb[21] < 0xF9:
+        return None
+    if total * SECTOR != len(image) or heads not in (1, 2) or not 8 <= sectors <= 36 or total % (sectors * heads):
+        return None
+    cylinders = total // (sectors * heads)
+    if not 40 <= cylinders <= 84:
+        return None
+    kind = 1 if cylinders < 70 else 3 if sectors < 12 else 2 if sectors < 18 else 4 if sectors < 30 else 6
+    return kind, Geometry(cylinders, heads, sectors)
+
+
+def _cut_short(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
+    """Return what a diskette is whose end is missing, such as a boot sector alone: 1.44M if it fits, or larger."""
+    return next((FLOPPIES[size] for size in (1474560, *sorted(FLOPPIES)) if size >= len(image)), None)
 
 
 def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
@@ -155,11 +188,13 @@ def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
     if kind is Kind.CD:
         return _cd_drives(image)
     if kind is Kind.FLOPPY:
-        if len(image) not in FLOPPIES:
-            sizes = ", ".join(str(size) for size in FLOPPIES)
-            raise ValueError(f"an image of {len(image)} bytes is no diskette; diskettes have {sizes} bytes")
-        floppy_type, geometry = FLOPPIES[len(image)]
-        return [Drive(0, Kind.FLOPPY, image, geometry, floppy_type=floppy_type)]
+        known = floppy(image) or _cut_short(image)
+        if known is None:
+            sizes = ", ".join(str(size) for size in sorted(FLOPPIES))
+            raise ValueError(f"an image of {len(image)} bytes is no diskette; diskettes have up to {sizes} bytes")
+        floppy_type, geometry = known
+        size = geometry.cylinders * geometry.heads * geometry.sectors * SECTOR
+        return [Drive(0, Kind.FLOPPY, image, geometry, length=size, floppy_type=floppy_type)]
     return [Drive(0x80, Kind.DISK, image, disk_geometry(-(-len(image) // SECTOR)))]
 
 

@@ -1,26 +1,29 @@
 """The small PC's physical memory and how its firmware reaches it.
 
 One shared mapping holds everything: RAM at its own address, the firmware image in the part of it that lies under
-F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well: the screen is read
-from it, so text output costs no exits at all.
+F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well where the VGA's
+registers allow it (:mod:`dm.shim.devices.planes`), so that what a program shows costs no exits.
 """
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from typing import Protocol
 
 from dm.engine.api import MemoryMap, Region, RegionKind
 from dm.machine.state import Segment, State
+from dm.shim.devices.planes import View, Window
 
 KIB, MIB = 1 << 10, 1 << 20
 PAGE = 4096
 
 CONVENTIONAL_END = 0xA0000
 TEXT = 0xB8000
-TEXT_END = 0xC0000
 OPTION_ROMS = 0xC0000
 BIOS = 0xF0000
+#: A page of RAM in the firmware's segment.
+WORK = 0xF8000
 EXTENDED = 0x100000
 #: The firmware page whose fetches end a run: every service's entry point is in it.
 TRAPS = 0xFE000
@@ -32,6 +35,23 @@ MIN_RAM, MAX_RAM = 2 * MIB, 0xC0000000
 
 #: A ROM of the user's: its size is a multiple of the first, at most the second; that much of its end shows below 1 MiB.
 ROM_UNIT, MAX_ROM, LOW_ROM = 64 * KIB, 16 * MIB, 128 * KIB
+
+
+class Display(Protocol):
+    """The device that display memory belongs to."""
+
+    @property
+    def window(self) -> Window:
+        """Where the CPU finds display memory, and how."""
+        ...
+
+    def read_memory(self, address: int) -> int:
+        """Return the byte at physical ``address`` of a window that is not direct."""
+        ...
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write bytes from ``address`` on into a window that is not direct."""
+        ...
 
 
 class PageFaultError(Exception):
@@ -47,11 +67,13 @@ class GuestMemory:
     """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on, then room for ``rom``.
 
     ``rom`` replaces the built-in firmware: it ends at 4 GiB, and its last 128 KiB show below 1 MiB as well.
+    ``display`` has the addresses from A0000h to BFFFFh; without one there is nothing.
     """
 
     ram: mmap.mmap | bytearray
     a20: bool = False
     rom: bytes = b""
+    display: Display | None = None
 
     def __post_init__(self) -> None:
         """Fill the option ROM area with ones: scanning it finds nothing.  Copy the ROM.
@@ -85,7 +107,9 @@ class GuestMemory:
             high = Region((1 << 32) - len(self.rom), len(self.rom), RegionKind.ROM, ram, self.size)
         else:
             low = [
-                backed(OPTION_ROMS, TRAPS, RegionKind.ROM),
+                backed(OPTION_ROMS, WORK, RegionKind.ROM),
+                backed(WORK, WORK + PAGE, RegionKind.RAM),
+                backed(WORK + PAGE, TRAPS, RegionKind.ROM),
                 backed(TRAPS, TRAPS + PAGE, RegionKind.FIRMWARE),
                 backed(TRAPS + PAGE, EXTENDED, RegionKind.ROM),
             ]
@@ -94,13 +118,28 @@ class GuestMemory:
             generation,
             (
                 backed(0, CONVENTIONAL_END, RegionKind.RAM),
-                backed(TEXT, TEXT_END, RegionKind.RAM),
+                *self._display_region(),
                 *low,
                 backed(EXTENDED, self.size, RegionKind.RAM),
                 high,
             ),
             self.a20,
         )
+
+    def _display_region(self) -> list[Region]:
+        if self.display is None or self.display.window.view is View.NONE:
+            return []
+        w = self.display.window
+        if w.direct:
+            return [Region(w.start, w.size, RegionKind.RAM, self.ram, w.start)]
+        return [Region(w.start, w.size, RegionKind.COALESCED)]
+
+    def _at_display(self, at: int) -> bool:
+        """Whether an address is the display's, without plain memory behind it."""
+        if not CONVENTIONAL_END <= at < OPTION_ROMS:
+            return False
+        w = self.display.window if self.display else None
+        return w is None or not (w.direct and w.start <= at < w.end)
 
     def _pieces(self, address: int, length: int) -> list[tuple[int, int]]:
         """Split a range at page ends into (physical address after A20, length)."""
@@ -120,15 +159,20 @@ class GuestMemory:
         for at, step in self._pieces(address, length):
             if at >= RESET_ALIAS:
                 at -= RESET_ALIAS - BIOS
-            hole = CONVENTIONAL_END <= at < TEXT or at >= self.size
-            out += b"\xff" * step if hole else self.ram[at : at + step]
+            if self._at_display(at):
+                out += bytes(self.display.read_memory(at + i) if self.display else 0xFF for i in range(step))
+            else:
+                out += b"\xff" * step if at >= self.size else self.ram[at : at + step]
         return bytes(out)
 
     def write(self, address: int, data: bytes) -> None:
         """Write ``data`` at physical ``address``; ROM and holes ignore it."""
         done = 0
         for at, step in self._pieces(address, len(data)):
-            if at < CONVENTIONAL_END or TEXT <= at < TEXT_END or EXTENDED <= at <= self.size - step:
+            if self._at_display(at):
+                if self.display:
+                    self.display.write_memory(at, data[done : done + step])
+            elif at < OPTION_ROMS or EXTENDED <= at <= self.size - step or (at & ~0xFFF == WORK and not self.rom):
                 self.ram[at : at + step] = data[done : done + step]
             done += step
 

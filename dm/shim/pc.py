@@ -10,7 +10,8 @@ from typing import Final
 from dm.engine.api import MemoryMap
 from dm.machine.state import Activity, EventType, State
 from dm.protocol.schema import Io, IoKind
-from dm.shim.bios import rom
+from dm.shim import cmos
+from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import IF
 from dm.shim.bios.disk import DiskServices
@@ -31,7 +32,7 @@ from dm.shim.devices.serial import Serial
 from dm.shim.devices.system import SystemControl
 from dm.shim.devices.vga import Vga
 from dm.shim.disk import Drive
-from dm.shim.memory import GuestMemory, PageFaultError
+from dm.shim.memory import BIOS, GuestMemory, PageFaultError
 from dm.shim.multiboot import Kernel
 from dm.shim.remote import Answer
 
@@ -65,7 +66,9 @@ class Pc:
         kernel: Kernel | None = None,
         bios: bytes = b"",
         idle: Callable[[int], None] = lambda nanoseconds: None,
+        work: Callable[[], int] = lambda: 0,
         start: datetime | None = None,
+        check_signature: bool = True,
     ) -> None:
         """Build the machine, powered on.
 
@@ -82,17 +85,20 @@ class Pc:
             kernel: is started by the firmware instead of a drive.
             bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
             idle: lets the host sleep up to that many nanoseconds while the firmware waits.
+            work: returns how many instructions the guest has executed.
             start: date and time of the real-time clock at guest time 0; None: now, UTC.
+            check_signature: boot a diskette only if its first sector ends in 55AAh.
 
         Raises:
             ValueError: the size of RAM or the debug port is impossible.
         """
-        self.memory = GuestMemory(ram, rom=bios)
-        self.state = State.reset()
         self.resets = -1
+        self._map: MemoryMap | None = None
+        self.vga = Vga(clock, ram, self._map_changed)
+        self.memory = GuestMemory(ram, rom=bios, display=self.vga)
+        self.state = State.reset()
         self.interrupts = 0
         self._generation = 0
-        self._map: MemoryMap | None = None
         self.bus = PortBus()
         self.system = SystemControl(self._system_changed)
         self.pic = PicPair()
@@ -100,7 +106,6 @@ class Pc:
         self.rtc = Rtc(clock, lambda level: self.pic.set_irq(8, level), start)
         self.keyboard = I8042(clock, self.system, lambda level: self.pic.set_irq(1, level))
         self.serial = Serial(0x3F8, serial, lambda level: self.pic.set_irq(4, level))
-        self.vga = Vga(clock)
         self.post = PostCodes(post_port, post)
         self._exit = None if exit_port is None else ExitPort(exit_port)
         for device in (
@@ -113,7 +118,7 @@ class Pc:
 
         self.bda = Bda(self.memory)
         self.disks = DiskServices(self.bda, drives)
-        self.keys = Keyboard(self.bda, self.pic.end_of_interrupt, self.system.request_reset, clock, idle)
+        self.keys = Keyboard(self.bda, self.pic.end_of_interrupt, self.system.request_reset, idle, work)
         self.keyboard.ready_for_key = lambda: self.bda.keys_empty
         self.firmware = Firmware(
             self.memory,
@@ -124,13 +129,16 @@ class Pc:
             video=Video(self.bda, self.memory, self.vga),
             disks=self.disks,
             keyboard=self.keys,
-            timer=Timer(self.bda, self.memory, self.rtc, self.pic.end_of_interrupt),
+            timer=Timer(self.bda, self.rtc, self.pic.end_of_interrupt),
             system=SystemServices(self.bda, self.memory, self.system, self.rtc, clock, idle),
             serial=SerialServices(self.serial),
             kernel=kernel,
+            check_signature=check_signature,
         )
+        cmos.fill(self.rtc.cmos, self.memory.size, drives, check_signature=check_signature)
         if not bios:
             rom.install(self.memory)
+            self.vga.keep_cursor(ram, BIOS + services.CURSOR)
         self.reset()
 
     def reset(self, *, full: bool = True) -> None:
@@ -148,6 +156,11 @@ class Pc:
     def _system_changed(self) -> None:
         if self._map is None or self.memory.a20 != self.system.a20:
             self.memory.a20 = self.system.a20
+            self._map_changed()
+
+    def _map_changed(self) -> None:
+        """Make the next map; before the first reset there is none."""
+        if self.resets >= 0:
             self._generation += 1
             self._map = self.memory.memory_map(self._generation)
 
@@ -175,6 +188,15 @@ class Pc:
         if self.interrupt_waits and self.state.rflags & IF and self.state.activity == Activity.HALTED:
             self.state.activity = int(Activity.RUNNING)
 
+    def deliver(self) -> None:
+        """Let the next run begin with a pending interrupt if the CPU can take it now: nobody has to ask for it then."""
+        s = self.state
+        free = s.inject_type == EventType.NONE and not (s.shadow or s.nmi_pending or s.pending_debug)
+        if free and self.interrupt_waits and s.rflags & IF and s.activity == Activity.RUNNING:
+            s.inject_type, s.inject_vector = int(EventType.EXTERNAL), self.pic.acknowledge()
+            s.inject_has_error = s.inject_length = 0
+            self.interrupts += 1
+
     @property
     def interrupt_waits(self) -> bool:
         """True while the interrupt controller has an interrupt for the CPU."""
@@ -200,7 +222,7 @@ class Pc:
     def answer(self, io: Io) -> Answer:
         """Answer a port, MMIO or MSR access, or an interrupt acknowledge.
 
-        Absent memory reads all ones; every MSR that the daemon does not keep faults.
+        Absent memory reads all ones, display memory is the VGA's; every MSR that the daemon does not keep faults.
         """
         generation = self._generation
         data, fault = b"", False
@@ -211,7 +233,16 @@ class Pc:
             case IoKind.PORT_OUT:
                 self.bus.write(io.address, io.size, io.data)
             case IoKind.MMIO_READ:
-                data = b"\xff" * (io.size * io.count)
+                data = self._read_memory(io)
+            case IoKind.MMIO_WRITE:
+                for i in range(io.count):
+                    at = i * io.size
+                    self.vga.write_memory(io.address + (-at if io.down else at), io.data[at : at + io.size])
+            case IoKind.MEMORY_COPY:
+                step = -io.size if io.down else io.size
+                for i in range(io.count):
+                    element = self.memory.read(io.address + i * step, io.size)
+                    self.memory.write(io.target + i * step, element)
             case IoKind.MSR_READ | IoKind.MSR_WRITE:
                 fault = True
             case IoKind.INTERRUPT_ACK:
@@ -224,6 +255,17 @@ class Pc:
             self.interrupt_waits,
             self.system.reset_requested or self.exit_value is not None,
         )
+
+    def posted(self, address: int, data: bytes) -> None:
+        """Take a write that the guest has not waited for: display memory's."""
+        self.vga.write_memory(address, data)
+
+    def _read_memory(self, io: Io) -> bytes:
+        out = bytearray()
+        for i in range(io.count):
+            at = io.address + (-i if io.down else i) * io.size
+            out += bytes(self.vga.read_memory(at + j) for j in range(io.size))
+        return bytes(out)
 
     def firmware_call(self, address: int) -> None:
         """Answer a run that ended at the firmware's entry point ``address`` (physical)."""

@@ -44,6 +44,7 @@ class Vcpu(Protocol):
         window: bool,
         microseconds: int,
         ask: Callable[[Io], Answer],
+        posted: Callable[[int, bytes], None],
         steps: int | None = None,
     ) -> Done:
         """Run ``state`` until the guest needs its machine; ``state`` is brought up to date.
@@ -54,6 +55,7 @@ class Vcpu(Protocol):
             window: an external interrupt waits: ask for its vector once it can be taken, deliver it and run on.
             microseconds: end with ``budget`` after running about this long.
             ask: answers the questions that come up on the way.
+            posted: takes writes that the guest has not waited for, before the question that follows them.
             steps: end with ``budget`` after this many instructions, or iterations of REP.
 
         Raises:
@@ -98,6 +100,7 @@ class RemoteVcpu:
         window: bool,
         microseconds: int,
         ask: Callable[[Io], Answer],
+        posted: Callable[[int, bytes], None],
         steps: int | None = None,
     ) -> Done:
         """See :meth:`Vcpu.run`.
@@ -105,6 +108,7 @@ class RemoteVcpu:
         A daemon that is lost between two runs is replaced by its successor; a run that is lost in the middle is not
         repeated (:class:`~dm.shim.errors.RunLost`).
         """
+        devices = self._devices(ask)
         while True:
             try:
                 if memory.generation != self._generation:
@@ -116,7 +120,9 @@ class RemoteVcpu:
                     microseconds=microseconds,
                     window=window,
                     acknowledge=True,
-                    on_io=self._devices(ask),
+                    on_io=devices,
+                    on_copy=devices,
+                    on_posted=posted,
                 )
             except RunLost:
                 raise

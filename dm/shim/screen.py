@@ -1,18 +1,18 @@
-"""The text screen: read from guest memory, and followed over time as a transcript."""
+"""The text screen: read from display memory, and followed over time as a transcript."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dm.shim.memory import TEXT
+from dm.shim.bios.font import CP437
+from dm.shim.devices.planes import View
+from dm.shim.devices.vga import Vga
 from dm.shim.pc import Pc
+from dm.shim.picture import describe
 
 _HISTORY = 1000
-
-#: Code page 437 as the VGA shows it: the control codes have pictures.
-_LOW = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-CP437 = tuple(_LOW) + tuple(bytes(range(32, 127)).decode()) + ("⌂", *bytes(range(128, 255)).decode("cp437"), " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,35 @@ class Screen:
 
     @classmethod
     def of(cls, pc: Pc) -> Screen:
-        """Read the visible page of ``pc``'s display memory."""
-        columns = pc.vga.crtc.registers[1] + 1
-        rows = min(400 // ((pc.vga.crtc.registers[9] & 0x1F) + 1), 0x8000 // (columns * 2))
-        size, start = columns * rows * 2, pc.vga.start * 2 % 0x8000
-        text = bytes(pc.memory.ram[TEXT + start : TEXT + min(start + size, 0x8000)])
-        cells = text + bytes(pc.memory.ram[TEXT : TEXT + size - len(text)])
-        row, column = divmod(pc.vga.cursor - pc.vga.start, columns)
-        return cls(columns, rows, cells, (column, row) if 0 <= row < rows else None, pc.vga.cursor_visible)
+        """Read the visible page of ``pc``'s display memory; a picture is described in one line."""
+        vga = pc.vga
+        if vga.graphics_mode:
+            line = f"[{describe(vga)}]"[:80].ljust(80)
+            return cls(80, 1, b"".join(bytes((byte, 7)) for byte in line.encode("cp437", "replace")), None, False)
+        columns = vga.crtc.registers[1] + 1
+        rows = max(1, min(400 // ((vga.crtc.registers[9] & 0x1F) + 1), 0x8000 // (columns * 2)))
+        size, start = columns * rows * 2, vga.start * 2 % 0x8000
+        memory = _characters(vga, pc.memory.ram)
+        cells = bytes(memory[start : start + size])
+        cells += bytes(memory[: size - len(cells)])
+        row, column = divmod(vga.cursor - vga.start, columns)
+        return cls(columns, rows, cells, (column, row) if 0 <= row < rows else None, vga.cursor_visible)
 
     def text(self) -> list[str]:
         """Return the rows as text, each ``columns`` long."""
         chars = [CP437[c] for c in self.cells[::2]]
         return ["".join(chars[i : i + self.columns]) for i in range(0, len(chars), self.columns)]
+
+
+def _characters(vga: Vga, ram: mmap.mmap | bytearray) -> memoryview | bytes:
+    """Return characters and attributes in turn, 32 KiB of them."""
+    w = vga.window
+    if w.view is View.ODD_EVEN:
+        return memoryview(ram)[w.start : w.start + 0x8000]
+    out = bytearray(0x8000)  # a program is busy with its font, say
+    for i in range(2):
+        out[i::2] = vga.memory.planes[i][0:0x8000:2]
+    return bytes(out)
 
 
 @dataclass

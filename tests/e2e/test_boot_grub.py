@@ -64,9 +64,10 @@ def test_command_line_answers(rescue: Path, kind: str) -> None:
     assert "hello" in result["screen"]
     assert result["resets"] == 0
     calls = result["stats"]["firmware"]
-    assert calls["0x10"] > 100, "the console goes through INT 10h"
     assert calls["0x13"] > 10
-    assert calls["0x08"] > 0, "the timer ticks"
+    assert calls.keys() <= {"0x10", "0x13", "0x15", "0x16"}, "what the ROM does itself is not asked"
+    assert calls["0x10"] < 20, "the console goes through INT 10h, which the guest executes"
+    assert result["stats"]["interrupts"] > 0, "the timer ticks"
 
 
 def test_it_boots_with_its_memory_in_messages(rescue: Path) -> None:

@@ -111,9 +111,10 @@ def test_serial_and_debug_console(run: Run) -> None:
         "0x402",
     )
     stats = result["stats"]
-    assert stats["questions"]["port-out"] == 17
-    # The single byte and the string; beside them only the timer's interrupts, and a slow host has more of those.
-    assert stats["shim"]["io"] - stats["questions"].get("interrupt-ack", 0) == 2
+    # Beside the program's own only the timer's, which end with a byte to the controller.
+    assert stats["questions"]["port-out"] - stats["interrupts"] == 17
+    # The single byte and the string.
+    assert stats["shim"]["io"] - stats["questions"].get("interrupt-ack", 0) - stats["interrupts"] == 2
 
 
 def test_timer_wakes_a_halted_program(run: Run) -> None:
@@ -136,7 +137,8 @@ def test_timer_wakes_a_halted_program(run: Run) -> None:
         "five ticks",
     )
     assert result["stats"]["wall_seconds"] > 0.2
-    assert result["stats"]["firmware"]["0x08"] >= 5
+    assert result["stats"]["interrupts"] >= 5
+    assert "0x08" not in result["stats"]["firmware"], "the ROM counts ticks by itself"
 
 
 def test_timer_interrupts_a_busy_loop(run: Run) -> None:
@@ -217,7 +219,7 @@ def test_keys_through_the_controller(run: Run) -> None:
         "--keys",
         r"a\n",
     )
-    assert result["stats"]["questions"]["interrupt-ack"] >= 4
+    assert result["stats"]["interrupts"] >= 4
 
 
 def test_a20_wraps_until_port_92_opens_it(run: Run) -> None:

@@ -1,33 +1,40 @@
-"""A small PC with its firmware up, and calls into that firmware as a guest's INT would make them."""
+"""A small PC with its firmware up, and calls into that firmware as a guest makes them: the code in ROM is executed."""
 
 from __future__ import annotations
 
 import pathlib
 from datetime import datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from dm.machine.state import State
+from dm import Emulator
+from dm.engine.api import Exit, ExitReason
+from dm.machine.state import Activity, State
+from dm.protocol.schema import Io, IoKind
 from dm.shim.bios import rom
 from dm.shim.bios.call import CF, ZF
 from dm.shim.clock import ManualClock
 from dm.shim.disk import FLOPPIES, Drive, Kind, drives
+from dm.shim.memory import TRAPS
 from dm.shim.pc import Pc
 
 RAM = 32 << 20
-RETURN = 0x1234_5678  # segment:offset the caller's frame holds
+RETURN = 0x1234_5678  # segment:offset of the caller's next instruction, which halts
 STACK = 0x7000
 
 
 class Bench:
     """A PC on a clock that stands still; its guest is whatever the test says."""
 
-    def __init__(self, image_drives: list[Drive]) -> None:
+    def __init__(self, image_drives: list[Drive], **options: Any) -> None:
         self.clock = ManualClock()
         self.sent = bytearray()
         self.debug = bytearray()
         self.idled: list[int] = []
+        self.work = 0
+        self._emulator: Emulator | None = None
         self.pc = Pc(
             bytearray(RAM),
             image_drives,
@@ -35,7 +42,9 @@ class Bench:
             serial=self.sent.extend,
             debug=self.debug.extend,
             idle=self._idle,
+            work=lambda: self.work,
             start=datetime(1999, 12, 31, 23, 59, 58),
+            **options,
         )
         self.memory = self.pc.memory
 
@@ -57,7 +66,11 @@ class Bench:
         self.pc.firmware_call(0xF0000 + offset)
 
     def interrupt(self, vector: int, **registers: int) -> SimpleNamespace:
-        """Do ``INT vector`` with the given registers; return registers and flags as the caller finds them."""
+        """Do ``INT vector`` with the given registers; return registers and flags as the caller finds them.
+
+        A service of the shim's is answered once, and then ``returned`` when an IRET is next; ROM code runs until it
+        has returned to the caller, or waits.
+        """
         s = self.state
         for name, value in registers.items():
             if name in ("ds", "es"):
@@ -66,13 +79,22 @@ class Bench:
             else:
                 setattr(s, name, value)
         s.ss.selector, s.ss.base, s.esp = 0, 0, STACK
+        s.rflags |= 2
         frame = RETURN.to_bytes(4, "little") + (s.eflags & 0xFFFF).to_bytes(2, "little")
         self.memory.write(STACK, frame)
         target = self.memory.read_int(vector * 4, 4)
         s.cs.selector, s.cs.base, s.rip = target >> 16, target >> 16 << 4, target & 0xFFFF
-        self.pc.firmware_call(s.cs.base + s.eip)
-        flags = self.memory.read_int(STACK + 4, 2)
-        assert self.memory.read_int(STACK, 4) == RETURN
+        if (s.cs.base + s.eip) & ~0xFFF == TRAPS:
+            self.pc.firmware_call(s.cs.base + s.eip)
+            flags = self.memory.read_int(STACK + 4, 2)
+            assert self.memory.read_int(STACK, 4) == RETURN
+            returned = s.rip == rom.IRET and s.cs.selector == 0xF000
+        else:
+            self.memory.write((RETURN >> 16 << 4) + (RETURN & 0xFFFF), b"\xf4")
+            self.run()
+            s = self.state
+            flags = s.eflags
+            returned = (s.cs.selector, s.rip, s.sp) == (RETURN >> 16, (RETURN & 0xFFFF) + 1, STACK + 6)
         return SimpleNamespace(
             **{name: getattr(s, name) for name in ("eax", "ebx", "ecx", "edx", "ax", "bx", "cx", "dx", "di", "bp")},
             al=s.ax & 0xFF,
@@ -86,9 +108,42 @@ class Bench:
             es=s.es.selector,
             cf=bool(flags & CF),
             zf=bool(flags & ZF),
-            returned=s.rip == rom.IRET and s.cs.selector == 0xF000,
+            returned=returned,
             rip=s.rip,
         )
+
+    def run(self) -> None:
+        """Let the guest run, and the firmware answer, until it halts."""
+        if self._emulator is None:
+            self._emulator = Emulator(self.pc.memory_map)
+        vm, answer = self._emulator, b""
+        self.state.activity = Activity.RUNNING
+        vm.state = self.state
+        for _ in range(100_000):
+            vm.memory = self.pc.memory_map
+            if vm.question is not None:
+                vm.answer(answer)
+            end = vm.run(budget=1 << 30)
+            self.work += end.instructions
+            for address, data in end.posted:
+                self.pc.posted(address, data)
+            if vm.question is not None:
+                answer = self._answer(end)
+                continue
+            self.pc.state = vm.state
+            if end.reason is not ExitReason.FIRMWARE:
+                assert end.reason is ExitReason.HALT, end
+                return
+            self.pc.firmware_call(end.address)
+            vm.state = self.state
+        pytest.fail("the guest does not come to its end")
+
+    def _answer(self, question: Exit) -> bytes:
+        io = Io(
+            session=1, vcpu=0, epoch=1, seq=1, io=1, kind=IoKind(question.reason), address=question.address,
+            size=question.size, count=question.count, data=question.data, down=question.down, target=question.target,
+        )  # fmt: skip
+        return self.pc.answer(io).data
 
     def row(self, number: int, columns: int = 80) -> str:
         """Return one row of the screen."""

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from dm.machine.state import Activity
+from dm.machine.state import Activity, EventType
 from dm.protocol.schema import Done, DoneReason, Io, IoKind
 from dm.shim import keys
 from dm.shim.bios import rom
@@ -34,8 +34,9 @@ class Guest:
     def __init__(self, program):
         self.program, self.windows, self.maps, self.steps_asked = program, [], [], []
 
-    def run(self, state, memory, *, window, microseconds, ask, steps=None):
+    def run(self, state, memory, *, window, microseconds, ask, posted, steps=None):
         assert microseconds > 0
+        self.posted = posted
         self.steps_asked.append(steps)
         self.windows.append(window)
         self.maps.append(memory)
@@ -43,7 +44,10 @@ class Guest:
             self.steps = self.program(self)
             return done(DoneReason.FIRMWARE, 0xF0000 + rom.Trap.POST)
         self.state, self.ask = state, ask
-        if window and state.rflags & 0x200:
+        if state.inject_type == EventType.EXTERNAL:
+            self.vector, state.inject_type = state.inject_vector, EventType.NONE
+            self.question(IoKind.PORT_OUT, 0x20, b"\x20")
+        elif window and state.rflags & 0x200:
             self.acknowledge()
         return next(self.steps)
 
@@ -85,14 +89,14 @@ def test_expected_serial_text_ends_with_0(boot):
         while True:
             yield done(DoneReason.BUDGET)
 
-    outcome, guest, printed, _ = boot(program, script=[Expect("ready")], timeout=60)
+    outcome, guest, printed, machine = boot(program, script=[Expect("ready")], timeout=60)
     assert (outcome.reason, outcome.exit_code) == (Reason.EXPECTED, 0)
     assert outcome.serial == "ready\n"
     assert "ready" in printed
     assert outcome.stats.runs == len(guest.windows)
     assert outcome.stats.instructions == 10 * outcome.stats.runs
     questions = outcome.stats.questions
-    assert questions["port-out"] == len("ready\n") + questions["interrupt-ack"], "each interrupt is ended by one"
+    assert questions["port-out"] == len("ready\n") + machine.pc.interrupts, "each interrupt is ended by one"
 
 
 def test_expected_screen_text(boot):
@@ -328,7 +332,7 @@ def test_no_bootable_device_is_a_failure(boot):
     def program(guest):
         guest.state.esp = 0x7000
         yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x18))
-        assert guest.state.rip == rom.HALT
+        assert guest.state.rip == rom.code().labels["print"]
         yield guest.halt(interrupts=False)
 
     for script in ([], [Expect("never")]):
@@ -338,16 +342,29 @@ def test_no_bootable_device_is_a_failure(boot):
 
 def test_firmware_calls_are_answered_and_counted(boot):
     def program(guest):
-        guest.state.ax = 0x0E41
+        guest.state.ax = 0x0141
         guest.state.esp = 0x7000
-        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x10))
+        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x14))
         assert guest.state.rip == rom.IRET
         while True:
             yield done(DoneReason.BUDGET)
 
     outcome, *_ = boot(program, script=[Expect("A")], timeout=60)
     assert outcome.reason is Reason.EXPECTED
-    assert outcome.firmware[0x10] == 1
+    assert outcome.firmware[0x14] == 1
+
+
+def test_posted_writes_reach_the_display(boot):
+    def program(guest):
+        guest.state.ax = 0x0012
+        guest.state.esp = 0x7000
+        yield done(DoneReason.FIRMWARE, 0xF0000 + rom.vector_trap(0x10))
+        guest.posted(0xA0000, b"\xff")
+        yield guest.halt(interrupts=False)
+
+    outcome, *_, machine = boot(program, timeout=60)
+    assert machine.pc.vga.memory.planes[3][0] == 0xFF
+    assert "640x480 dots, 16 colours" in outcome.screen[0]
 
 
 def test_masked_a20_reaches_the_next_run(boot):

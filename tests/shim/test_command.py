@@ -57,7 +57,7 @@ def test_bad_options_say_what_is_right(parse, words, complaint):
     ("data", "options", "complaint"),
     [
         (b"", [], "is empty"),
-        (b"x" * 1000, ["--as", "floppy"], "no diskette"),
+        (b"x" * 2949121, ["--as", "floppy"], "no diskette"),
         (b"x" * 1000, ["--as", "cd"], "no ISO 9660"),
         (b"x" * 1000, ["--as", "multiboot"], "no Multiboot header"),
     ],

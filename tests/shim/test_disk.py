@@ -55,11 +55,43 @@ def test_disk_translation(sectors, heads):
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"), [(Kind.FLOPPY, "no diskette; diskettes have 163840"), (Kind.CD, "no ISO 9660")]
+    ("kind", "size", "complaint"),
+    [(Kind.FLOPPY, 2949121, "no diskette; diskettes have up to 163840"), (Kind.CD, 4096, "no ISO 9660")],
 )
-def test_wrong_kinds_are_explained(kind, complaint):
+def test_wrong_kinds_are_explained(kind, size, complaint):
     with pytest.raises(ValueError, match=complaint):
-        drives(bytearray(4096), kind)
+        drives(bytearray(size), kind)
+
+
+def test_a_boot_sector_alone_is_a_diskette_cut_short_where_asked_for():
+    image = bytearray(b"x" * 512)
+    assert detect(image) is Kind.DISK
+    (drive,) = drives(image, Kind.FLOPPY)
+    assert (drive.geometry, drive.sectors) == (Geometry(80, 2, 18), 2880)
+    assert drive.read(0, 2) == b"x" * 512 + bytes(512)
+
+
+def bpb(total, sectors, heads, media=0xF0):
+    head = bytearray(512)
+    head[0:3] = b"\xeb\x3c\x90"
+    head[11:13] = (512).to_bytes(2, "little")
+    head[19:21], head[21] = total.to_bytes(2, "little"), media
+    head[24:26], head[26:28] = sectors.to_bytes(2, "little"), heads.to_bytes(2, "little")
+    return head
+
+
+def test_an_unusual_diskette_is_known_by_its_parameter_block():
+    total = 83 * 2 * 20
+    image = bpb(total, 20, 2).ljust(total * 512, b"\0")
+    assert detect(image) is Kind.FLOPPY
+    (drive,) = drives(image, Kind.FLOPPY)
+    assert (drive.floppy_type, drive.geometry, drive.sectors) == (4, Geometry(83, 2, 20), total)
+
+
+@pytest.mark.parametrize("change", [{"media": 0xF8}, {"sectors": 63}, {"heads": 16}, {"total": 3319}])
+def test_other_parameter_blocks_are_a_hard_disks(change):
+    image = bpb(**{"total": 3320, "sectors": 20, "heads": 2} | change).ljust(3320 * 512, b"\0")
+    assert detect(image) is Kind.DISK
 
 
 def test_hard_disk_emulation_takes_geometry_from_the_partition(cd_image):

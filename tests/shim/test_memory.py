@@ -2,6 +2,8 @@ import pytest
 
 from dm.engine.api import RegionKind
 from dm.machine.state import State
+from dm.shim.clock import ManualClock
+from dm.shim.devices.vga import Vga
 from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -9,7 +11,8 @@ KIB, MIB = 1 << 10, 1 << 20
 
 @pytest.fixture
 def memory():
-    return GuestMemory(bytearray(4 * MIB), a20=True)
+    ram = bytearray(4 * MIB)
+    return GuestMemory(ram, a20=True, display=Vga(ManualClock(), ram))
 
 
 @pytest.mark.parametrize("size", [MIB, 2 * MIB + 1, 0])
@@ -39,6 +42,25 @@ def test_holes_read_ones_and_rom_cannot_be_written(memory):
 def test_text_memory_is_ram(memory):
     memory.write(0xB8000, b"hi")
     assert memory.ram[0xB8000:0xB8002] == b"hi"
+
+
+def test_the_display_decides_what_its_addresses_are(memory):
+    vga = memory.display
+    vga.load(0xE3, bytes((3, 1, 15, 0, 6)), bytes(25), bytes(21), bytes((0, 0, 0, 0, 0, 0, 5, 15, 0xFF)))
+    regions = {r.gpa: (r.size, r.kind) for r in memory.memory_map(2).regions}
+    assert regions[0xA0000] == (0x10000, RegionKind.COALESCED)
+    assert 0xB8000 not in regions
+    memory.write(0xA1000, b"\x81")
+    assert [plane[0x1000] for plane in vga.memory.planes] == [0x81] * 4
+    assert memory.read(0xA1000, 2) == b"\x81\0"
+    assert memory.read(0xB8000, 1) == b"\xff"
+
+
+def test_firmware_has_a_page_to_work_in(memory):
+    memory.write(0xF8000, b"work")
+    assert memory.read(0xF8000, 4) == b"work"
+    kinds = {r.gpa: (r.size, r.kind) for r in memory.memory_map(1).regions}
+    assert kinds[0xF8000] == (4096, RegionKind.RAM)
 
 
 def test_a20_masks_bit_20_only(memory):

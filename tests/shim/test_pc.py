@@ -1,6 +1,6 @@
 import pytest
 
-from dm.machine.state import Activity, State
+from dm.machine.state import Activity, EventType, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim import keys
 from dm.shim.bios.call import IF
@@ -56,6 +56,23 @@ def test_interrupt_is_offered_and_acknowledged(bench):
     answer = ask(bench, IoKind.INTERRUPT_ACK)
     assert answer.data == b"\x08"
     assert not answer.window
+    assert bench.pc.interrupts == 1
+
+
+def test_an_interrupt_that_can_be_taken_begins_the_next_run(bench):
+    s = bench.state
+    s.rflags = 2
+    bench.clock.advance(60_000_000)
+    bench.pc.update()
+    bench.pc.deliver()
+    assert s.inject_type == EventType.NONE, "interrupts are off"
+    s.rflags, s.shadow = 2 | IF, 1
+    bench.pc.deliver()
+    assert s.inject_type == EventType.NONE, "the instruction after STI"
+    s.shadow = 0
+    bench.pc.deliver()
+    assert (s.inject_type, s.inject_vector, s.inject_has_error) == (EventType.EXTERNAL, 8, 0)
+    assert not bench.pc.interrupt_waits
     assert bench.pc.interrupts == 1
 
 

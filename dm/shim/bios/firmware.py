@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 
 from dm.machine.state import Seg, State
-from dm.shim.bios import rom
+from dm.shim import cmos
+from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import IF, Call
 from dm.shim.bios.disk import DiskServices
@@ -21,7 +22,7 @@ from dm.shim.devices import rtc
 from dm.shim.devices.pic import PicPair
 from dm.shim.devices.rtc import Rtc
 from dm.shim.disk import SECTOR, Drive, Kind
-from dm.shim.memory import EXTENDED, KIB, GuestMemory, PageFaultError
+from dm.shim.memory import BIOS, GuestMemory, PageFaultError
 from dm.shim.multiboot import Kernel
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _BOOT_ADDRESS = 0x7C00
 _WARM_START_POINTER = 0x467
 
 #: Vectors whose table entry is data or nothing instead of a service.
-_POINTERS = {0x1D: 0, 0x1E: rom.FLOPPY_TABLE, 0x1F: rom.FONT_8X8 + 0x400, 0x43: rom.FONT_8X16}
+_POINTERS = {0x1D: 0, 0x1E: rom.FLOPPY_TABLE}
 _FREE = range(0x60, 0x68)  # left to user programs, zero
 _HARDWARE = {**{0x08 + i: i for i in range(8)}, **{0x70 + i: 8 + i for i in range(8)}}
 
@@ -53,31 +54,32 @@ class Firmware:
         system: SystemServices,
         serial: SerialServices,
         kernel: Kernel | None = None,
+        check_signature: bool = True,
     ) -> None:
-        """``kernel`` is started instead of a drive.
+        """``kernel`` is started instead of a drive; ``check_signature``: a diskette boots only with 55AAh at its end.
 
         Raises:
             ValueError: there is no memory where the kernel wants to be.
         """
         if kernel:
             kernel.check(system.regions())
-        self._kernel = kernel
+        self._kernel, self._check_signature = kernel, check_signature
         self._memory, self._bus, self._pic, self._rtc = memory, bus, pic, clock
         self._bda, self._video, self._disks, self._keyboard = bda, video, disks, keyboard
         self._timer, self._system = timer, system
         #: Calls answered, by vector; entry points that are no vectors do not count.
         self.calls: dict[int, int] = {}
-        #: Whether nothing was found to boot from since the last POST; the guest has halted then.
+        #: Whether nothing was found to boot from since the last POST, the guest has halted then, and why in words.
         self.no_boot = False
+        self.why = "no bootable device"
         self._complained: set[int] = set()
         self._vectors: dict[int, Callable[[Call], None]] = {
-            0x08: timer.tick, 0x10: video.service, 0x11: self._equipment, 0x12: self._memory_size,
-            0x13: disks.service, 0x14: serial.service, 0x15: system.service, 0x16: keyboard.service,
-            0x17: printer_service, 0x18: self._no_boot, 0x19: self._bootstrap, 0x1A: timer.service,
-            0x40: disks.service, 0x70: self._clock_interrupt,
+            0x10: video.service, 0x13: disks.service, 0x14: serial.service, 0x15: system.service,
+            0x16: keyboard.service, 0x17: printer_service, 0x18: self._no_boot, 0x19: self._bootstrap,
+            0x1A: timer.service, 0x40: disks.service, 0x70: self._clock_interrupt,
         }  # fmt: skip
         self._traps: dict[int, Callable[[Call], None]] = {
-            Trap.POST: self._post, Trap.KEY: keyboard.key, Trap.TICK_DONE: timer.tick_done,
+            Trap.POST: self._post, Trap.KEY: keyboard.key, Trap.REST: keyboard.rest,
         }  # fmt: skip
 
     def enter(self, address: int, state: State) -> None:
@@ -135,7 +137,7 @@ class Firmware:
         self._disks.reset()
         self._system.reset()
         self._timer.reset()
-        self._fill_cmos()
+        self._bda.equipment = cmos.equipment(self._disks.drives)
         self._bootstrap(call)
 
     def _install_vectors(self) -> None:
@@ -145,6 +147,8 @@ class Firmware:
             table[vector] = rom.SEGMENT << 16 | rom.vector_trap(vector)
         table[0x05] = iret  # print screen: no printer
         table[0x09] = rom.SEGMENT << 16 | rom.KEYBOARD_IRQ
+        for vector, label in rom.SERVICES.items():
+            table[vector] = rom.SEGMENT << 16 | rom.code().labels[label]
         for vector, offset in _POINTERS.items():
             table[vector] = rom.SEGMENT << 16 | offset if offset else 0
         for vector in _FREE:
@@ -160,21 +164,6 @@ class Firmware:
             for value in values:
                 self._bus.write(port, 1, bytes((value,)))
 
-    def _fill_cmos(self) -> None:
-        cmos, floppies = self._rtc.cmos, self._disks.floppies
-        equipment = 0x24 | 1 << 9  # VGA, keyboard mouse-less, one serial port
-        if floppies:
-            equipment |= 1 | (len(floppies) - 1) << 6
-        self._bda.equipment = equipment
-        cmos[rtc.EQUIPMENT] = equipment & 0xFF
-        cmos[rtc.FLOPPIES] = floppies[0].floppy_type << 4 if floppies else 0
-        cmos[rtc.DISKS] = 0xF0 if any(d.kind is Kind.DISK for d in self._disks.drives) else 0
-        base, extended = self._bda.base_memory, min((self._memory.size - EXTENDED) // KIB, 0xFFFF)
-        above16 = max((self._memory.size - 0x1000000) // 0x10000, 0)
-        for at, value in ((0x15, base), (0x17, extended), (0x30, extended), (0x34, min(above16, 0xFFFF))):
-            cmos[at : at + 2] = value.to_bytes(2, "little")
-        cmos[0x2E:0x30] = (sum(cmos[0x10:0x2E]) & 0xFFFF).to_bytes(2, "big")
-
     # --- bootstrap
 
     def _bootstrap(self, call: Call) -> None:
@@ -183,6 +172,7 @@ class Firmware:
             self._system.open_a20()
             self._kernel.start(self._memory, call.state, self._system.regions())
             return
+        self.why = "no bootable device"
         drive = self._disks.drives[0] if self._disks.drives else None
         entry = self._load(drive) if drive else None
         if drive is None or entry is None:
@@ -208,26 +198,23 @@ class Firmware:
             self._memory.write(address, data[:size])
             return address
         data = drive.read(0, 1)
-        if data is None or data[510:512] != b"\x55\xaa":
+        signed = data is not None and data[510:512] == b"\x55\xaa"
+        if data is None or not (signed or (drive.kind is Kind.FLOPPY and not self._check_signature)):
+            if data is not None and drive.kind is Kind.FLOPPY:
+                self.why += ": the diskette's first sector does not end in 55 AA"
             return None
         address = drive.boot.load_segment << 4 if drive.boot else _BOOT_ADDRESS
         self._memory.write(address, data)
         return address
 
     def _no_boot(self, call: Call) -> None:
+        """Say so, in the guest's own code, and halt."""
         self.no_boot = True
-        self._video.print("No bootable device.\n")
-        call.go(rom.HALT)
+        text = f"{self.why[:1].upper()}{self.why[1:]}.\r\n\0"
+        self._memory.write(BIOS + services.MESSAGE, text.encode("cp437", "replace")[: services.MESSAGE_SIZE])
+        call.go(rom.code().labels["print"])
 
     # --- small services
-
-    def _equipment(self, call: Call) -> None:
-        call.state.ax = self._bda.equipment
-        call.finish()
-
-    def _memory_size(self, call: Call) -> None:
-        call.state.ax = self._bda.base_memory
-        call.finish()
 
     def _clock_interrupt(self, call: Call) -> None:
         self._system.clock_interrupt(call)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dm.shim import keys
-from dm.shim.bios import rom
+from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import CF, Call
-from dm.shim.clock import Clock
+from dm.shim.memory import BIOS
 
 # BDA 40:17 and 40:18 bits of each shifting key; grey keys have their own bits in the second byte.
 _SHIFTS = {keys.RIGHT_SHIFT: 1, keys.LEFT_SHIFT: 2, keys.CONTROL: 4, keys.ALT: 8}
@@ -16,14 +16,16 @@ _SHIFTS2 = {keys.CONTROL: 1, keys.ALT: 2}
 _TOGGLES = {keys.SCROLL_LOCK: 0x10, keys.NUM_LOCK: 0x20, keys.CAPS_LOCK: 0x40}
 _KEYPAD = {0x47: 7, 0x48: 8, 0x49: 9, 0x4B: 4, 0x4C: 5, 0x4D: 6, 0x4F: 1, 0x50: 2, 0x51: 3, 0x52: 0}
 
-# A guest that asks for a key more than 32 times in a row, each within a millisecond, only waits.
-_BUSY_POLL, _PATIENCE, _REST = 1_000_000, 32, 10_000_000
+# A guest that asks for a key, or the time, again and again and executes fewer instructions in between only waits.
+_WORK = 2000
+#: Calls until the next rest of a guest that waits, and the rests in nanoseconds: short at first, in case it ends soon.
+_WAITING_POLLS, _RESTS = 2, (5_000_000,) * 8 + (60_000_000,)
 
 
 class Keyboard:
     """Keyboard services over the type-ahead buffer.
 
-    ``waiting`` counts calls that found no key, so that whoever types can tell that the guest listens.
+    ``asked`` tells whoever types that the guest listens.
     """
 
     def __init__(
@@ -31,70 +33,50 @@ class Keyboard:
         bda: Bda,
         end_of_interrupt: Callable[[int], None],
         reset: Callable[[], None],
-        clock: Clock,
         idle: Callable[[int], None],
+        work: Callable[[], int],
     ) -> None:
-        """``idle`` lets the host sleep up to that many nanoseconds, or until an interrupt is pending."""
-        self._bda, self._eoi, self._reset, self._clock, self._idle = bda, end_of_interrupt, reset, clock, idle
-        self.waiting = 0
-        self._polls = 0
-        self._last_poll = -_BUSY_POLL
+        """Prepare.
 
-    # --- INT 16h
+        Args:
+            bda: the data area.
+            end_of_interrupt: tells the interrupt controller.
+            reset: resets the machine.
+            idle: lets the host sleep up to that many nanoseconds, or until an interrupt is pending.
+            work: returns how many instructions the guest has executed.
+        """
+        self._bda, self._eoi, self._reset, self._idle, self._work = bda, end_of_interrupt, reset, idle, work
+        self._rests = 0
+        self._last_work = 0
+        self._polls = services.PATIENCE
+
+    @property
+    def asked(self) -> bool:
+        """Whether the guest has asked for a key in vain since POST."""
+        return self._bda.memory.read_int(BIOS + services.ASKED, 1) != 0
+
+    # --- INT 16h: what the ROM leaves over
 
     def service(self, call: Call) -> None:
-        """Answer one INT 16h; AH=00h/10h without a key waits in the guest, with interrupts on."""
-        function = call.ah
-        if function in (0x00, 0x10):
-            word = self._peek(function >= 0x10)
-            if word is None:
-                self.waiting += 1
-                call.go(rom.WAIT_KEY)
-                return
-            self._bda.take_key()
-            call.state.ax = word
-        elif function in (0x01, 0x11):
-            word = self._peek(function >= 0x10)
-            call.zero(word is None)
-            if word is None:
-                self.waiting += 1
-                self._rest()
-            else:
-                call.state.ax = word
-        elif function in (0x02, 0x12):
-            flags, more = self._bda.shift_flags, self._bda.shift_flags2
-            call.al = flags
-            if function == 0x12:
-                right = self._bda.keyboard_mode
-                call.ah = more & 0x73 | (right & 4) | (right & 8) | (more & 4) << 5
-        elif function == 0x05:
+        """Answer one INT 16h."""
+        if call.ah == 0x05:
             call.al = 0 if self._bda.put_key(call.state.cx) else 1
-        elif function == 0x09:
+        elif call.ah == 0x09:
             call.al = 0x20  # AH=10h-12h are there
         call.finish()
 
-    def _rest(self) -> None:
-        """Let the host sleep when the guest does nothing but ask for a key."""
-        now = self._clock.now()
-        self._polls = self._polls + 1 if now - self._last_poll < _BUSY_POLL else 0
-        if self._polls > _PATIENCE:
-            self._idle(_REST)
-        self._last_poll = self._clock.now()
-
-    def _peek(self, enhanced: bool) -> int | None:
-        """Return the next word as AH=01h (False) or AH=11h (True) shows it; the old calls skip new keys."""
-        while (word := self._bda.peek_key()) is not None:
-            if enhanced:
-                return word & 0xFF00 if word & 0xFF == 0xF0 and word >> 8 else word
-            if word & 0xFF == 0xE0 and word >> 8:
-                return word & 0xFF00  # grey cursor key as its keypad twin
-            if word >> 8 == 0xE0:
-                return 0x1C00 | word & 0xFF if word & 0xFF in (0x0D, 0x0A) else 0x352F
-            if word & 0xFF == 0xF0 or (word & 0xFF == 0 and word >> 8 > 0x84):
-                self._bda.take_key()
-                continue
-            return word
-        return None
+    def rest(self, call: Call) -> None:
+        """Let the host sleep when the guest does nothing but ask for a key or the time; the ROM has answered it."""
+        work = self._work()
+        if work - self._last_work < _WORK * self._polls:
+            self._idle(_RESTS[min(self._rests, len(_RESTS) - 1)])
+            self._rests += 1
+            self._polls = _WAITING_POLLS
+        else:
+            self._rests, self._polls = 0, services.PATIENCE
+        self._last_work = work
+        self._bda.memory.write_int(BIOS + services.POLLS, 2, self._polls)
+        call.finish()
 
     # --- INT 9, entered after the guest's INT 15h AH=4Fh hook has seen the scan code in AL
 

@@ -1,8 +1,8 @@
-"""The firmware image at F0000h: entry points, the little code that must run in the guest, and data programs look for.
+"""The firmware image at F0000h: entry points, the code that runs in the guest, and data programs look for.
 
 An entry point (trap) is an address in one page; fetching there ends the run and its offset names the service.  Code
-that has to take interrupts or call the guest's own handlers (waiting, INT 1Ch, INT 15h AH=4Fh) is real code here, so
-that it works in whatever mode the guest calls it from.
+that has to take interrupts or call the guest's own handlers (waiting, INT 15h AH=4Fh) is real code here, so
+that it works in whatever mode the guest calls it from; so are the services of :mod:`dm.shim.bios.services`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from dm.isa.assembler import Assembly
+from dm.shim.bios import services
+from dm.shim.bios.font import font
 from dm.shim.memory import BIOS, TRAPS, GuestMemory
 
 SEGMENT: Final = 0xF000
@@ -22,21 +25,22 @@ class Trap(IntEnum):
 
     POST = 0xE05B
     KEY = 0xE400
-    TICK_DONE = 0xE402
+    REST = 0xE404
 
 
 #: Code, data tables and vectors programs know by address (offsets in segment F000h).
-TICK_CHAIN: Final = 0xD000
 KEYBOARD_IRQ: Final = 0xD010
 KEY_DONE: Final = 0xD020
 HALT: Final = 0xD030
-WAIT_KEY: Final = 0xD038
 YIELD: Final = 0xD040
+FONT_8X14: Final = 0xA000
+FONT_8X8: Final = 0xB000
 FONT_8X16: Final = 0xC000
 VIDEO_STATE: Final = 0xDA00
 CONFIGURATION: Final = 0xE6F5
 FLOPPY_TABLE: Final = 0xEFC7
-FONT_8X8: Final = 0xFA6E
+#: The lower half of the 8 by 8 font where the PC/AT has it.
+OLD_FONT: Final = 0xFA6E
 IRET: Final = 0xFF53
 RESET: Final = 0xFFF0
 
@@ -56,6 +60,15 @@ def _jump(at: int, target: int) -> bytes:
     return b"\xe9" + (target - at - 3 & 0xFFFF).to_bytes(2, "little")
 
 
+def code() -> Assembly:
+    """Return the services that the guest executes itself, and where they are."""
+    return services.assembled(vector_trap(0x10), vector_trap(0x16), vector_trap(0x1A), Trap.REST)
+
+
+#: Labels of the services that are vectors.
+SERVICES: Final = {0x08: "int08", 0x10: "int10", 0x11: "int11", 0x12: "int12", 0x16: "int16", 0x1A: "int1a"}
+
+
 def install(memory: GuestMemory) -> None:
     """Write the image below 1 MiB."""
     image = bytearray(0x10000)
@@ -65,10 +78,12 @@ def install(memory: GuestMemory) -> None:
 
     # Entry points hold IRET for whoever disassembles them; they are never executed.
     put(_PAGE, b"\xcf" * 0x600)
-    put(WAIT_KEY, b"\xfb\xf4" + _jump(WAIT_KEY + 2, vector_trap(0x16)))  # sti; hlt; jmp INT 16h
+    put(services.START, code().code)
+    put(services.POLLS, services.PATIENCE.to_bytes(2, "little"))
+    for offset, height in ((FONT_8X8, 8), (FONT_8X14, 14), (FONT_8X16, 16)):
+        put(offset, font(height))
+    put(OLD_FONT, font(8)[:0x400])
     put(YIELD, b"\xfb\x90" + _jump(YIELD + 2, vector_trap(0x15)))  # sti; nop; jmp INT 15h
-    # push ax; push dx; push ds; int 1Ch; pop ds; pop dx; pop ax; jmp done
-    put(TICK_CHAIN, b"\x50\x52\x1e\xcd\x1c\x1f\x5a\x58" + _jump(TICK_CHAIN + 8, Trap.TICK_DONE))
     # push ax; in al,60h; mov ah,4Fh; stc; int 15h; jmp key
     put(KEYBOARD_IRQ, b"\x50\xe4\x60\xb4\x4f\xf9\xcd\x15" + _jump(KEYBOARD_IRQ + 8, Trap.KEY))
     put(KEY_DONE, b"\x58\xcf")  # pop ax; iret

@@ -1,52 +1,30 @@
-"""INT 8 and INT 70h timer interrupts, INT 1Ah time of day (IBM PC/AT Technical Reference)."""
+"""INT 70h, and INT 1Ah time of day but for the ticks, which are ROM code (IBM PC/AT Technical Reference)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
 
-from dm.shim.bios import rom
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import Call
 from dm.shim.devices import rtc
 from dm.shim.devices.rtc import Rtc
-from dm.shim.memory import GuestMemory
 
 #: Ticks of 65,536/1,193,182 s in a day, as the BIOS counts them.
 TICKS_PER_DAY = 0x1800B0
 
 
 class Timer:
-    """Ticks, time of day and the clock's own interrupt."""
+    """Time of day and the clock's own interrupt."""
 
-    def __init__(self, bda: Bda, memory: GuestMemory, clock: Rtc, end_of_interrupt: Callable[[int], None]) -> None:
-        self._bda, self._memory, self._rtc, self._eoi = bda, memory, clock, end_of_interrupt
+    def __init__(self, bda: Bda, clock: Rtc, end_of_interrupt: Callable[[int], None]) -> None:
+        self._bda, self._rtc, self._eoi = bda, clock, end_of_interrupt
 
     def reset(self) -> None:
         """Set the tick count from the clock, as POST does."""
         t = self._rtc.time
         seconds = t.hour * 3600 + t.minute * 60 + t.second
         self._bda.ticks = seconds * TICKS_PER_DAY // 86400
-
-    def tick(self, call: Call) -> None:
-        """Answer INT 8: count, then let the guest's INT 1Ch run if it has one."""
-        bda = self._bda
-        ticks = bda.ticks + 1
-        if ticks >= TICKS_PER_DAY:
-            ticks = 0
-            bda.midnight += 1
-        bda.ticks = ticks
-        if bda.motor_ticks:
-            bda.motor_ticks -= 1
-        if self._memory.read_int(0x1C * 4, 4) == rom.SEGMENT << 16 | rom.IRET:
-            self.tick_done(call)
-        else:
-            call.go(rom.TICK_CHAIN)
-
-    def tick_done(self, call: Call) -> None:
-        """End INT 8 after INT 1Ch has returned."""
-        self._eoi(0)
-        call.finish()
 
     def clock_interrupt(self, call: Call) -> None:
         """Answer INT 70h: acknowledge the clock; alarm and periodic users poll or hook it themselves."""
@@ -55,10 +33,10 @@ class Timer:
         call.finish()
 
     def service(self, call: Call) -> None:
-        """Answer one INT 1Ah; unknown functions, the PCI BIOS (AH=B1h) among them, return CF."""
+        """Answer one INT 1Ah that is not about ticks; unknown ones, the PCI BIOS (AH=B1h) among them, return CF."""
         function = call.ah
         handler = {
-            0: self._get_ticks, 1: self._set_ticks, 2: self._get_time, 3: self._set_time, 4: self._get_date,
+            2: self._get_time, 3: self._set_time, 4: self._get_date,
             5: self._set_date, 6: self._set_alarm, 7: self._clear_alarm,
         }.get(function)  # fmt: skip
         if handler:
@@ -66,17 +44,6 @@ class Timer:
         else:
             call.carry(True)
         call.finish()
-
-    def _get_ticks(self, call: Call) -> None:
-        ticks = self._bda.ticks
-        call.state.cx, call.state.dx = ticks >> 16, ticks & 0xFFFF
-        call.al, self._bda.midnight = self._bda.midnight, 0
-        call.succeed()
-
-    def _set_ticks(self, call: Call) -> None:
-        self._bda.ticks = call.state.cx << 16 | call.state.dx
-        self._bda.midnight = 0
-        call.succeed()
 
     def _get_time(self, call: Call) -> None:
         t = self._rtc.time

@@ -1,30 +1,39 @@
-"""INT 10h video services in text mode (IBM VGA Technical Reference, "BIOS")."""
+"""INT 10h video services (IBM VGA Technical Reference, "BIOS").
+
+What programs call for each character of a text mode is ROM code (:mod:`dm.shim.bios.services`); here are the rest, and
+all that draws in graphics modes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from dm.machine.state import Seg
-from dm.shim.bios import rom
+from dm.shim.bios import modes, rom
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import Call
+from dm.shim.bios.font import font
+from dm.shim.bios.modes import MODES, Mode
+from dm.shim.bios.raster import Raster
 from dm.shim.devices.vga import Vga
-from dm.shim.memory import TEXT, GuestMemory
+from dm.shim.memory import GuestMemory
 
-_COLUMNS = {0: 40, 1: 40, 2: 80, 3: 80}
-_BELL, _BS, _LF, _CR = 7, 8, 10, 13
+#: Vectors of the font of graphics modes, and of its upper half in the CGA's modes.
+_FONT_VECTOR, _HIGH_VECTOR = 0x43, 0x1F
+_FONTS = {8: rom.FONT_8X8, 14: rom.FONT_8X14, 16: rom.FONT_8X16}
+_FONT_PLANE, _GLYPH = 2, 32
 
 
 class Video:
-    """A VGA in modes 0 to 3.  Graphics modes are refused: the mode stays what it was."""
+    """A VGA in modes 0 to 7 and 0Dh to 13h.  Other modes are refused: everything stays what it was."""
 
     def __init__(self, bda: Bda, memory: GuestMemory, vga: Vga) -> None:
         self._bda, self._memory, self._vga = bda, memory, vga
         self._functions: dict[int, Callable[[Call], None]] = {
-            0x00: self._mode, 0x01: self._shape, 0x02: self._put_cursor, 0x03: self._get_cursor, 0x04: self._light_pen,
-            0x05: self._page, 0x06: self._scroll, 0x07: self._scroll, 0x08: self._read, 0x09: self._write,
-            0x0A: self._write, 0x0E: self._tty, 0x0F: self._get_mode, 0x10: self._colours, 0x11: self._fonts,
-            0x12: self._alternate, 0x13: self._string, 0x1A: self._display_code, 0x1B: self._state_info,
+            0x00: self._mode, 0x01: self._shape, 0x04: self._light_pen, 0x05: self._page, 0x06: self._scroll,
+            0x07: self._scroll, 0x08: self._read, 0x09: self._write, 0x0A: self._write, 0x0B: self._cga_colours,
+            0x0C: self._write_dot, 0x0D: self._read_dot, 0x10: self._colours, 0x11: self._fonts, 0x12: self._alternate,
+            0x1A: self._display_code, 0x1B: self._state_info,
         }  # fmt: skip
 
     def service(self, call: Call) -> None:
@@ -43,24 +52,47 @@ class Video:
         bda.video_switches, bda.video_flags, bda.display_code = 0xF9, 0x51, 0x08
         self.set_mode(3)
 
-    def set_mode(self, mode: int) -> None:
-        """Set a text mode; bit 7 keeps what is in display memory.  Other modes are ignored."""
-        number = mode & 0x7F
-        if number not in _COLUMNS:
-            return
+    @property
+    def mode(self) -> Mode:
+        """The mode that the data area says is on; a program may have set another by itself."""
+        return MODES.get(self._bda.video_mode, MODES[3])
+
+    def set_mode(self, number: int) -> bool:
+        """Set a mode; bit 7 keeps what is in display memory.  False for one that there is not: nothing changes."""
+        mode = MODES.get(number & 0x7F)
+        if mode is None:
+            return False
         bda, vga = self._bda, self._vga
-        bda.video_mode = number
-        bda.columns = _COLUMNS[number]
-        bda.page = 0
-        bda.video_control = 0x60 | mode & 0x80
-        vga.crtc.registers[1] = _COLUMNS[number] - 1
-        vga.crtc.registers[0x13] = _COLUMNS[number] // 2
-        self._set_height(16)
+        vga.load(mode.misc, mode.sequencer, mode.crtc, mode.attributes, mode.graphics)
+        vga.palette[:] = modes.palette(mode.palette)
+        if not number & 0x80:
+            vga.memory.clear()
+            if mode.text:
+                self._memory.write(vga.window.start, b" \x07" * (vga.window.size // 2))
+        bda.video_mode = mode.number
+        bda.crtc_port = 0x3D4 if mode.misc & 1 else 0x3B4
+        bda.columns, bda.page_size, bda.page_start, bda.page = mode.columns, mode.page, 0, 0
+        bda.last_row, bda.character_height = mode.rows - 1, mode.height
+        bda.video_control = 0x60 | number & 0x80
         for page in range(8):
             bda.set_cursor(page, 0, 0)
-        self._show_page(0)
-        if not mode & 0x80:
-            self._memory.write(TEXT, b" \x07" * 0x4000)
+        self._set_vector(_FONT_VECTOR, _FONTS[mode.height])
+        self._set_vector(_HIGH_VECTOR, rom.FONT_8X8 + 0x400)
+        if mode.text:
+            self._load_font(font(mode.height), mode.height)
+            self._set_height(mode.height)
+        return True
+
+    def _set_vector(self, vector: int, offset: int) -> None:
+        self._memory.write_int(vector * 4, 4, rom.SEGMENT << 16 | offset)
+
+    def _load_font(self, glyphs: bytes, height: int, first: int = 0, block: int = 0) -> None:
+        """Put glyphs where the character generator has them: plane 2, 32 bytes to each."""
+        plane = self._vga.memory.planes[_FONT_PLANE]
+        base = (block & 3) * 0x4000 + (block >> 2 & 1) * 0x2000
+        for i in range(len(glyphs) // height):
+            at = base + (first + i & 0xFF) * _GLYPH
+            plane[at : at + _GLYPH] = glyphs[i * height : (i + 1) * height].ljust(_GLYPH, b"\0")[:_GLYPH]
 
     def _set_height(self, height: int) -> None:
         """Use characters ``height`` scan lines tall on 400 lines."""
@@ -73,117 +105,96 @@ class Video:
         bda.cursor_shape = 0x0607
         self._vga.set_cursor_shape(6, 7, height)
 
-    # --- cells
-
-    def _cell(self, page: int, column: int, row: int) -> int:
-        """Return the physical address of a cell."""
-        return TEXT + (page * self._bda.page_size + (row * self._bda.columns + column) * 2) % 0x8000
-
-    def _move(self, page: int, column: int, row: int) -> None:
-        self._bda.set_cursor(page, column, row)
-        if page == self._bda.page:
-            self._vga.cursor = (self._bda.page_start >> 1) + row * self._bda.columns + column
-
-    def _show_page(self, page: int) -> None:
-        bda = self._bda
-        bda.page, bda.page_start = page, page * bda.page_size
-        self._vga.start = bda.page_start >> 1
-        self._move(page, *bda.cursor(page))
-
-    def _scroll_window(
-        self, page: int, top: int, left: int, bottom: int, right: int, lines: int, attribute: int
-    ) -> None:
-        """Scroll a window up (``lines`` > 0) or down (< 0); 0, or more than its height, clears it."""
-        bda = self._bda
-        right, bottom = min(right, bda.columns - 1), min(bottom, bda.last_row)
-        if left > right or top > bottom:
-            return
-        width = (right - left + 1) * 2
-        rows = list(range(top, bottom + 1))
-        old = [self._memory.read(self._cell(page, left, row), width) for row in rows]
-        blank = bytes((0x20, attribute)) * (width // 2)
-        if not lines or abs(lines) >= len(rows):
-            new = [blank] * len(rows)
-        elif lines > 0:
-            new = old[lines:] + [blank] * lines
-        else:
-            new = [blank] * -lines + old[:lines]
-        for row, cells in zip(rows, new, strict=True):
-            self._memory.write(self._cell(page, left, row), cells)
-
-    def teletype(self, char: int, page: int, attribute: int | None = None) -> None:
-        """Write one character (8 bits) at the cursor of ``page`` and move on, scrolling at the end of the screen."""
-        bda = self._bda
-        column, row = bda.cursor(page)
-        if char == _BELL:
-            return
-        if char == _BS:
-            column = max(0, column - 1)
-        elif char == _CR:
-            column = 0
-        elif char == _LF:
-            row += 1
-        else:
-            at = self._cell(page, column, row)
-            self._memory.write(at, bytes((char,)) if attribute is None else bytes((char, attribute)))
-            column += 1
-            if column >= bda.columns:
-                column, row = 0, row + 1
-        if row > bda.last_row:
-            row = bda.last_row
-            fill = self._memory.read(self._cell(page, 0, row) + 1, 1)[0]
-            self._scroll_window(page, 0, 0, row, bda.columns - 1, 1, fill)
-        self._move(page, column, row)
-
-    def print(self, text: str) -> None:
-        """Write the firmware's own message."""
-        for byte in text.replace("\n", "\r\n").encode("cp437"):
-            self.teletype(byte, self._bda.page)
-
     # --- functions by AH
 
     def _mode(self, call: Call) -> None:
-        self.set_mode(call.al)
-        call.al = 0x30 if self._bda.video_mode <= 3 else 0x20
+        if self.set_mode(call.al):
+            number = self.mode.number
+            call.al = 0x3F if number == 6 else 0x30 if number <= 7 else 0x20
 
     def _shape(self, call: Call) -> None:
         self._bda.cursor_shape = call.state.cx
         self._vga.set_cursor_shape(call.ch, call.cl, self._bda.character_height)
 
-    def _put_cursor(self, call: Call) -> None:
-        self._move(call.bh & 7, call.dl, call.dh)
-
-    def _get_cursor(self, call: Call) -> None:
-        call.dl, call.dh = self._bda.cursor(call.bh)
-        call.state.cx = self._bda.cursor_shape
-        call.state.ax = 0
-
     def _light_pen(self, call: Call) -> None:
         call.ah = 0
 
     def _page(self, call: Call) -> None:
-        if call.al < 8:
-            self._show_page(call.al)
+        bda, page = self._bda, call.al
+        if page >= 8:
+            return
+        bda.page, bda.page_start = page, page * bda.page_size & 0xFFFF
+        text = self.mode.text
+        self._vga.start = bda.page_start >> 1 if text else bda.page_start
+        column, row = bda.cursor(page)
+        self._vga.cursor = (bda.page_start >> 1) + row * bda.columns + column
+
+    # --- graphics modes: in text modes the ROM does these
+
+    def _raster(self, page: int) -> Raster:
+        return Raster(self._vga.memory, self.mode, page)
 
     def _scroll(self, call: Call) -> None:
-        lines = call.al if call.ah == 6 else -call.al
-        self._scroll_window(self._bda.page, call.ch, call.cl, call.dh, call.dl, lines, call.bh)
+        mode = self.mode
+        top, left, bottom, right = call.ch, call.cl, min(call.dh, mode.rows - 1), min(call.dl, mode.columns - 1)
+        if left <= right and top <= bottom:
+            with self._raster(self._bda.page) as raster:
+                raster.scroll(top, left, bottom, right, call.al if call.ah == 6 else -call.al, call.bh)
+
+    def _glyph(self, call: Call, char: int) -> bytes:
+        """Return the shape of a character from the guest's font tables."""
+        height = self.mode.height
+        vector, index = _FONT_VECTOR, char
+        if height == 8 and self.mode.number <= 6 and char >= 0x80:
+            vector, index = _HIGH_VECTOR, char - 0x80
+        pointer = int.from_bytes(call.space.read_linear(vector * 4, 4), "little")
+        return call.space.read_linear((pointer >> 16 << 4) + (pointer & 0xFFFF) + index * height, height)
 
     def _read(self, call: Call) -> None:
-        call.state.ax = self._memory.read_int(self._cell(call.bh & 7, *self._bda.cursor(call.bh)), 2)
+        page = call.bh & 7
+        with self._raster(page) as raster:
+            shape = raster.shape(*self._at(page))
+        call.al = next((char for char in range(256) if self._glyph(call, char) == shape), 0)
+
+    def _at(self, page: int) -> tuple[int, int]:
+        """Return the cursor of a page; it may be beyond the screen."""
+        column, row = self._bda.cursor(page)
+        return min(column, self.mode.columns - 1), min(row, self.mode.rows - 1)
 
     def _write(self, call: Call) -> None:
-        at = self._cell(call.bh & 7, *self._bda.cursor(call.bh))
-        end = TEXT + 0x8000
-        for address in range(at, min(at + call.state.cx * 2, end), 2):
-            self._memory.write(address, bytes((call.al, call.bl)) if call.ah == 9 else bytes((call.al,)))
+        mode, page = self.mode, call.bh & 7
+        background = call.bh if mode.bits == 8 else 0
+        column, row = self._at(0 if mode.bits == 8 else page)
+        glyph = self._glyph(call, call.al)
+        with self._raster(0 if mode.bits == 8 else page) as raster:
+            for place in range(row * mode.columns + column, row * mode.columns + column + call.state.cx):
+                row, column = divmod(place, mode.columns)
+                if row >= mode.rows:
+                    break
+                raster.draw(column, row, glyph, call.bl, background)
 
-    def _tty(self, call: Call) -> None:
-        self.teletype(call.al, self._bda.page)
+    def _cga_colours(self, call: Call) -> None:
+        """AH=0Bh: BH=0 border and background (the intensity too), BH=1 one of the CGA's two palettes."""
+        attributes = self._vga.attributes
+        if call.bh == 0:
+            attributes[0] = attributes[17] = call.bl & 7 | call.bl << 1 & 0x10
+            for i in range(1, 4):
+                attributes[i] = attributes[i] & ~0x10 | call.bl & 0x10
+        else:
+            for i in range(1, 4):
+                attributes[i] = attributes[i] & 0x10 | 2 * i | call.bl & 1
 
-    def _get_mode(self, call: Call) -> None:
-        call.al, call.ah = self._bda.video_mode | self._bda.video_control & 0x80, self._bda.columns
-        call.bh = self._bda.page
+    def _write_dot(self, call: Call) -> None:
+        mode, x, y = self.mode, call.state.cx, call.state.dx
+        if not mode.text and x < mode.width and y < mode.lines:
+            with self._raster(call.bh & 7 if mode.bits < 8 else 0) as raster:
+                raster.set_dot(x, y, call.al)
+
+    def _read_dot(self, call: Call) -> None:
+        mode, x, y = self.mode, call.state.cx, call.state.dx
+        if not mode.text and x < mode.width and y < mode.lines:
+            with self._raster(call.bh & 7 if mode.bits < 8 else 0) as raster:
+                call.al = raster.dot(x, y)
 
     def _colours(self, call: Call) -> None:
         vga, function = self._vga, call.al
@@ -222,34 +233,58 @@ class Video:
             call.bl = vga.palette_mask
 
     def _fonts(self, call: Call) -> None:
-        heights = {0x11: 14, 0x12: 8, 0x14: 16, 0x01: 14, 0x02: 8, 0x04: 16}
-        if call.al in heights and call.al >= 0x10:
-            self._set_height(heights[call.al])
-        elif call.al == 0x30:
-            font = rom.FONT_8X8 if call.bh in (0, 1, 3, 4) else rom.FONT_8X16
-            if call.bh == 4:
-                font += 0x400
-            call.set_segment(Seg.ES, rom.SEGMENT)
-            call.state.bp = font
-            call.state.cx = self._bda.character_height
-            call.dl = self._bda.last_row
+        function, state = call.al, call.state
+        height = {1: 14, 2: 8, 4: 16}.get(function & 0x0F, 0)
+        if function in (0x00, 0x10):  # the caller's, in text modes
+            height, count = call.bh, min(state.cx, 256)
+            if not 1 <= height <= _GLYPH:
+                return
+            self._load_font(call.space.read(state.es, state.bp, count * height), height, state.dx & 0xFF, call.bl)
+        elif function in (0x01, 0x02, 0x04, 0x11, 0x12, 0x14):
+            self._load_font(font(height), height, 0, call.bl)
+        elif function == 0x20:
+            self._memory.write_int(_HIGH_VECTOR * 4, 4, state.es.selector << 16 | state.bp)
+            return
+        elif function in (0x21, 0x22, 0x23, 0x24):
+            self._graphics_font(call)
+            return
+        elif function == 0x30:
+            self._font_pointer(call)
+            return
+        else:
+            return
+        if function >= 0x10:
+            self._set_height(height)
+
+    def _graphics_font(self, call: Call) -> None:
+        bda, state, height = self._bda, call.state, {0x22: 14, 0x23: 8, 0x24: 16}.get(call.al, 0)
+        if height:
+            self._set_vector(_FONT_VECTOR, _FONTS[height])
+        else:
+            height = state.cx & 0xFF
+            self._memory.write_int(_FONT_VECTOR * 4, 4, state.es.selector << 16 | state.bp)
+        bda.character_height = height
+        bda.last_row = ({1: 14, 2: 25, 3: 43}.get(call.bl, call.dl) - 1) & 0xFF
+
+    def _font_pointer(self, call: Call) -> None:
+        pointer = rom.SEGMENT << 16 | {
+            3: rom.FONT_8X8,
+            4: rom.FONT_8X8 + 0x400,
+            2: rom.FONT_8X14,
+            5: rom.FONT_8X14,
+        }.get(call.bh, rom.FONT_8X16)
+        if call.bh < 2:
+            pointer = self._memory.read_int((_HIGH_VECTOR, _FONT_VECTOR)[call.bh] * 4, 4)
+        call.set_segment(Seg.ES, pointer >> 16)
+        call.state.bp = pointer & 0xFFFF
+        call.state.cx = self._bda.character_height
+        call.dl = self._bda.last_row
 
     def _alternate(self, call: Call) -> None:
         if call.bl == 0x10:
             call.state.bx, call.state.cx = 0x0003, 0x0009  # colour, 256 KiB
         elif call.bl in (0x30, 0x31, 0x32, 0x33, 0x34, 0x36):
             call.al = 0x12
-
-    def _string(self, call: Call) -> None:
-        page, mode = call.bh & 7, call.al
-        width = 2 if mode & 2 else 1
-        data = call.space.read(call.state.es, call.state.bp, call.state.cx * width)
-        saved = self._bda.cursor(page)
-        self._move(page, call.dl, call.dh)
-        for i in range(0, len(data), width):
-            self.teletype(data[i], page, data[i + 1] if mode & 2 else call.bl)
-        if not mode & 1:
-            self._move(page, *saved)
 
     def _display_code(self, call: Call) -> None:
         if call.al == 0:

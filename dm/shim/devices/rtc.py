@@ -11,7 +11,7 @@ from dm.shim.clock import SECOND, Clock
 
 SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR = 0, 2, 4, 6, 7, 8, 9
 A, B, C, D = 10, 11, 12, 13
-SHUTDOWN, FLOPPIES, DISKS, EQUIPMENT, CENTURY = 0x0F, 0x10, 0x12, 0x14, 0x32
+SHUTDOWN, CENTURY = 0x0F, 0x32
 
 _PERIODIC, _ALARM, _UPDATE = 0x40, 0x20, 0x10
 #: Years a guest may set: far enough from the ends of what can be computed with.

@@ -42,13 +42,26 @@ def test_cd_boot_image_is_loaded_where_its_entry_says(make_bench, cd_image, segm
     assert bench.memory.read(at + 4 + 3000 - 4, 4) == bytes(4), "4 sectors of 512 bytes were asked for"
 
 
-@pytest.mark.parametrize("image", [bytearray(1474560), None])
-def test_nothing_to_boot_says_so_and_halts(make_bench, image):
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (bytearray(1474560), "No bootable device: the diskette's first sector does not end in 55 AA."),
+        (None, "No bootable device."),
+    ],
+)
+def test_nothing_to_boot_says_so_and_halts(make_bench, image, text):
     bench = make_bench(drives(image, Kind.FLOPPY) if image else [])
     bench.post()
-    assert bench.row(0) == "No bootable device."
-    assert bench.state.rip == rom.HALT
-    assert bench.memory.read(0xF0000 + rom.HALT, 2) == b"\xfa\xf4"
+    bench.run()
+    assert bench.row(0) == text
+    assert bench.pc.stuck
+
+
+def test_a_diskette_without_signature_boots_where_it_is_not_asked_for(make_bench):
+    bench = make_bench(drives(bytearray(1474560), Kind.FLOPPY), check_signature=False)
+    bench.post()
+    assert bench.state.eip == 0x7C00
+    assert bench.pc.rtc.cmos[0x38] & 1
 
 
 def test_vectors_are_distinct_entry_points_or_iret(bench):
@@ -68,12 +81,20 @@ def test_bda_after_post(bench):
     assert bench.memory.read(0x484, 1) == b"\x18"
 
 
-def test_cmos_describes_the_machine(bench):
+@pytest.mark.parametrize("post", [False, True])
+def test_cmos_describes_the_machine(make_bench, floppy_image, post):
+    """Whether its own firmware has run or, as under a ROM of the user's, none."""
+    bench = make_bench(drives(floppy_image, Kind.FLOPPY))
+    if post:
+        bench.post()
     cmos = bench.pc.rtc.cmos
-    assert int.from_bytes(cmos[0x15:0x17], "little") == 639
+    assert int.from_bytes(cmos[0x15:0x17], "little") == 640
     assert int.from_bytes(cmos[0x17:0x19], "little") == 31 * 1024
     assert int.from_bytes(cmos[0x34:0x36], "little") == 256
-    assert cmos[rtc.FLOPPIES] == 0x40
+    assert int.from_bytes(cmos[0x30:0x32], "little") == 31 * 1024
+    assert cmos[0x10] == 0x40
+    assert cmos[0x14] == 0x21
+    assert (cmos[0x3D], cmos[0x38]) == (0x01, 0)
     assert int.from_bytes(cmos[0x2E:0x30], "big") == sum(cmos[0x10:0x2E]) & 0xFFFF
 
 
@@ -151,4 +172,4 @@ def test_no_call_can_crash_the_firmware(bench, vector, registers, segments):
     """Whatever is asked, an answer comes: results go to display memory and above, so that the bench itself survives."""
     bench.pc.firmware._system._idle = lambda nanoseconds: bench.clock.advance(1 << 50)
     result = bench.interrupt(vector, ds=segments[0], es=segments[1], **registers)
-    assert result.returned or result.rip in (rom.WAIT_KEY, rom.YIELD)
+    assert result.returned or result.rip == rom.YIELD or (vector == 0x16 and bench.state.cs.selector == rom.SEGMENT)

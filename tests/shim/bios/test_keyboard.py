@@ -2,7 +2,7 @@ import pytest
 
 from dm.shim import keys
 from dm.shim.bios import rom
-from dm.shim.bios.call import CF
+from dm.shim.bios.call import CF, IF
 
 
 def strike(bench, data):
@@ -12,6 +12,10 @@ def strike(bench, data):
         bench.state.rflags |= CF
         bench.enter(rom.Trap.KEY)
         assert bench.state.rip == rom.KEY_DONE
+
+
+def strike_in_memory(bench, word):
+    assert bench.pc.bda.put_key(word)
 
 
 def taken(bench, function=0):
@@ -51,8 +55,9 @@ def test_new_keys_are_invisible_to_the_old_call(bench):
 
 
 def test_peek_says_whether_a_key_waits(bench):
+    assert not bench.pc.keys.asked
     assert bench.interrupt(0x16, ax=0x0100).zf
-    assert bench.pc.keys.waiting == 1
+    assert bench.pc.keys.asked
     strike(bench, keys.type_character("q"))
     result = bench.interrupt(0x16, ax=0x0100)
     assert (result.zf, result.ax) == (False, 0x1071)
@@ -61,7 +66,13 @@ def test_peek_says_whether_a_key_waits(bench):
 
 
 def test_read_without_a_key_waits_in_the_guest(bench):
-    assert bench.interrupt(0x16, ax=0).rip == rom.WAIT_KEY
+    assert not bench.interrupt(0x16, ax=0).returned
+    assert bench.pc.waits
+    assert bench.state.rflags & IF, "for the keyboard's interrupt"
+    assert bench.pc.keys.asked
+    strike_in_memory(bench, 0x1E61)
+    bench.run()
+    assert (bench.state.cs.selector, bench.state.ax) == (0x1234, 0x1E61)
 
 
 def test_modifiers_show_in_the_flags(bench):
@@ -132,12 +143,35 @@ def test_key_interrupt_is_acknowledged(bench):
     assert not bench.pc.pic.master.isr & 2
 
 
+def poll(bench, times, function=0x0100, work=0):
+    for _ in range(times):
+        bench.work += work
+        bench.interrupt(0x16, ax=function)
+
+
 def test_a_guest_that_only_polls_lets_the_host_sleep(bench):
-    for _ in range(33):
-        bench.interrupt(0x16, ax=0x0100)
+    poll(bench, 63)
     assert bench.idled == []
-    bench.interrupt(0x16, ax=0x0100)
-    assert bench.idled == [10_000_000]
-    bench.clock.advance(5_000_000)
-    bench.interrupt(0x16, ax=0x0100)
-    assert len(bench.idled) == 1, "a guest with other work between its polls is not slowed down"
+    poll(bench, 1)
+    assert bench.idled == [5_000_000]
+    poll(bench, 2)
+    assert len(bench.idled) == 2, "once it is known to wait it is asked sooner"
+    poll(bench, 80)
+    assert bench.idled[-1] == 60_000_000
+    poll(bench, 8, work=100_000)
+    count = len(bench.idled)
+    poll(bench, 640, work=100_000)
+    assert len(bench.idled) == count, "a guest with other work between its polls is not slowed down"
+
+
+def test_waiting_for_the_next_tick_lets_the_host_sleep(bench):
+    for _ in range(65):
+        assert bench.interrupt(0x1A, ax=0).returned
+    assert len(bench.idled) == 1
+
+
+def test_a_guest_that_watches_ticks_that_come_does_not_rest(bench):
+    for i in range(200):
+        bench.pc.bda.ticks = i
+        bench.interrupt(0x1A, ax=0)
+    assert bench.idled == []

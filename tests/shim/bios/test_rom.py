@@ -16,12 +16,12 @@ def test_other_offsets_are_no_vectors():
 
 
 def test_code_that_runs_in_the_guest_is_outside_the_trap_page_and_ends_in_it(bench):
-    for offset, jump in ((rom.TICK_CHAIN, 8), (rom.KEYBOARD_IRQ, 8), (rom.WAIT_KEY, 2), (rom.YIELD, 2)):
+    for offset, jump in ((rom.KEYBOARD_IRQ, 8), (rom.YIELD, 2)):
         assert (0xF0000 + offset) & ~0xFFF != TRAPS
         code = bench.memory.read(0xF0000 + offset, jump + 3)
         assert code[jump] == 0xE9
         target = offset + jump + 3 + int.from_bytes(code[jump + 1 :], "little") & 0xFFFF
-        assert target in (rom.Trap.TICK_DONE, rom.Trap.KEY, rom.vector_trap(0x16), rom.vector_trap(0x15))
+        assert target in (rom.Trap.KEY, rom.vector_trap(0x15))
 
 
 def test_identification_where_programs_look(bench):

@@ -2,7 +2,6 @@ from datetime import datetime
 
 import pytest
 
-from dm.shim.bios import rom
 from dm.shim.bios.timer import TICKS_PER_DAY
 
 
@@ -30,13 +29,16 @@ def test_tick_is_acknowledged(bench):
 
 
 def test_tick_calls_the_guests_own_handler(bench):
+    bench.memory.write(0x20000, bytes.fromhex("2eff061000 cf"))  # inc word cs:[10h]; iret
     bench.memory.write_int(0x1C * 4, 4, 0x2000_0000)
-    assert bench.interrupt(0x08).rip == rom.TICK_CHAIN
     bench.pc.pic.pulse(0)
     bench.pc.pic.acknowledge()
-    bench.pc.firmware_call(0xF0000 + rom.Trap.TICK_DONE)
-    assert bench.state.rip == rom.IRET
+    bench.pc.bda.motor_ticks = 3
+    assert bench.interrupt(0x08, eax=0x12345678, edx=0x9ABCDEF0).returned
+    assert bench.memory.read_int(0x20010, 2) == 1
+    assert bench.pc.bda.motor_ticks == 2
     assert bench.pc.pic.master.isr == 0
+    assert (bench.state.eax, bench.state.edx) == (0x12345678, 0x9ABCDEF0)
 
 
 def test_reading_time_and_date(bench):

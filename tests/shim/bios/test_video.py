@@ -111,9 +111,12 @@ def test_mode_change_clears_unless_told_not_to(bench):
     assert bench.interrupt(0x10, ax=0x0F00).ah == 40
 
 
-def test_graphics_modes_are_refused(bench):
-    bench.interrupt(0x10, ax=0x0013)
+@pytest.mark.parametrize("mode", [0x08, 0x0C, 0x14, 0x5F, 0x7F])
+def test_unknown_modes_are_refused(bench, mode):
+    bench.memory.write(0xB8000, b"x")
+    assert bench.interrupt(0x10, ax=mode).ax == mode
     assert bench.interrupt(0x10, ax=0x0F00).al == 3
+    assert bench.memory.read(0xB8000, 1) == b"x"
 
 
 def test_eight_line_font_gives_fifty_rows(bench):
@@ -155,4 +158,4 @@ def test_palette_registers(bench):
 def test_every_function_returns_whatever_it_is_asked(bench):
     for function in range(256):
         bench.interrupt(0x10, ax=function << 8 | 0xFF, bx=0xFFFF, cx=0xFFFF, dx=0xFFFF, es=0x500, di=0, bp=0)
-        assert bench.state.rip == rom.IRET
+        assert bench.interrupt(0x10, ax=0x0F00).returned
