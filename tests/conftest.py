@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Generator
@@ -12,6 +14,35 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from dm.isa import coverage
+
+#: Signals that a test sends, or whose effect on a child it looks at.
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def own_dispositions() -> None:
+    """Undo what a parent has left to this process and its children: ignored and blocked signals, closed descriptors.
+
+    nohup ignores SIGHUP, a shell without job control SIGINT and SIGQUIT in the background; children of whoever ignores
+    SIGCHLD cannot be waited for.  The next file opened would take the place of a closed descriptor 0 to 2.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, default)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            empty = os.open(os.devnull, os.O_RDWR)
+            if empty != descriptor:
+                os.dup2(empty, descriptor)
+                os.close(empty)
+            os.set_inheritable(descriptor, True)
+
+
+own_dispositions()
 
 # Modules that tests share are imported by their names: tests/needs.py here, others beside their tests.
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -147,3 +147,38 @@ def test_claims_are_renewed_of_the_modules_that_ran(tmp_path: Path) -> None:
     found, out = run_claims(tmp_path, "--write-executed", completed=False)
     assert found == 0
     assert "kept [('test_it', '90 NOP'), ('test_other', 'F4 HLT')]" in out
+
+
+ENVIRONMENT_FILE = """
+import os, signal, subprocess, sys
+
+def test_signals():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
+        assert signal.getsignal(number) is signal.SIG_DFL, number
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+def test_children():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).stdout == b"True\\n"
+
+def test_descriptors():
+    for descriptor in range(3):
+        os.fstat(descriptor)
+    assert os.open(os.devnull, os.O_RDONLY) > 2
+"""
+
+
+@pytest.mark.parametrize(
+    "parent", ['trap "" HUP INT QUIT TERM CHLD USR1; exec "$@"', 'exec "$@" <&-', '{ "$@"; } </dev/null & wait $!']
+)
+def test_what_a_parent_leaves_behind_is_undone(tmp_path: Path, parent: str) -> None:
+    shutil.copy(HERE / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(ENVIRONMENT_FILE)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DM_STRICT", "PYTEST_"))}
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1", "test_it.py"]
+    done = subprocess.run(
+        ["sh", "-c", parent, "sh", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -98,7 +98,7 @@ class Daemon:
         if process is None:
             return
         process.kill() if kill else process.terminate()
-        status = process.wait(20)
+        status = process.wait(100)
         assert process.stderr is not None
         process.stderr.close()
         assert kill or status == 0
@@ -124,7 +124,7 @@ class Qemu:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(folder / "qmp"))
         listener.listen(1)
-        listener.settimeout(20)
+        listener.settimeout(100)
         command = [binary, *FIRMWARE, "-accel", accel, "-nodefaults", "-display", "none", "-vga", "std", *ram(memory)]
         command += ["-qmp", f"unix:{folder / 'qmp'}", "-debugcon", f"file:{folder / 'console'}"]
         if when is not None:
@@ -231,7 +231,7 @@ class Qemu:
     def quit(self) -> None:
         """Quit, and be gone within 20 s: less than an absent daemon is waited for."""
         self.command("quit")
-        assert self.process.wait(20) == 0, self.stderr()
+        assert self.process.wait(100) == 0, self.stderr()
 
     def close(self) -> None:
         if self.process.poll() is None:

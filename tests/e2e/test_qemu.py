@@ -142,7 +142,7 @@ def test_reset_in_the_middle_of_the_boot(machine: Boot, daemon: Daemon, rescue: 
     vm.wait_for("SeaBIOS")
     for _ in range(3):
         before = vm.total("instructions")
-        poll(lambda n=before: vm.total("instructions") > n + 10_000, 30)
+        poll(lambda n=before: vm.total("instructions") > n + 10_000, 100)
         vm.command("system_reset")
     vm.wait_for("grub>")
 
@@ -220,7 +220,7 @@ def test_memory_and_registers_after_post(machine: Boot, daemon: Daemon, sector: 
         drive = f"file={sector},format=raw,if=ide,snapshot=on"
         vm = machine(when, "-drive", drive, "-rtc", "base=2020-01-01T00:00:00,clock=vm")
         vm.wait_for("the sector runs")
-        poll(lambda: "HLT=1" in vm.hmp("info registers"), 20)
+        poll(lambda: "HLT=1" in vm.hmp("info registers"), 100)
         vm.command("stop")
         return vm.hmp("info registers").splitlines(), vm.memory(0, 128 << 20)
 
@@ -315,7 +315,7 @@ def test_debian_kernel(machine: Boot, daemon: Daemon, linux: Path, tmp_path: Pat
 
 def test_guest_waits_for_an_absent_daemon(machine: Boot, daemon: Daemon, rescue: Path) -> None:
     vm = machine("real", "-cdrom", rescue)
-    poll(lambda: "no daemon" in vm.info().get("error", ""), 10)
+    poll(lambda: "no daemon" in vm.info().get("error", ""), 100)
     assert vm.info()["state"] == "waiting"
     assert vm.status() == "running"
     daemon.start()
@@ -329,13 +329,13 @@ def test_absent_daemon_does_not_hold_up_quit(machine: Boot) -> None:
 
 def test_timeout_stops_the_guest_and_cont_tries_again(machine: Boot, daemon: Daemon, rescue: Path) -> None:
     vm = machine("real,timeout=1", "-cdrom", rescue)
-    poll(lambda: vm.status() == "io-error", 10)
+    poll(lambda: vm.status() == "io-error", 100)
     assert "X86_DM_STOPPED" in vm.events
     assert vm.info()["state"] == "failed"
     assert "within 1 s" in vm.info()["error"]
     assert vm.total("runs") == 0
     daemon.start()
-    poll(lambda: vm.info()["connects"] == 1, 30)
+    poll(lambda: vm.info()["connects"] == 1, 100)
     vm.command("cont")
     vm.wait_for("grub>")
     assert vm.info()["state"] == "connected"
@@ -345,9 +345,9 @@ def test_killed_daemon_is_replaced(machine: Boot, daemon: Daemon, tmp_path: Path
     """Its worker ends the run under way in order: not an instruction is lost."""
     daemon.start()
     vm = machine("legacy", "-bios", assemble("work", tmp_path))
-    poll(lambda: "." in vm.console(), 30)
+    poll(lambda: "." in vm.console(), 100)
     daemon.stop(kill=True)
-    poll(lambda: vm.info()["state"] == "waiting", 30)
+    poll(lambda: vm.info()["state"] == "waiting", 100)
     daemon.start()
     assert vm.finish() == expected("work")
     assert vm.status() == "running"

@@ -111,7 +111,7 @@ def migrate(source: Qemu, destination: Qemu, path: Path) -> None:
 
     poll(over, 60, lambda: f"{seen[-1]} {source.stderr()} {destination.stderr()}")
     assert source.status() == "postmigrate"
-    poll(lambda: destination.status() == "running", 20, destination.stderr)
+    poll(lambda: destination.status() == "running", 100, destination.stderr)
 
 
 @ACCELERATORS
@@ -153,7 +153,7 @@ def test_ten_restarts_of_the_daemon(machine: Boot, daemon: Daemon, tmp_path: Pat
         under_way(vm, 6 * restarts)
         daemon.stop()
         daemon.start()
-        poll(lambda n=restarts: vm.info()["connects"] == n + 1, 30, lambda: f"{vm.info()} {vm.stderr()}")
+        poll(lambda n=restarts: vm.info()["connects"] == n + 1, 100, lambda: f"{vm.info()} {vm.stderr()}")
     assert vm.finish() == expected("work")
     assert vm.events.count("X86_DM_LOST") == vm.events.count("X86_DM_REGAINED") == 10
     assert vm.status() == "running"
@@ -187,7 +187,7 @@ def test_memory_of_a_device_that_is_unplugged(machine: Boot, daemon: Daemon, acc
     poll(lambda: "block_removed block" in vm.stderr(), 60, lambda: vm.stderr() + vm.screen())
     daemon.stop()
     daemon.start()
-    poll(lambda: vm.info()["connects"] == 2, 30, vm.stderr)
+    poll(lambda: vm.info()["connects"] == 2, 100, vm.stderr)
     ran = vm.total("instructions")
     vm.command("system_reset")
     poll(lambda: vm.total("instructions") > ran + 100_000, 60, vm.stderr)

@@ -75,7 +75,7 @@ class Vm:
 
     def share(self, number, ram):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
-            side.settimeout(10)
+            side.settimeout(100)
             side.connect(self.welcome.ram_socket)
             message = schema.Ram(seq=1, session=self.session, ram=number, size=ram.size, secret=self.welcome.secret)
             socket.send_fds(side, [codec.encode(message)], [ram.fd])

@@ -189,7 +189,7 @@ def ram_socket(vm, rng, count, make):
     for n in range(count):
         if side is None:
             side = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            side.settimeout(10)
+            side.settimeout(100)
             side.connect(vm.welcome.ram_socket)
         fds = []
         if n % 3 == 0:

@@ -347,7 +347,7 @@ class Daemon:
     def end(self, number=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(100)
 
 
 @pytest.fixture(scope="module", params=["python", "native"])
@@ -359,7 +359,7 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def endpoint(engine, tmp_path_factory):
-    daemon = Daemon(tmp_path_factory.mktemp("d"), engine, "--session-timeout", "3")
+    daemon = Daemon(tmp_path_factory.mktemp("d"), engine, "--session-timeout", "8")
     yield daemon.endpoint
     assert daemon.end() == 0
 
@@ -445,7 +445,7 @@ def test_a_kicked_run_that_does_not_end(shim_program, engine, tmp_path):
 
 
 def test_a_worker_that_dies_a_daemon_that_ends_and_another_one(shim_program, engine, tmp_path):
-    first = Daemon(tmp_path, engine, "--session-timeout", "2")
+    first = Daemon(tmp_path, engine, "--session-timeout", "20")
     processes = [first.process]
     shim = subprocess.Popen(
         [shim_program, first.endpoint, "loss"],
@@ -470,7 +470,7 @@ def test_a_worker_that_dies_a_daemon_that_ends_and_another_one(shim_program, eng
         hears("spinning")
         assert first.end() == 0
         hears("closed")
-        second = Daemon(tmp_path, engine, "--session-timeout", "2")
+        second = Daemon(tmp_path, engine, "--session-timeout", "20")
         processes.append(second.process)
         _, text = shim.communicate("g", timeout=60)
         assert (shim.returncode, text) == (0, "")

@@ -62,7 +62,7 @@ def counting(memory, vcpu):
         assert not ends, "its only end is the kick to come"
     finally:
         vcpu.kick()
-        thread.join(30)
+        thread.join(100)
     assert [done.reason for done in ends] == [DoneReason.KICKED]
 
 

@@ -82,19 +82,19 @@ class FakeControl:
 
 
 class Peer:
-    """A client that sends bytes and reads lines; every wait ends after 10 s."""
+    """A client that sends bytes and reads lines; every wait ends after 100 s."""
 
     def __init__(self, address: Address) -> None:
         if isinstance(address, UnixAddress):
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(10)
+            self.sock.settimeout(100)
             try:
                 self.sock.connect(address.path)
             except OSError:
                 self.sock.close()
                 raise
         else:
-            self.sock = socket.create_connection((address.host, address.port), timeout=10)
+            self.sock = socket.create_connection((address.host, address.port), timeout=100)
         self._buffer = b""
 
     def send(self, data: bytes | dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ class Peer:
         except TimeoutError:
             return not self._buffer
         finally:
-            self.sock.settimeout(10)
+            self.sock.settimeout(100)
 
 
 class Daemon:
@@ -159,7 +159,7 @@ class Daemon:
 
     def run(self, work: Any) -> Any:
         """Run a coroutine in the daemon's thread and return its result."""
-        return self.start(work).result(20)
+        return self.start(work).result(100)
 
     def start(self, work: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -17,7 +17,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from dm.qmp.commands import SCHEMA
 from dm.qmp.control import VcpuLost
 
-TIMEOUT = 20
+TIMEOUT = 100
 
 
 def run(work: Any) -> Any:
@@ -160,7 +160,7 @@ def test_legacy_client(daemon: Any) -> None:
         assert greeting["QMP"]["version"]["qemu"] == {"major": 1, "minor": 2, "micro": 3}
         assert client.cmd("query-status") == {"running": True, "status": "running"}
         assert client.cmd("stop") == {}
-        event = client.pull_event(wait=5.0)
+        event = client.pull_event(wait=100)
         assert event is not None
         assert event["event"] == "STOP"
 

@@ -30,9 +30,9 @@ def extended(*commands: Command) -> Schema:
 
 
 def wait_for(daemon: Any, condition: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 100
     while not daemon.do(condition):
-        assert time.monotonic() < end, "waited 10 s in vain"
+        assert time.monotonic() < end, "waited 100 s in vain"
         time.sleep(0.01)
 
 
@@ -231,7 +231,7 @@ def test_a_client_that_does_not_read_is_not_read(make_daemon: Any) -> None:
     with contextlib.suppress(TimeoutError):
         while sent < 64 << 20:  # until the server reads no more
             sent += peer.sock.send((request * 100)[sent % len(request) :])
-    peer.sock.settimeout(10)
+    peer.sock.settimeout(100)
     assert 0 < sent < 4 << 20
     assert unsent(daemon) < 4096 + 20_000
     assert daemon.peer().negotiate().ask({"execute": "query-status"})["return"]["running"] is True
@@ -391,7 +391,7 @@ def test_close_takes_no_more_commands(daemon: Any) -> None:
     daemon.do(daemon.control.may_stop.clear)
     peer.send({"execute": "stop", "id": 1})
     wait_for(daemon, lambda: daemon.control.calls == ["stop"])
-    closing = daemon.start(daemon.server.close(timeout=5))
+    closing = daemon.start(daemon.server.close(timeout=100))
     wait_for(daemon, lambda: not daemon.control.listeners)
     peer.send({"execute": "cont", "id": 2})
     daemon.do(daemon.control.may_stop.set)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-TIMEOUT = 30
+TIMEOUT = 100
 ROWS, COLUMNS = 60, 100
 # Its keyboard focus starts in the history above; and it draws what has arrived only after some input.
 CLICK_IN_EDITOR = b"\x1b[<0;5;50M\x1b[<0;5;50m"

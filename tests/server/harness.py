@@ -64,6 +64,8 @@ class Daemon:
         self.endpoint = f"ipc://{directory}/control"
         self.log = directory / "log"
         arguments = ["--listen", self.endpoint, "--engine", engine, "--log-file", str(self.log), *options]
+        if "--session-timeout" not in options:  # one that a loaded machine does not reach
+            arguments += ["--session-timeout", "300"]
         self.process = subprocess.Popen(command(*arguments), env=environment(), stdin=subprocess.DEVNULL)
 
     def stop(self, sig=signal.SIGTERM):
@@ -95,7 +97,7 @@ class Peer:
     def send(self, *parts):
         self.socket.send_multipart([part if isinstance(part, bytes) else codec.encode(part) for part in parts])
 
-    def receive(self, timeout=30.0):
+    def receive(self, timeout=100):
         assert self.socket.poll(int(timeout * 1000)), "no answer"
         frames = self.socket.recv_multipart()
         assert len(frames) == 1

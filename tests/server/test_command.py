@@ -15,7 +15,7 @@ from dm.server import command as serve
 from dm.server.endpoint import parse_endpoint
 
 
-def run(*arguments, timeout=30):
+def run(*arguments, timeout=100):
     return subprocess.run(
         command(*arguments),
         env=environment(),
@@ -76,7 +76,7 @@ def test_importing_the_command_imports_neither_zmq_nor_asyncio():
     code = (
         "import sys; import dm.server.command; sys.exit(any(m in sys.modules for m in ('zmq', 'asyncio', 'threading')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=100).returncode == 0
 
 
 def test_a_file_is_kept(tmp_path):  # a short name: socket paths are limited

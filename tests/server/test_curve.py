@@ -226,7 +226,7 @@ def refusal(*arguments):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
     )
     assert done.returncode in (1, 2)
     return done.stderr.strip()

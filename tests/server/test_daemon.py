@@ -179,7 +179,7 @@ class TestRam:
 
     def side(self, shim, data, fds):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
-            one.settimeout(5)
+            one.settimeout(100)
             one.connect(shim.welcome.ram_socket)
             socket.send_fds(one, [data], fds)
             return codec.decode(one.recv(65536))
@@ -306,17 +306,17 @@ class TestSessions:
 
 class TestLife:
     def test_a_silent_shim_loses_its_session(self, tmp_path):
-        with Daemon(tmp_path, "--session-timeout", "2") as daemon, Peer(daemon.endpoint) as peer:
+        with Daemon(tmp_path, "--session-timeout", "5") as daemon, Peer(daemon.endpoint) as peer:
             number = peer.hello().session
             for seq in range(6):
-                time.sleep(0.5)
+                time.sleep(1)
                 assert isinstance(peer.ask(schema.Ping(seq=seq, session=number)), schema.Ok)
             assert len(workers(daemon)) == 1
             eventually(lambda: not workers(daemon))
             assert peer.ask(schema.Ping(seq=9, session=number)).error is ErrorClass.UNKNOWN_SESSION
 
     def test_a_vanished_shim_frees_a_running_vcpu(self, tmp_path):
-        with Daemon(tmp_path, "--session-timeout", "2") as daemon:
+        with Daemon(tmp_path, "--session-timeout", "10") as daemon:
             shim = Shim.connect(daemon.endpoint)
             with Ram(4096) as ram, Peer(shim.create_vcpu(0).endpoint) as bare:
                 ram.view[:3] = FOREVER
@@ -386,7 +386,7 @@ class TestLife:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=100,
         )
         assert second.returncode == 1
         assert second.stderr.strip() == f"x86-dm serve: another daemon serves {daemon.endpoint}"
@@ -399,7 +399,7 @@ class TestLife:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=100,
         )
         assert out.returncode == 1
         assert "no_such_module" in out.stderr
@@ -419,7 +419,7 @@ class Qmp:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(100)
         eventually(lambda: self.socket.connect_ex(str(path)) == 0)  # the daemon may just have been started
         self.file = self.socket.makefile("rb")
         assert "QMP" in self.read()

@@ -148,7 +148,7 @@ def test_other_faults_end_the_process_as_ever(tmp_path):
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); f = open(sys.argv[1], 'r+b'); "
         "block = mmap.mmap(f.fileno(), 4096); os.ftruncate(f.fileno(), 0); block[0]"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], env=environment(), timeout=30)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], env=environment(), timeout=100)
     assert done.returncode == -signal.SIGBUS
 
 
@@ -163,5 +163,5 @@ def test_a_block_that_is_unmapped_is_forgotten(tmp_path):
         "assert block[4096] == 0; assert guard.lost() == 'two is gone: its byte 0x1000 cannot be accessed any more'\n"
         "block[8191] = 1; block[:] = bytes(8192); block.close()"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], env=environment(), timeout=30)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], env=environment(), timeout=100)
     assert done.returncode == 0

@@ -40,7 +40,7 @@ def holdings(daemon):
 
 @pytest.fixture
 def daemon(tmp_path):
-    with Daemon(tmp_path, "--session-timeout", "4", "--log-level", "info") as started:
+    with Daemon(tmp_path, "--session-timeout", "10", "--log-level", "info") as started:
         eventually(lambda: (tmp_path / "control.d" / "ram").exists())
         yield started
 
@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_leaves_nothing_behind_and_its_shim_is_told(tmp_
             killer.start()
             with pytest.raises(RunLost, match="a run was lost in the middle"):
                 vcpu.run(flat())
-            killer.join(30)
+            killer.join(100)
             with pytest.raises(SessionLost) as caught:
                 vcpu.run(flat())
             assert not isinstance(caught.value, RunLost), "none was under way"
@@ -120,7 +120,7 @@ def test_workers_of_a_killed_supervisor_end(tmp_path):
 
         def devices(io):
             daemon.process.kill()
-            busy.join(30)  # what one worker has noticed, the other one is about to
+            busy.join(100)  # what one worker has noticed, the other one is about to
             time.sleep(0.2)
             return b"a"
 

@@ -93,7 +93,7 @@ class Bench:
 
     def end(self):
         self.vcpu.abort()
-        assert self.vcpu.join(30)
+        assert self.vcpu.join(100)
         for peer in self.peers:
             peer.close()
         self.context.term()
@@ -313,16 +313,16 @@ class TestStopping:
 
     def test_pause_holds_and_resume_goes_on(self, bench):
         bench.program(b"nnnh")
-        assert bench.vcpu.pause(True).wait(30)
+        assert bench.vcpu.pause(True).wait(100)
         bench.peer.send(emulate())
         assert bench.peer.silent(0.2)
         assert bench.vcpu.doing == "running"
-        assert bench.vcpu.pause(False).wait(30)
+        assert bench.vcpu.pause(False).wait(100)
         assert bench.peer.receive().reason is DoneReason.HALT
 
     def test_a_paused_run_can_be_taken_back_untouched(self, bench):
         bench.program(b"nnnh")
-        assert bench.vcpu.pause(True).wait(30)
+        assert bench.vcpu.pause(True).wait(100)
         bench.peer.send(emulate(reason=Reason.FAILURE))
         bench.peer.send(kick())
         done = bench.peer.receive()
@@ -332,7 +332,7 @@ class TestStopping:
         bench.program(FOREVER)
         bench.peer.send(emulate())
         bench.under_way()
-        assert bench.vcpu.pause(True).wait(30)
+        assert bench.vcpu.pause(True).wait(100)
         bench.peer.send(kick())
         bench.peer.receive()
 
@@ -345,7 +345,7 @@ class TestClosing:
         bench.vcpu.close()
         done = bench.peer.receive()
         assert (done.reason, done.closing) == (DoneReason.KICKED, True)
-        assert bench.vcpu.join(30)
+        assert bench.vcpu.join(100)
         assert bench.engine.closed
         assert not bench.path.exists()
 
@@ -363,7 +363,7 @@ class TestClosing:
         bench.vcpu.close()
         error = bench.peer.receive()
         assert (error.error, error.seq) == (ErrorClass.ABORTED, 1)
-        assert bench.vcpu.join(30)
+        assert bench.vcpu.join(100)
 
     def test_abort_says_so(self, bench):
         bench.program(FOREVER)
@@ -374,10 +374,10 @@ class TestClosing:
 
     def test_calls_after_the_end_do_no_harm(self, bench):
         bench.vcpu.close()
-        assert bench.vcpu.join(30)
+        assert bench.vcpu.join(100)
         bench.vcpu.abort()
         bench.vcpu.new_map()
-        assert bench.vcpu.pause(True).wait(30)
+        assert bench.vcpu.pause(True).wait(100)
         assert bench.vcpu.doing == "lost"
 
 
@@ -727,7 +727,7 @@ def test_two_vcpus_do_not_wait_for_each_other(bench, tmp_path):
         assert bench.peer.receive().reason is DoneReason.KICKED
     finally:
         other.abort()
-        assert other.join(30)
+        assert other.join(100)
 
 
 def test_an_endpoint_that_cannot_be_bound_is_an_error(tmp_path):

@@ -453,8 +453,8 @@ def _locked(path):
 
 
 def test_heartbeats_keep_an_idle_session(tmp_path):
-    with Daemon(tmp_path, "--session-timeout", "2") as daemon, session(daemon.endpoint, b"h") as (_, vcpu):
-        time.sleep(4)
+    with Daemon(tmp_path, "--session-timeout", "5") as daemon, session(daemon.endpoint, b"h") as (_, vcpu):
+        time.sleep(6)
         assert vcpu.run(flat()).reason is DoneReason.HALT
 
 
