@@ -57,7 +57,8 @@ def expected(name: str) -> str:
 
 
 def poll(what: Callable[[], Any], seconds: float, explain: Callable[[], object] = str) -> Any:
-    """Return the first true value of ``what()``; fail after ``seconds``."""
+    """Return the first true value of ``what()``; fail after ``seconds``, or 100 where a busy machine may need them."""
+    seconds = max(seconds, 100)
     end = time.monotonic() + seconds
     while not (value := what()):
         assert time.monotonic() < end, f"waited {seconds:g} s in vain\n{explain()}"

@@ -17,6 +17,7 @@ def daemon(tmp_path_factory):
     qmp = f"unix:{directory}/qmp"
     with harness.Daemon(directory, "--memory-path", str(memory), "--qmp", qmp, "--log-level", "info") as running:
         running.memory = memory
+        harness.eventually(lambda: Path(f"{directory}/control").exists())  # before a second one is started there
         yield running
         assert running.stop() == 0, running.log.read_text()
         left = {entry.name for entry in running.directory.iterdir()}

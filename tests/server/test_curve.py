@@ -57,6 +57,7 @@ class Daemon:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
     running = Daemon(tmp_path_factory.mktemp("d"))
+    assert served(running)  # before a test starts a second one at its endpoint
     yield running
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 0, running.log.read_text()
