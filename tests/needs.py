@@ -38,8 +38,8 @@ PACKAGES = {
 
 #: Programs of every Debian system (Essential: yes, or apt).
 ALWAYS = frozenset(
-    "apt-cache apt-get awk bash cat chmod cut dirname dpkg-deb env false find grep id ls mktemp mv rm sed sh sha256sum "
-    "sort tail tar tr true uname".split()
+    "apt-cache apt-get awk bash cat chmod cp cut date dirname dpkg-deb env false find grep head id kill ln ls mkdir "
+    "mktemp mv rm sed sh sha256sum sleep sort tail tar test touch tr true uname wc xargs".split()
 )
 
 

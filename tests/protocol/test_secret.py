@@ -76,7 +76,7 @@ def test_nobody_begins_with_anothers_vcpu(vm, secret):
 @pytest.mark.parametrize("secret", WRONG)
 def test_nobody_gives_anothers_session_ram(vm, secret):
     with Ram(4096) as ram, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
-        side.settimeout(10)
+        side.settimeout(100)
         side.connect(vm.welcome.ram_socket)
         message = schema.Ram(seq=1, session=vm.session, ram=9, size=4096, secret=secret)
         socket.send_fds(side, [codec.encode(message)], [ram.fd])
