@@ -11,12 +11,12 @@ import difflib
 import importlib
 import importlib.util
 import itertools
-import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, Protocol, cast
 
+from dm.streams import Streams
 from dm.version import VERSION
 
 #: Subcommand: (module, one line for --help).  Only those whose module is installed are offered.
@@ -136,16 +136,28 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """Entry point of the ``x86-dm`` script; 130 when interrupted, quiet when a pipe's reader goes away."""
+    """Entry point of the ``x86-dm`` script; 130 when interrupted, 141 without a word when a pipe's reader goes away."""
+    streams = Streams()
     try:
-        status = run(sys.argv[1:])
-        sys.stdout.flush()
+        status = _status(run, sys.argv[1:])
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return status
+        status = 130
+    except OSError:
+        if not streams.failed:
+            raise
+        status = 1
+    return streams.close(status)
+
+
+def _status(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Return the exit status of a command, also of one that argparse ends."""
+    try:
+        return command(arguments)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
 
 
 if __name__ == "__main__":

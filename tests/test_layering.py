@@ -25,11 +25,12 @@ ALLOWED = {
     "shim": {"engine", "fast", "isa", "machine", "protocol"},
     "vectors": {"engine", "isa", "machine"},
     "bench": {"engine", "isa", "machine", "protocol", "server", "shim", "vectors"},
-    "cli": {"engine"},
+    "cli": {"engine", "streams"},
     "emulator": {"engine", "machine"},
     "version": set(),
     "keys": set(),
     "claim": set(),
+    "streams": set(),
 }
 #: Anyone may know the version, what a key is, and who may remove a socket.
 COMMON = {"version", "keys", "claim"}
