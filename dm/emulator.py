@@ -27,6 +27,8 @@ _E = TypeVar("_E", EventType, Until)
 
 PAGE: Final = 4096
 _MOST: Final = 1 << 62
+#: Steps between two looks for signals (Ctrl-C): some milliseconds of the native engine, which cannot look itself.
+_SLICE: Final = 1 << 22
 _BACKED: Final = (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE)
 
 
@@ -195,6 +197,9 @@ class Emulator:
                 ``mmio-mismatch``, and nothing has changed.
             code: instruction bytes that win over memory for the first fetch.
 
+        What a signal handler raises (KeyboardInterrupt, at Ctrl-C) ends it within milliseconds, between two
+        instructions; the run may be taken up again.
+
         Returns:
             Why it ended.  Steps, instructions, posted writes, pages and ``tlb_flush`` are those of the whole call.
 
@@ -206,14 +211,17 @@ class Emulator:
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
             raise TypeError(f"budget is {type(budget).__name__}, a number of steps or None is needed")
         limit = _MOST if budget is None else budget
+        if not 0 <= limit <= _MOST:
+            raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
         if self.question is not None:
             raise ValueError(f"the question {self.question.reason} is open: answer it first")
         total: Exit | None = None
         left, stop = limit, False
         while True:
+            piece = 0 if stop else min(left, _SLICE)
             end = self._engine.run(
                 Until.NEVER if stop else until,
-                0 if stop else left,
+                piece,
                 progress=progress and total is None,
                 window=window and not stop,
                 mmio=mmio if total is None else None,
@@ -222,6 +230,8 @@ class Emulator:
             self._question, self._answered = (end if end.reason in QUESTIONS else None), False
             total = end if total is None else _joined(total, end)
             if self._question is None:
+                if end.reason is ExitReason.BUDGET and piece == _SLICE and (left := limit - total.steps) > 0:
+                    continue  # here Python has looked for signals
                 if stop and end.reason is ExitReason.BUDGET:
                     total = dataclasses.replace(total, reason=ExitReason.KICKED)
                 return total

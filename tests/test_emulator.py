@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 
 import pytest
 
-import dm
+import dm.machine.state
 from dm import Answer, Emulator, EventType, ExitReason, MemoryMap, Region, RegionKind, State, Until
 from dm.engine import native_status
+from dm.shim import Kind, OwnDaemon, Ram, Shim
+from dm.shim import Region as ShimRegion
 
 RAM = 0x20000
 
@@ -35,6 +38,14 @@ def state(**registers):
 def vm(engine):
     with Emulator(RAM, state(), engine=engine) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A vCPU in a daemon."""
+    with OwnDaemon() as daemon, Ram(RAM) as ram, Shim.connect(daemon.endpoint) as shim:
+        shim.set_map([ShimRegion(0, RAM, Kind.RAM, shim.add_ram(ram))])
+        yield shim.create_vcpu(0)
 
 
 def load(vm, code):
@@ -269,3 +280,75 @@ def test_closed(engine):
     vm.close()
     with pytest.raises(ValueError, match="closed"):
         vm.run()
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda s: setattr(s, "rip", 1 << 70), r"^rip is \d+, an integer below 2\*\*64 is needed"),
+        (lambda s: setattr(s, "rip", -1), r"^rip is -1, an integer below 2\*\*64"),
+        (lambda s: setattr(s, "cpl", 4), r"^cpl is 4, an integer below 2\*\*2"),
+        (lambda s: setattr(s, "cr0", True), r"^cr0 is True, an integer below 2\*\*64"),
+        (lambda s: setattr(s.tr, "limit", 1 << 32), r"^tr.limit is \d+, an integer below 2\*\*32"),
+        (lambda s: setattr(s.cs, "base", "0"), r"^cs.base is '0', an integer below 2\*\*64"),
+        (lambda s: s.mtrr_mask.__setitem__(7, 1.5), r"^mtrr_mask\[7\] is 1.5, an integer below 2\*\*64"),
+        (lambda s: s.gpr.append(0), "^gpr has 9 values, 8 needed"),
+        (lambda s: setattr(s, "seg", []), "^seg is .*, a list of 8 segments is needed"),
+        (lambda s: setattr(s, "fxsave", bytearray(512)), "^fxsave is bytearray.*, 512 bytes are needed"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_alike_everywhere(vm, client, change, wrong):
+    """By both engines and by the client of a daemon; nothing has changed."""
+    before, bad = vm.state, state()
+    change(bad)
+    with pytest.raises(ValueError, match=wrong) as here:
+        vm.state = bad
+    assert vm.state == before
+    with pytest.raises(ValueError, match=wrong.removeprefix("^")) as there:
+        client.run(bad)
+    assert str(here.value) in str(there.value)
+    assert client.run(state(), steps=0).reason == "budget", "the vCPU is as good as before"
+
+
+def test_names_of_the_tables_enumerations_are_numbers(vm):
+    vm.state = state(activity=dm.machine.state.Activity.HALTED)
+    assert type(vm.state.activity) is int
+    assert vm.state.activity == 1
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 40])
+def test_ctrl_c_ends_a_run_between_two_instructions(vm, budget):
+    load(vm, "40 ebfd")  # inc ax; jmp $-1
+    timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            vm.run(budget=budget)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert vm.state.rip in (0x7C00, 0x7C01)
+    assert vm.run(budget=5).steps == 5, "it may go on"
+
+
+def test_a_long_run_is_one_run(vm, monkeypatch):
+    """It is made in pieces for the sake of signals, which nobody can tell from what comes back."""
+    monkeypatch.setattr("dm.emulator._SLICE", 100)
+    code = "6649 8805 75fa f4"  # dec ecx; mov [di], al; jnz $-4; hlt
+    load(vm, code)
+    vm.state = state(ecx=1000, edi=0x1000)
+    end = vm.run(progress=True)
+    assert (end.reason, end.instructions, end.pages) == (ExitReason.HALT, 3001, (1,))
+    vm.state = state(ecx=1000)
+    end = vm.run(budget=2000)
+    assert (end.reason, end.steps) == (ExitReason.BUDGET, 2000)
+    assert vm.state.ecx == 1000 - 667
+    vm.state = state(ecx=1000)
+    assert vm.run(budget=0).steps == 0
+
+
+@pytest.mark.parametrize("budget", [-1, (1 << 62) + 1])
+def test_an_impossible_budget(vm, budget):
+    with pytest.raises(ValueError, match=r"budget is .*, 0 to 2\*\*62 is needed"):
+        vm.run(budget=budget)

@@ -12,7 +12,19 @@ from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, Memory
 from dm.isa import features
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.rules import Policy
-from dm.machine.state import FIELD, FIELDS, GROUPS, EventType, Seg, Segment, State, get_group, group_layout
+from dm.machine.state import (
+    FIELD,
+    FIELDS,
+    GROUPS,
+    EventType,
+    Seg,
+    Segment,
+    State,
+    checked,
+    get_group,
+    group_layout,
+    misfit,
+)
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -104,13 +116,8 @@ class _Group:
 
     def _wrong(self, values: list[Any]) -> str:
         for (label, width), value in zip(self.layout, values, strict=False):
-            if width > 64:
-                if not isinstance(value, bytes):
-                    return f"{label} is {value!r}, {width // 8} bytes are needed"
-                if len(value) * 8 != width:
-                    return f"{label} has {len(value)} bytes, {width // 8} needed"
-            elif type(value) is not int or not 0 <= value < 1 << width:
-                return f"{label} is {value!r}, an integer below 2**{width} is needed"
+            if (wrong := misfit(label, width, value)) is not None:
+                return wrong
         return f"{self.layout[len(values)][0]} is missing: {len(values)} values, {self._count} needed"
 
 
@@ -209,11 +216,14 @@ class NativeEngine:
         Raises:
             ValueError: a value does not fit its width (state unchanged).
         """
-        groups = {group: get_group(state, group) for group in GROUPS}
-        for name, values in groups.items():
-            if len(values) > len(group_layout(name)):
-                raise ValueError(f"state group {name!r} has {len(values)} values, {len(group_layout(name))} needed")
-        self.set_groups(groups)
+        try:
+            groups = {group: get_group(state, group) for group in GROUPS}
+            if any(len(groups[name]) != len(group.layout) for name, group in _GROUPS.items()):
+                raise ValueError
+            self.set_groups(groups)
+        except (ValueError, TypeError, AttributeError):
+            checked(state)  # says which field it is
+            raise
 
     def _read(self) -> None:
         cpu = self._open

@@ -11,6 +11,7 @@ version) so that a state passes through unchanged even where 16/32-bit code cann
 from __future__ import annotations
 
 import copy
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -121,17 +122,39 @@ class Segment:
         return bool(self.attributes & 0x4000)
 
 
+def misfit(label: str, width: int, value: object) -> str | None:
+    """Return what is wrong with a value for a field of ``width`` bits (above 64: so many bits of bytes); None: it fits.
+
+    The one rule for all fields: a non-negative integer below ``2**width``, or a member of an IntEnum such as
+    :class:`Activity`; True and False are none, nor is what only can be made one.
+    """
+    if width > 64:
+        if type(value) is not bytes:
+            return f"{label} is {reprlib.repr(value)}, {width // 8} bytes are needed"
+        return None if len(value) * 8 == width else f"{label} has {len(value)} bytes, {width // 8} needed"
+    if type(value) is bytes:
+        return f"{label} has {len(value)} bytes, an integer below 2**{width} is needed"
+    if (type(value) is int or isinstance(value, IntEnum)) and 0 <= value < 1 << width:
+        return None
+    return f"{label} is {reprlib.repr(value)}, an integer below 2**{width} is needed"
+
+
 class _Register:
     """A general register, or its low part, by name."""
 
     def __init__(self, index: int, width: int) -> None:
-        self.index, self.mask = index, (1 << width) - 1
+        self.index, self.width, self.mask = index, width, (1 << width) - 1
+
+    def __set_name__(self, owner: type[State], name: str) -> None:
+        self.name = name
 
     def __get__(self, state: State, owner: type[State]) -> int:
         return state.gpr[self.index] & self.mask
 
     def __set__(self, state: State, value: int) -> None:
-        state.gpr[self.index] = state.gpr[self.index] & ~self.mask | value & self.mask
+        if (wrong := misfit(self.name, self.width, value)) is not None:
+            raise ValueError(wrong)
+        state.gpr[self.index] = state.gpr[self.index] & ~self.mask | int(value)
 
 
 class _SegmentName:
@@ -146,7 +169,11 @@ class _SegmentName:
 
 @dataclass(slots=True)
 class State:
-    """Everything architectural about one vCPU.  Values are non-negative integers below ``2**width``."""
+    """Everything architectural about one vCPU.
+
+    Values are non-negative integers below ``2**width`` (:func:`misfit`).  The names of general registers see to that
+    when they are set; all else is checked by whoever takes the state: ValueError names field and width.
+    """
 
     # general
     gpr: list[int] = _array(64, 8, "general", "RAX RCX RDX RBX RSP RBP RSI RDI")
@@ -343,14 +370,8 @@ def set_group(state: State, group: str, values: list[int | bytes]) -> None:
     if len(values) < len(layout):
         raise ValueError(f"state group {group!r} has {len(values)} values, {len(layout)} needed")
     for (label, width), value in zip(layout, values, strict=False):
-        if isinstance(value, bytes):
-            if len(value) * 8 != width or width <= 64:
-                wanted = f"{width // 8}" if width > 64 else "an integer"
-                raise ValueError(f"{label} has {len(value)} bytes, {wanted} needed")
-        elif width > 64:
-            raise ValueError(f"{label} is {value!r}, {width // 8} bytes are needed")
-        elif type(value) is not int or not 0 <= value < 1 << width:
-            raise ValueError(f"{label} is {value!r}, an integer below 2**{width} is needed")
+        if (wrong := misfit(label, width, value)) is not None:
+            raise ValueError(wrong)
     it: Iterator[Any] = iter(values)
     if group == "segments":
         for seg in state.seg:
@@ -361,6 +382,32 @@ def set_group(state: State, group: str, values: list[int | bytes]) -> None:
             setattr(state, row.name, [next(it) for _ in range(row.count)])
         else:
             setattr(state, row.name, next(it))
+
+
+def checked(state: State) -> dict[str, list[int | bytes]]:
+    """Return all groups of a state, having looked at every value of it.
+
+    Raises:
+        ValueError: naming the field that does not hold what the table says, and what would be right.
+    """
+    if type(state.seg) is not list or [type(seg) for seg in state.seg] != [Segment] * len(Seg):
+        raise ValueError(f"seg is {reprlib.repr(state.seg)}, a list of {len(Seg)} segments is needed")
+    for row in FIELDS:
+        if row.count and not row.blob and "." not in row.name:
+            value = getattr(state, row.name)
+            if type(value) is not list:
+                raise ValueError(f"{row.name} is {reprlib.repr(value)}, a list of {row.count} values is needed")
+            if len(value) != row.count:
+                raise ValueError(f"{row.name} has {len(value)} values, {row.count} needed")
+    found = {}
+    for group in GROUPS:
+        values = found[group] = get_group(state, group)
+        for at, ((label, width), value) in enumerate(zip(group_layout(group), values, strict=True)):
+            if (wrong := misfit(label, width, value)) is not None:
+                raise ValueError(wrong)
+            if isinstance(value, IntEnum):
+                values[at] = int(value)
+    return found
 
 
 def difference(old: State, new: State) -> dict[str, list[int | bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from dm.machine.state import FIELDS, FieldInfo, Gpr, Seg, Segment, State
+from dm.machine.state import FIELDS, FieldInfo, Gpr, Seg, Segment, State, misfit
 
 _REGISTERS = {f"r{g.name.lower()}": int(g) for g in Gpr}
 _SEGMENTS = {s.name.lower(): s for s in Seg}
@@ -76,9 +76,9 @@ def _number(name: str, value: Any, width: int) -> int:
             value = int(value, 0)
         except ValueError:
             raise ValueError(f'{name} is {value!r}, a number like 4096 or "0x1000" is needed') from None
-    if type(value) is not int or not 0 <= value < 1 << width:
-        raise ValueError(f"{name} is {value!r}, an integer below 2**{width} is needed")
-    return value
+    if (wrong := misfit(name, width, value)) is not None:
+        raise ValueError(wrong)
+    return int(value)
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -22,6 +22,10 @@ class Refused(ShimError):
         self.error = error
 
 
+class BadState(Refused, ValueError):
+    """The daemon refused a state; the text names the field."""
+
+
 class SessionLost(ShimError):
     """The daemon or the session is gone; :meth:`dm.shim.client.Shim.reconnect` may help."""
 

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 import zmq
 
 from dm.keys import Curve
-from dm.machine.groups import changed, update
-from dm.machine.state import State
+from dm.machine import groups
+from dm.machine.state import State, checked
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import (
@@ -36,7 +36,7 @@ from dm.protocol.schema import (
 from dm.shim.answer import Answer, OnIo, OnPages, OnPosted, no_devices
 from dm.shim.copies import Copy
 from dm.shim.dealer import Watch, dealer
-from dm.shim.errors import Refused, RunLost, SessionLost, ShimError
+from dm.shim.errors import BadState, Refused, RunLost, SessionLost, ShimError
 from dm.shim.link import Linked, link
 
 #: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that,
@@ -97,6 +97,18 @@ class _Raised(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+class StateError(ProtocolError, ValueError):
+    """A value of a state does not fit its field; the text says which."""
+
+
+def _checked(state: State) -> Groups:
+    """Return all groups of a state; raises StateError."""
+    try:
+        return checked(state)
+    except ValueError as error:
+        raise StateError(ErrorClass.BAD_STATE, str(error)) from None
 
 
 @dataclass(slots=True)
@@ -199,7 +211,9 @@ class Vcpu:
             Refused: the daemon refused the request; nothing has run.
             RunLost: the run was lost in the middle.
             SessionLost: the session is gone; no run was under way.
-            ProtocolError: an argument or a value of the state does not fit; nothing has run.
+            ValueError: a value of the state does not fit, with the field's name and width; nothing has run.  Where the
+                daemon has seen it, it is Refused as well, else ProtocolError.
+            ProtocolError: an argument does not fit; nothing has run.
         """
         if self._closed:
             raise SessionLost(f"vCPU {self.number} is closed")
@@ -217,7 +231,7 @@ class Vcpu:
         if not self._base:
             self._known = {}
         request = self._emulate
-        request.state = delta = changed(state, self._known)
+        request.state = delta = groups.delta(state, self._known)
         request.session, request.generation, request.base = shim.session, shim.generation, self._base
         request.reason = reason if reason.__class__ is Reason else Reason(reason)
         request.until = until if until.__class__ is UntilWord else UntilWord(until)
@@ -231,7 +245,12 @@ class Vcpu:
         self._request = request
         try:
             self.stats.requests += 1
-            message = self._call(request)
+            try:
+                message = self._call(request)
+            except ProtocolError:  # perhaps the state is at fault, or holds names instead of numbers
+                whole = _checked(state)
+                request.state = delta = {name: whole[name] for name in delta}
+                message = self._call(request)
             done = self._converse(request, message, on_io, on_posted, on_pages, on_copy)
             self._take(state, delta, done)
         except Refused:
@@ -256,7 +275,7 @@ class Vcpu:
 
     def _take(self, state: State, delta: Groups, done: Done) -> None:
         """Bring the state up to date at the end of a run that began with ``delta``."""
-        update(state, done.state)
+        groups.update(state, done.state)
         self._base, self._is_known = done.seq, True
         self._known |= delta
         self._known |= done.state
@@ -332,7 +351,7 @@ class Vcpu:
                         self._send(self._last_answer_to(question))
                         raise _Raised(Refused(message))
                     else:
-                        raise Refused(message)
+                        raise BadState(message) if message.error is ErrorClass.BAD_STATE else Refused(message)
             message = following
 
     def _copy_singly(self, io: Io, on_io: OnIo) -> Answer:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
-from dm.machine.state import FIELDS, GROUPS, Gpr, Seg, State, difference, get_group, group_layout, set_group, update
+from dm.machine.state import (
+    FIELDS,
+    GROUPS,
+    Activity,
+    FieldInfo,
+    Gpr,
+    Seg,
+    Segment,
+    State,
+    checked,
+    difference,
+    get_group,
+    group_layout,
+    set_group,
+    update,
+)
 
 
 def scrambled(seed: int) -> State:
@@ -95,3 +111,59 @@ def test_reset_is_the_manuals() -> None:
         state.seg[s].limit == 0xFFFF and state.seg[s].type == 3 for s in (Seg.DS, Seg.ES, Seg.FS, Seg.GS, Seg.SS)
     )
     assert (state.dr6, state.dr7) == (0xFFFF0FF0, 0x400)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 70, True, 1.0, "1", None, b"\1"])
+@pytest.mark.parametrize(("name", "width"), [("rax", 64), ("edi", 32), ("sp", 16)])
+def test_a_register_takes_no_value_that_does_not_fit(name: str, width: int, value: object) -> None:
+    state = State.reset()
+    before = state.copy()
+    with pytest.raises(ValueError, match=rf"^{name} (is|has) .*, an integer below 2\*\*{width} is needed$"):
+        setattr(state, name, value)
+    assert state == before
+
+
+def test_a_checked_state_is_its_groups_in_numbers() -> None:
+    state = State.reset()
+    state.activity = Activity.HALTED
+    found = checked(state)
+    assert found == {group: get_group(state, group) for group in GROUPS}
+    assert {type(value) for values in found.values() for value in values} == {int, bytes}
+
+
+@pytest.mark.parametrize("row", FIELDS, ids=lambda row: row.name)
+def test_every_field_is_checked(row: FieldInfo) -> None:
+    wrong: list[object] = [None, 1.0, "1", True, bytes(row.count + 1), bytearray(row.count)]
+    wrong += [] if row.blob else [-1, 1 << row.width]
+    for value in wrong:
+        state = State.reset()
+        label = row.name
+        if row.name.startswith("seg."):
+            label = label.replace("seg", "gs")
+            setattr(state.gs, row.name.removeprefix("seg."), value)
+        elif row.count and not row.blob:
+            label += f"[{row.count - 1}]"
+            getattr(state, row.name)[-1] = value
+        else:
+            setattr(state, row.name, value)
+        needed = f"{row.count} (bytes are )?needed" if row.blob else rf"an integer below 2\*\*{row.width} is needed"
+        with pytest.raises(ValueError, match=rf"^{re.escape(label)} (is|has) .*{needed}$"):
+            checked(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [
+        ("gpr", [0] * 9, "gpr has 9 values, 8 needed"),
+        ("gpr", (0,) * 8, r"gpr is \(0, .*, a list of 8 values is needed"),
+        ("dr", None, "dr is None, a list of 4 values is needed"),
+        ("seg", [Segment()] * 7, "seg is .*, a list of 8 segments is needed"),
+        ("seg", [0] * 8, "seg is .*, a list of 8 segments is needed"),
+        ("seg", 1, "seg is 1, a list of 8 segments is needed"),
+    ],
+)
+def test_lists_of_another_shape_are_refused(name: str, value: object, wrong: str) -> None:
+    state = State.reset()
+    setattr(state, name, value)
+    with pytest.raises(ValueError, match=wrong):
+        checked(state)

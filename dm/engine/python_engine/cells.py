@@ -65,22 +65,22 @@ class Cells:
     def load_state(self, state: State) -> None:
         """Take all cells from a state."""
         for name in _SCALARS:
-            setattr(self, name, getattr(state, name))
+            setattr(self, name, int(getattr(state, name)))  # of an IntEnum's member its number
         for name in _ARRAYS:
-            setattr(self, name, list(getattr(state, name)))
+            setattr(self, name, list(map(int, getattr(state, name))))
         for part in _SEGMENT_PARTS:
-            setattr(self, f"seg_{part}", [getattr(s, part) for s in state.seg])
+            setattr(self, f"seg_{part}", [int(getattr(s, part)) for s in state.seg])
         # Number 8 is "no register" of address arithmetic.
         self.gpr32 = [*(value & M32 for value in state.gpr), 0]
         self.gpr_high = [*(value >> 32 for value in state.gpr), 0]
         self.fxsave = bytearray(state.fxsave)
-        self.eip = state.rip & M32
+        self.eip = int(state.rip) & M32
         self.flags = state.rflags & M32 & ~(ARITHMETIC | 2)
         self.fr, self.fc = lazy(state.rflags)
         self.shadow_next = 0
         # What the cells cannot hold comes back as it was unless the register has changed.
-        self._rip = state.rip, self.eip
-        self._rflags = state.rflags, self.eflags()
+        self._rip = int(state.rip), self.eip
+        self._rflags = int(state.rflags), self.eflags()
 
     def store_state(self) -> State:
         """Return the cells as a state."""

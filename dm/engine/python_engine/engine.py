@@ -26,7 +26,7 @@ from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, 
 from dm.isa.decode import LONGEST
 from dm.isa.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.rules import Policy
-from dm.machine.state import FIELDS, GROUPS, Activity, EventType, State, get_group, update
+from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update
 
 #: Steps between two looks at the kick.
 CHUNK: Final = 256
@@ -100,7 +100,7 @@ class PythonEngine:
             ValueError: a value does not fit its width (state unchanged).
         """
         self._alive()
-        _check_widths(state)
+        checked(state)
         self._abandon()
         self._cpu.load_state(state)
         self._cpu.forget_translations()
@@ -533,27 +533,3 @@ class PythonEngine:
         else:
             self._prepaid = True
             self._step(opened.insn)
-
-
-def _check_widths(state: State) -> None:
-    def check(name: str, value: object, width: int) -> None:
-        if not isinstance(value, int) or not 0 <= value < 1 << width:
-            raise ValueError(f"set_state: {name} is {value!r}, an integer below 2**{width} is needed")
-
-    for row in FIELDS:
-        if "." in row.name:
-            part = row.name.split(".")[1]
-            for n, segment in enumerate(state.seg):
-                check(f"seg[{n}].{part}", getattr(segment, part), row.width)
-            continue
-        value = getattr(state, row.name)
-        if row.blob:
-            if len(value) != row.count:
-                raise ValueError(f"set_state: {row.name} has {len(value)} bytes, {row.count} are needed")
-        elif row.count:
-            if len(value) != row.count:
-                raise ValueError(f"set_state: {row.name} has {len(value)} values, {row.count} are needed")
-            for n, item in enumerate(value):
-                check(f"{row.name}[{n}]", item, row.width)
-        else:
-            check(row.name, value, row.width)
