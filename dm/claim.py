@@ -41,9 +41,6 @@ class Inode:
         return cls(there.st_dev, there.st_ino, there.st_mtime_ns)
 
 
-_NOTHING: Final = Inode(0, 0, 0)
-
-
 def listening_socket(
     path: str, kind: socket.SocketKind = socket.SOCK_STREAM, backlog: int | None = None
 ) -> socket.socket:
@@ -96,8 +93,8 @@ class Claim:
         self._record = f"{path}.x86-dm" if record is None else record
         self._file = self._open()
         try:
-            left = self._read()
-            remove(path, left)
+            for left in self._read():
+                remove(path, left)
             if os.path.lexists(path):
                 kind = (
                     "a socket that no daemon has left here" if stat.S_ISSOCK(os.lstat(path).st_mode) else "not a socket"
@@ -127,7 +124,7 @@ class Claim:
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.lstat(self._record), os.fstat(file)):
                         if new:
-                            _write(file, _NOTHING, self.note)
+                            _write(file, self.note)
                         return file
             except BaseException:
                 os.close(file)
@@ -139,16 +136,16 @@ class Claim:
         text = f"{self._record} exists and is no record of a daemon's; remove it, or choose another path"
         return FileExistsError(errno.EEXIST, text)
 
-    def _read(self) -> Inode:
-        """Return the socket that the record names."""
+    def _read(self) -> list[Inode]:
+        """Return the sockets that the record names."""
         there = os.fstat(self._file)
         try:
             if not stat.S_ISREG(there.st_mode) or there.st_uid != os.geteuid():
                 raise ValueError
-            word, device, number, modified, self.note = os.pread(self._file, _MOST, 0).decode("ascii").split()
+            word, self.note, *numbers = os.pread(self._file, _MOST, 0).decode("ascii").split()
             if word != _WORD:
                 raise ValueError
-            return Inode(int(device), int(number), int(modified))
+            return [Inode(*map(int, made)) for made in zip(*[iter(numbers)] * 3, strict=True)]
         except ValueError:
             os.close(self._file)
             raise self._foreign() from None
@@ -162,11 +159,31 @@ class Claim:
         made = listening_socket(self.path, kind, backlog)
         try:
             self.made = Inode.of(self.path)
-            _write(self._file, self.made, self.note)
+            _write(self._file, self.note, self.made)
         except BaseException:
             made.close()
             raise
         return made
+
+    def replace(self, aside: str, backlog: int) -> socket.socket:
+        """Return a new listening socket that has the name instead of the one before; at first it is bound to ``aside``.
+
+        Raises:
+            OSError: it cannot be bound, or the name is not ours any more.
+        """
+        new = listening_socket(aside, backlog=backlog)
+        try:
+            before, made = self.made, Inode.of(aside)
+            if before is None or not self.held or Inode.of(self.path) != before:
+                raise OSError(errno.ESTALE, f"{self.path} has been taken away")
+            _write(self._file, self.note, before, made)  # whatever happens now, a successor knows both
+            os.rename(aside, self.path)
+            self.made = made
+        except BaseException:
+            new.close()
+            os.unlink(aside)
+            raise
+        return new
 
     @property
     def held(self) -> bool:
@@ -187,7 +204,7 @@ class Claim:
         self._file = -1
 
 
-def _write(file: int, made: Inode, note: str) -> None:
-    """Write a record.  Its size never shrinks below what a reader needs: it is padded."""
-    text = f"{_WORD} {made.device} {made.number} {made.modified_ns} {note}".ljust(_MOST - 1) + "\n"
-    os.pwrite(file, text.encode("ascii"), 0)
+def _write(file: int, note: str, *made: Inode) -> None:
+    """Write a record; all are of one size, so that nothing of an older one stays behind."""
+    numbers = " ".join(f"{one.device} {one.number} {one.modified_ns}" for one in made)
+    os.pwrite(file, f"{_WORD} {note} {numbers}".ljust(_MOST - 1).encode("ascii") + b"\n", 0)

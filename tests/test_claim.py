@@ -103,7 +103,7 @@ def test_a_stale_record_gives_no_right_to_a_new_socket(tmp_path: Path) -> None:
     assert stat.S_ISSOCK(path.lstat().st_mode)
 
 
-@pytest.mark.parametrize("content", ["", "hello", "x86-dm-socket 1 2 3", "x86-dm-socket a b c d", "x" * 5000])
+@pytest.mark.parametrize("content", ["", "hello", "x86-dm-socket - 1 2", "x86-dm-socket - a b c", "x" * 5000])
 def test_a_file_that_is_no_record_stays(tmp_path: Path, content: str) -> None:
     record = tmp_path / "s.x86-dm"
     record.write_text(content)

@@ -15,25 +15,28 @@ from typing import Final
 LEAST: Final = 256
 #: What the daemon itself has open at most: standard descriptors, log, event loop, ZeroMQ, listeners, starting workers.
 _OWN: Final = 64
-#: For each session: line, board, the worker's pidfd, and pipes while it starts.
+#: For each session: line, board, the worker's pidfd, its connection and the listener through which that came.
 _SESSION: Final = 5
 #: More than these are never wanted.
 _MOST_QMP: Final = 32
 _MOST_RAM: Final = 64
 _MOST_OPEN: Final = 8192
+_BACKLOG: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
     """Most sessions, QMP clients and connections to the RAM socket.
 
-    With ``open`` descriptors in all no more connections to the control endpoint are taken.
+    No more connections to the control endpoint are taken when there would be ``open`` descriptors in all; ``backlog``
+    may wait there.
     """
 
     sessions: int
     qmp: int
     ram: int
     open: int
+    backlog: int
 
 
 def raise_limit() -> int:
@@ -55,9 +58,8 @@ def shares(limit: int, sessions: int) -> Shares:
     rest = limit - _OWN
     sixteenth = rest // 16
     sessions, qmp, ram = min(sessions, sixteenth), min(_MOST_QMP, sixteenth), min(_MOST_RAM, sixteenth)
-    used = _OWN + sessions * _SESSION + qmp + ram
-    # Whoever counts connections is a moment behind: half of what is left is for those that come meanwhile.
-    return Shares(sessions, qmp, ram, min(_MOST_OPEN, used + (limit - used) // 2))
+    open_ = min(_MOST_OPEN, limit - sessions * _SESSION - qmp - ram)  # the shares of the others are kept free
+    return Shares(sessions, qmp, ram, open_, min(_BACKLOG, (open_ - _OWN) // 8))
 
 
 def count() -> int:

@@ -15,8 +15,8 @@ from dm.claim import Claim
 _RECORD: Final = "x86-dm"
 #: The names that daemons give to what they make here.
 _RAM: Final = "ram"
-_CLOSED: Final = "closed"
-_OURS: Final = re.compile(rf"{_RAM}|{_CLOSED}|vcpu-\d+-\d+")
+_ASIDE: Final = "listener-"
+_OURS: Final = re.compile(rf"{_RAM}|{_ASIDE}\d+|vcpu-\d+-\d+")
 #: Notes in the record: who has made the directory.
 _MADE, _FOUND = "directory-made", "directory-found"
 
@@ -24,8 +24,8 @@ _MADE, _FOUND = "directory-made", "directory-found"
 class Directory:
     """PATH.d of mode 0700 for the control endpoint at PATH.
 
-    ``name`` is its path, ``ram`` that of the RAM socket, ``closed`` where the endpoint's name goes while no more
-    connections are taken, ``claim`` the right to PATH.  A directory is used only if it is empty or a daemon's, and
+    ``name`` is its path, ``ram`` that of the RAM socket, ``aside`` the beginning of names for listeners that are
+    about to get PATH, ``claim`` the right to it.  A directory is used only if it is empty or a daemon's, and
     removed only if a daemon made it; in it nothing is removed but sockets of the names above.
     """
 
@@ -36,7 +36,7 @@ class Directory:
             OSError: another daemon has it, or it cannot be ours; the text says which.
         """
         self.name = path + ".d"
-        self.ram, self.closed = f"{self.name}/{_RAM}", f"{self.name}/{_CLOSED}"
+        self.ram, self.aside = f"{self.name}/{_RAM}", f"{self.name}/{_ASIDE}"
         try:
             os.mkdir(self.name, 0o700)
             note = _MADE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket as unix
 from collections.abc import Collection
 from typing import Any, Final, Protocol
 
@@ -18,7 +17,7 @@ _log = logging.getLogger(__name__)
 #: ZAP domain of our sockets (https://rfc.zeromq.org/spec/27).
 _DOMAIN: Final = "x86-dm"
 #: Connections that may wait to be taken (listen(2)).
-BACKLOG: Final = 32
+_BACKLOG: Final = 100
 #: A peer must have done its part of ZMTP's handshake within so many milliseconds.
 HANDSHAKE_MS: Final = 5000
 
@@ -47,26 +46,18 @@ class IpcPlace:
 
     def bind(self, socket: zmq.Socket[bytes]) -> None:
         """See :meth:`Place.bind`."""
-        made = listening_socket(self._path, backlog=BACKLOG)
+        made = listening_socket(self._path, backlog=_BACKLOG)
         self._made = Inode.of(self._path)
-        bind_made(socket, made, self._path)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        # Left to itself libzmq would remove whatever is at that path before it binds.
+        socket.setsockopt(zmq.USE_FD, made.fileno())
+        socket.bind(self.endpoint)
+        made.detach()  # it is libzmq's from now on
 
     def clear(self) -> None:
         """See :meth:`Place.clear`."""
         if self._made is not None:
             remove(self._path, self._made)
-
-
-def bind_made(socket: zmq.Socket[Any], made: unix.socket, path: str) -> None:
-    """Make a ZeroMQ socket take the connections of a listening one at ``path``, which is its own from then on.
-
-    Left to itself libzmq would remove whatever is at that path before it binds.
-    """
-    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    socket.setsockopt(zmq.USE_FD, made.fileno())
-    socket.bind(f"ipc://{path}")
-    made.detach()
-    socket.setsockopt(zmq.USE_FD, -1)
 
 
 class TcpPlace:

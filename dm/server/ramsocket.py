@@ -44,7 +44,7 @@ class RamSocket:
         self._loop = asyncio.get_running_loop()
         self._peers: dict[socket.socket, asyncio.TimerHandle] = {}
         self._sparse = Sparse()
-        self._listener = listening_socket(path, socket.SOCK_SEQPACKET, backlog=8)
+        self._listener = listening_socket(path, socket.SOCK_SEQPACKET, backlog=most)
         self._made = Inode.of(path)
         self._loop.add_reader(self._listener, self._accept)
 

@@ -32,7 +32,7 @@ from dm.server.endpoint import Endpoint
 from dm.server.limits import Limits
 from dm.server.link import VcpuStatus
 from dm.server.memory import open_below
-from dm.server.place import BACKLOG, Admission, bind_made, secure
+from dm.server.place import HANDSHAKE_MS, Admission, secure
 from dm.server.ramsocket import RamSocket
 from dm.version import VERSION
 
@@ -163,17 +163,16 @@ class Supervisor:
             OSError: another daemon has it, or it cannot be bound; the text says which.
         """
         endpoint = self.settings.endpoint
-        listening: socket.socket | None = None
         if endpoint.path:
             self._directory = Directory(endpoint.path)
-            listening = self._directory.claim.bind(backlog=BACKLOG)
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM), (zmq.LINGER, 0)):
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.MAXMSGSIZE, 16 * schema.MAX_CONTROL)  # above this the peer is cut off unheard
         try:
-            if listening is not None:
-                bind_made(self._socket, listening, endpoint.path)
+            if self._directory is not None:
+                self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+                self._door = Door(self._socket, self._directory.claim, self._directory.aside, self.shares)
             else:
                 assert self.settings.keys is not None
                 self._admission = Admission(self._context, self.settings.clients)
@@ -182,7 +181,6 @@ class Supervisor:
         except zmq.ZMQError as error:
             raise OSError(f"cannot bind {endpoint}: {error.strerror}") from None
         if self._directory is not None:
-            self._door = Door(self._socket, self._directory.claim, self._directory.closed, self.shares.open)
             self._ram = RamSocket(self._directory.ram, self._on_ram, self.shares.ram)
 
     async def run(self) -> None:
@@ -234,7 +232,7 @@ class Supervisor:
         if self._ram is not None:
             self._ram.close()
         if self._door is not None:
-            self._door.end()
+            self._door.close()
         if hasattr(self, "_socket"):
             self._socket.close(linger=2000)
         if self._admission is not None:

@@ -133,7 +133,9 @@ class Control:
                     heard = time.monotonic()
             if self.lost is None and watch.gone():
                 poller.unregister(watch.socket)
-                how = "does not know these CURVE keys" if watch.refused else "is gone"
+                how = "is gone"
+                if watch.refused:  # before the handshake was over
+                    how = "takes no more connections" if self._curve is None else "does not know these CURVE keys"
                 if self.closing:
                     how = "has shut down"
                 self._lose(SessionLost(f"the daemon at {self.endpoint} {how}"))

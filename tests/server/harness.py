@@ -59,14 +59,17 @@ def free_port():
 class Daemon:
     """``x86-dm serve`` in a directory of its own."""
 
-    def __init__(self, directory, *options, engine="fake_engine:create"):
+    def __init__(self, directory, *options, engine="fake_engine:create", prepare=None):
+        """``prepare`` is called in the new process before it is the daemon."""
         self.directory = directory
         self.endpoint = f"ipc://{directory}/control"
         self.log = directory / "log"
         arguments = ["--listen", self.endpoint, "--engine", engine, "--log-file", str(self.log), *options]
         if "--session-timeout" not in options:  # one that a loaded machine does not reach
             arguments += ["--session-timeout", "300"]
-        self.process = subprocess.Popen(command(*arguments), env=environment(), stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command(*arguments), env=environment(), stdin=subprocess.DEVNULL, preexec_fn=prepare
+        )
 
     def stop(self, sig=signal.SIGTERM):
         """Return the exit status."""
