@@ -1,8 +1,8 @@
 """The wire contract as one table: every message, field, type and limit.
 
 The dataclasses below are the schema.  The codec (:mod:`dm.protocol.codec`), the tables in ``README.md`` and the golden
-messages are made from :data:`MESSAGES`; nothing else may list fields.  This module imports nothing of the package, so
-that a C header can be made from it without the rest.
+messages are made from :data:`MESSAGES`; nothing else may list fields.  This module imports nothing of the package;
+what is in a state is :mod:`dm.machine.state`'s to say.
 
 On the wire a message is one MessagePack map: key ``type`` holds the message's name, the other keys are field names.
 A field that has its default is left out.  Records are MessagePack arrays in field order; values after the last known

@@ -46,7 +46,7 @@ class Door:
         self._sparse = Sparse()
         self._made = 0
         self._inside: dict[str, int] = {}  # endpoints of listeners that libzmq has: connections through them
-        self._newest = -1  # descriptor of the last of them, while somebody may wait there
+        self._newest, self._newest_at = -1, ""  # descriptor and endpoint of the last of them, while it is there
         self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._listener: unix.socket | None = claim.bind(backlog=shares.backlog)
         self._watch = self._loop.create_task(self._count())
@@ -97,8 +97,8 @@ class Door:
         except OSError as error:
             self._listener = None
             _log.error("nobody can connect any more: %s", error)
-        self._newest = old.fileno()
         endpoint = f"ipc://{old.getsockname()}"
+        self._newest, self._newest_at = old.fileno(), endpoint
         self._inside[endpoint] = 0
         self._socket.setsockopt(zmq.USE_FD, self._newest)
         self._socket.bind(endpoint)
@@ -120,7 +120,7 @@ class Door:
         if self._watch.cancelled() or self._inside.get(endpoint) != 0:
             return
         del self._inside[endpoint]
-        if not self._inside:
+        if endpoint == self._newest_at:
             self._newest = -1
         with contextlib.suppress(zmq.ZMQError):
             self._socket.unbind(endpoint)

@@ -210,6 +210,20 @@ class TestRam:
             assert isinstance(self.side(shim, good, [ram.fd]), schema.Ok)
         os.close(loose)
 
+    def test_no_refused_descriptor_stays_behind(self, daemon):
+        def count():
+            return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+        null = os.open(os.devnull, os.O_RDONLY)
+        with Shim.connect(daemon.endpoint) as shim:
+            good = codec.encode(schema.Ram(seq=1, session=shim.session, ram=1, size=4096, secret=shim.secret))
+            before = count()
+            for data in (good, b"rubbish", codec.encode(schema.Ping(seq=1, session=shim.session)), bytes(70000)):
+                for many in (1, 2, 4, 5, 250):
+                    assert isinstance(self.side(shim, data, [null] * many), Error)
+            eventually(lambda: count() <= before)
+        os.close(null)
+
     def test_no_descriptor_stays_behind(self, daemon):
         def count():
             return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
