@@ -269,7 +269,14 @@ finish() {
     # Without unshare the kernel ends process 1 of the namespace, and with it all others.
     [ -z "$child" ] || kill -KILL "$child" 2>/dev/null || :
     [ -z "$child" ] || wait "$child" 2>/dev/null || :
-    [ -z "$place" ] || remove "$place"
+    if [ -n "$place" ] && [ ! -e "$place/owner" ]; then
+        rmdir "$place"
+    elif [ -n "$place" ]; then
+        # They hold our lock: with a new descriptor it is had when the last of them is gone.
+        exec 7<"$place/owner"
+        flock -w 60 7 || :
+        remove "$place"
+    fi
     exit "$status"
 }
 
@@ -306,10 +313,10 @@ clone_files >"$place/files"
 say "./run $* on a fresh system of Debian's $suite"
 began=$(date +%s)
 # In the background, so that a signal ends this at once; with our input and, unlike other background jobs of a shell,
-# open to the terminal's signals.
+# open to the terminal's signals; and killed when we are.
 exec 3<&0
 # shellcheck disable=SC2086  # a list of options is meant
-env --default-signal=INT,QUIT unshare $namespaces -- sh "$root/tests/fresh.sh" --inside "$place" "$base" "$@" <&3 3<&- &
+env --default-signal=INT,QUIT setpriv --pdeathsig KILL unshare $namespaces -- sh "$root/tests/fresh.sh" --inside "$place" "$base" "$@" <&3 3<&- &
 child=$!
 status=0
 wait "$child" || status=$?

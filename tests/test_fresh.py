@@ -115,7 +115,7 @@ class TestThrowAway:
         (mine,) = systems() - before
         running.send_signal(number)
         status = running.wait()
-        if number == signal.SIGKILL:  # then nobody ends what it had started
+        if number == signal.SIGKILL:  # the kernel ends what it had started, and the next run removes what is left
             running.stderr.read()
             assert fresh("--suite", "bookworm", "help").returncode == 0
         else:
