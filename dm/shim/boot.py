@@ -23,7 +23,7 @@ from dm.shim.remote import Answer, Vcpu
 from dm.shim.screen import Expectation, Screen, Transcript
 from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
-from dm.shim.trace import Trace
+from dm.shim.trace import Trace, instruction
 
 #: Longest run, so that the terminal and the script are looked at often enough.
 SLICE_US: Final = 20_000
@@ -150,6 +150,7 @@ class Boot:
         kernel: Kernel | None = None,
         bios: bytes = b"",
         trace: Trace | None = None,
+        check_signature: bool = True,
     ) -> None:
         """Build the PC, powered on.
 
@@ -165,13 +166,14 @@ class Boot:
             kernel: is started instead of a drive.
             bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
             trace: takes the instructions; while it wants some the guest runs in single steps.
+            check_signature: boot a diskette only if its first sector ends in 55AAh.
 
         Raises:
             ValueError: the size of RAM or the ROM, or a port, is impossible, or the kernel does not fit.
         """
         self.pc = Pc(
             ram, drives, HostClock(), serial=self._output, debug=self._output, debug_port=debug_port, idle=self._idle,
-            work=lambda: self._stats.instructions,
+            work=lambda: self._stats.instructions, check_signature=check_signature,
             post_port=post_port, post=self._post if show_post else None, exit_port=exit_port, kernel=kernel, bios=bios,
         )  # fmt: skip
         self._trace = trace
@@ -322,7 +324,10 @@ class Boot:
             case DoneReason.KICKED:
                 pass
             case _:
-                return f"the run ended with {done.reason} at {self._where()}: {done.detail or 'no detail'}"
+                words = f"the run ended with {done.reason} at {self._where()}: {done.detail or 'no detail'}"
+                if done.reason is DoneReason.UNSUPPORTED and (line := instruction(pc.state, pc.memory)):
+                    words += f" ({line.code.hex(' ')}  {line.text})"
+                return words
         if trace:
             trace.after(words and (words if pc.interrupts == interrupts else "(interrupt)"), pc.state)
         return ""

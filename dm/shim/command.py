@@ -23,6 +23,7 @@ from dm.shim.daemon import DaemonError, OwnDaemon
 from dm.shim.endpoint import check
 from dm.shim.ends import Interrupted, Signals, Status, TimeLimit, TimeOver, epilog, of_signal
 from dm.shim.errors import EndpointError, SessionLost, ShimError
+from dm.shim.keep import Dump, check_writable, parse_dump, write_dump, write_screenshot
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
 from dm.shim.multiboot import Kernel
 from dm.shim.ram import Ram
@@ -76,7 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--append", default="", metavar="TEXT", help="command line of a Multiboot kernel")
     parser.add_argument(
-        "--as", dest="kind", choices=[str(kind) for kind in disk.Kind], help="what the image is, instead of guessing"
+        "--as",
+        dest="kind",
+        type=_kind,
+        choices=[str(kind) for kind in disk.Kind],
+        help="what the image is, instead of guessing (a diskette: by its size or its BIOS parameter block)",
+    )
+    parser.add_argument(
+        "--no-signature-check",
+        dest="check_signature",
+        action="store_false",
+        help="boot a diskette without 55 AA at the end of its first sector, as QEMU does with -boot ... fd-bootchk=off",
     )
     parser.add_argument("--write", action="store_true", help="keep what the guest writes to the image")
     parser.add_argument("--memory", type=_memory, default=64, metavar="MIB", help="RAM in MiB (64)")
@@ -126,9 +137,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace-from",
         type=_address,
         metavar="ADDRESS",
-        help="begin the trace at this linear address (the guest single-steps up to there)",
+        help="begin the trace at this linear address (the guest runs at full speed up to there)",
     )
     parser.add_argument("--trace-count", type=_count, default=1000, metavar="N", help="instructions to trace (1000)")
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="FILE", help="write a picture of the last screen (PNG), text or graphics"
+    )
+    parser.add_argument(
+        "--dump-memory",
+        type=_dump,
+        metavar="FILE[,START,LENGTH]",
+        help="write physical memory at the end: all of RAM, or LENGTH bytes from START on",
+    )
     daemon = parser.add_mutually_exclusive_group()
     daemon.add_argument("--engine", choices=("auto", "native", "python"), default="auto", help="engine of the daemon")
     daemon.add_argument("--connect", metavar="ENDPOINT", help="use the daemon that serves ENDPOINT, start none")
@@ -167,6 +187,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _escape(text: str) -> int:
     try:
         return escape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _kind(text: str) -> str:
+    return "cd" if text == "cdrom" else text
+
+
+def _dump(text: str) -> Dump:
+    try:
+        return parse_dump(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -280,8 +311,9 @@ def _start(
             ram.view, guest.drives, script=args.script, timeout=_timeout(args), debug_port=args.debugcon,
             post_port=_DEFAULT_POST if args.post_port is None else args.post_port,
             show_post=bool(guest.bios) or args.post_port is not None, exit_port=args.exit_port,
-            kernel=guest.kernel, bios=guest.bios, trace=trace,
+            kernel=guest.kernel, bios=guest.bios, trace=trace, check_signature=args.check_signature,
         )  # fmt: skip
+        check_writable(args.screenshot, args.dump_memory and args.dump_memory.file)
     if args.connect:
         start, patience = (_START, _PATIENCE) if args.patience is None else (args.patience, args.patience)
         shim = Shim.connect(args.connect, _name(path), curve=curve, patience=start)
@@ -363,6 +395,11 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
         outcome = boot.run(vcpu, console)
     finally:
         console.close()
+    with _usable():
+        if args.screenshot:
+            write_screenshot(boot.pc, args.screenshot)
+        if args.dump_memory:
+            write_dump(boot.pc, args.dump_memory)
     counters: dict[str, tuple[int, int]] = {}
     if outcome.reason in (Reason.LOST, Reason.RUN_LOST) or shim.lost is not None:
         shim.close(bye=False)  # nobody is there to say goodbye to

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dm.engine.api import MemoryMap, Region, RegionKind
 from dm.machine.state import Segment, State
-from dm.shim.devices.planes import View, Window
+from dm.shim.devices.planes import Window
 
 KIB, MIB = 1 << 10, 1 << 20
 PAGE = 4096
@@ -66,7 +66,8 @@ class PageFaultError(Exception):
 class GuestMemory:
     """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on, then room for ``rom``.
 
-    ``rom`` replaces the built-in firmware: it ends at 4 GiB, and its last 128 KiB show below 1 MiB as well.
+    ``rom`` replaces the built-in firmware: it ends at 4 GiB, and below 1 MiB its last 128 KiB stand in RAM, the option
+    ROM area with them, as in QEMU's isapc: there is no chipset with registers to unlock shadow RAM by.
     ``display`` has the addresses from A0000h to BFFFFh; without one there is nothing.
     """
 
@@ -86,9 +87,14 @@ class GuestMemory:
             raise ValueError(f"RAM of {self.size:#x} bytes: a multiple of 4 KiB from 2 MiB to 3 GiB is needed")
         self.ram[OPTION_ROMS:BIOS] = b"\xff" * (BIOS - OPTION_ROMS)
         if self.rom:
+            self.ram[self.size :] = self.rom
+        self.reset()
+
+    def reset(self) -> None:
+        """Bring the ROM below 1 MiB back as it was."""
+        if self.rom:
             low = self.rom[-LOW_ROM:]
             self.ram[EXTENDED - len(low) : EXTENDED] = low
-            self.ram[self.size :] = self.rom
 
     @property
     def size(self) -> int:
@@ -103,7 +109,7 @@ class GuestMemory:
             return Region(start, end - start, kind, ram, start)
 
         if self.rom:
-            low = [backed(OPTION_ROMS, EXTENDED, RegionKind.ROM)]
+            low = [backed(OPTION_ROMS, EXTENDED, RegionKind.RAM)]
             high = Region((1 << 32) - len(self.rom), len(self.rom), RegionKind.ROM, ram, self.size)
         else:
             low = [
@@ -127,7 +133,7 @@ class GuestMemory:
         )
 
     def _display_region(self) -> list[Region]:
-        if self.display is None or self.display.window.view is View.NONE:
+        if self.display is None:
             return []
         w = self.display.window
         if w.direct:
@@ -140,6 +146,12 @@ class GuestMemory:
             return False
         w = self.display.window if self.display else None
         return w is None or not (w.direct and w.start <= at < w.end)
+
+    def _writable(self, at: int, size: int) -> bool:
+        """Whether there is RAM, of the display's addresses aside."""
+        if at >= EXTENDED:
+            return at <= self.size - size
+        return at < OPTION_ROMS or bool(self.rom) or at & ~(PAGE - 1) == WORK
 
     def _pieces(self, address: int, length: int) -> list[tuple[int, int]]:
         """Split a range at page ends into (physical address after A20, length)."""
@@ -172,7 +184,7 @@ class GuestMemory:
             if self._at_display(at):
                 if self.display:
                     self.display.write_memory(at, data[done : done + step])
-            elif at < OPTION_ROMS or EXTENDED <= at <= self.size - step or (at & ~0xFFF == WORK and not self.rom):
+            elif self._writable(at, step):
                 self.ram[at : at + step] = data[done : done + step]
             done += step
 

@@ -148,6 +148,7 @@ class Pc:
         if full:
             for device in (self.pic, self.pit, self.rtc, self.keyboard, self.serial):
                 device.reset()
+            self.memory.reset()
         self._system_changed()
         self.state = State.reset()
         # Host time: the guest's counter is the host's own (offset 0, scale 1).

@@ -6,7 +6,7 @@ import json
 from typing import Final, TextIO
 
 from dm.isa.decode import NeedMore
-from dm.isa.disassembler import disassemble
+from dm.isa.disassembler import Line, disassemble
 from dm.machine.state import State
 from dm.machine.text import to_json
 from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
@@ -62,18 +62,22 @@ class Trace:
         self._file.write("\n")
 
 
-def _describe(state: State, memory: GuestMemory) -> str:
-    """Return "CS:EIP instruction", with what could not be read in its place."""
+def instruction(state: State, memory: GuestMemory) -> Line | None:
+    """Return what stands at CS:EIP, None where that is not there."""
     space, code = AddressSpace(memory, state), b""
     linear = state.cs.base + state.eip
     try:
         # Byte by byte: the page behind the instruction need not be there.
         while True:
             try:
-                text = disassemble(code, bool(state.cs.attributes & _DEFAULT_32), state.eip).text
-                break
+                return disassemble(code, bool(state.cs.attributes & _DEFAULT_32), state.eip)
             except NeedMore:
                 code += space.read_linear(linear + len(code), 1)
     except PageFaultError:
-        text = "(not present)"
-    return f"{state.cs.selector:04x}:{state.eip:08x} {text}"
+        return None
+
+
+def _describe(state: State, memory: GuestMemory) -> str:
+    """Return "CS:EIP instruction", with what could not be read in its place."""
+    line = instruction(state, memory)
+    return f"{state.cs.selector:04x}:{state.eip:08x} {line.text if line else '(not present)'}"

@@ -138,4 +138,10 @@ def test_rom_of_the_users(size):
     assert memory.read(MIB - low, low) == rom[-low:]
     assert memory.read(MIB - low - 1, 1) == b"\xff"
     memory.write(MIB - 1, b"\0")
+    assert memory.read(MIB - 1, 1) == b"\0", "shadow RAM, as the map says"
+    assert {r.kind for r in regions if r.gpa < MIB} == {RegionKind.RAM}
+    memory.reset()
     assert memory.read(MIB - 1, 1) == b"\x99"
+    for hole in (4 * MIB, 4 * MIB + size - 1, (1 << 32) - 1):
+        memory.write(hole, b"\0")
+    assert memory.ram[4 * MIB :] == rom

@@ -21,14 +21,13 @@ class View(Enum):
     """How an address of the window finds its plane.
 
     ``CHAIN4``: by its low two bits.  ``ODD_EVEN``: by its lowest, characters and attributes of text.  ``PLANE``: plane
-    0 alone.  ``LATCHED``: none of these, or not without side effects.  ``NONE``: the memory is switched off.
+    0 alone.  ``LATCHED``: none of these, or not without side effects.
     """
 
     CHAIN4 = "chain4"
     ODD_EVEN = "odd-even"
     PLANE = "plane"
     LATCHED = "latched"
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Window:
     @property
     def direct(self) -> bool:
         """Whether it is plain memory."""
-        return self.view in (View.CHAIN4, View.ODD_EVEN, View.PLANE)
+        return self.view is not View.LATCHED
 
     @property
     def end(self) -> int:
@@ -50,11 +49,13 @@ class Window:
         return self.start + self.size
 
 
-def window(misc: int, sequencer: bytes | bytearray, graphics: bytes | bytearray) -> Window:
-    """Return the window as the registers make it."""
+def window(sequencer: bytes | bytearray, graphics: bytes | bytearray) -> Window:
+    """Return the window as the registers make it.
+
+    Bit 1 of the miscellaneous output register, which lets the CPU at this memory, is not looked at: no emulator does,
+    and GRUB's ROM for QEMU leaves it off.
+    """
     start, size = WINDOWS[graphics[6] >> 2 & 3]
-    if not misc & 2:
-        return Window(View.NONE, start, size)
     view = View.LATCHED
     # Write mode 0, read mode 0, no set/reset, no function or rotation, every bit.
     plain = not (graphics[5] & 0x0B or graphics[1] & 15 or graphics[3] & 0x1F) and graphics[8] == 0xFF
@@ -77,7 +78,7 @@ class Planes:
         self._ram = ram
         self.planes = [bytearray(PLANE) for _ in range(4)]
         self._latches = [0, 0, 0, 0]
-        self.window = Window(View.NONE, 0xA0000, 0)
+        self.window = Window(View.LATCHED, 0xA0000, 0)
 
     def show(self, new: Window) -> bool:
         """Change to another window; True when it is another one."""

@@ -89,7 +89,7 @@ class Vga:
 
     def refresh(self) -> None:
         """Work out anew where and how the CPU sees display memory."""
-        if self.memory.show(window(self.misc, self.sequencer.registers, self.graphics.registers)):
+        if self.memory.show(window(self.sequencer.registers, self.graphics.registers)):
             self._changed()
 
     @property
@@ -116,7 +116,7 @@ class Vga:
         """Put the chip on ``bus``, at 3C0h and at 3D0h or 3B0h."""
         bus.add((0x3C0,), lambda _: self._attribute_index, lambda _, value: self._write_attribute(value))
         bus.add((0x3C1,), lambda _: self._read_attribute(), None)
-        bus.add((0x3C2,), lambda _: 0x10, lambda _, value: self._write_misc(value))
+        bus.add((0x3C2,), lambda _: 0x10, lambda _, value: setattr(self, "misc", value))
         bus.add((0x3CC,), lambda _: self.misc, None)
         bus.add((0x3C6,), lambda _: self.palette_mask, lambda _, value: setattr(self, "palette_mask", value))
         bus.add((0x3C7,), lambda _: 3, lambda _, value: setattr(self, "_dac_read", value * 3))
@@ -136,10 +136,6 @@ class Vga:
 
     def _write_file(self, port: int, value: int) -> None:
         self._file(port).write(value)
-        self.refresh()
-
-    def _write_misc(self, value: int) -> None:
-        self.misc = value
         self.refresh()
 
     def _decoded(self, port: int) -> bool:

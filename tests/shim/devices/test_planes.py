@@ -124,14 +124,6 @@ def test_chain_4_is_plain_memory_until_something_is_special(rig):
     assert [w.view for w in maps[-4:]] == [View.CHAIN4, View.LATCHED, View.CHAIN4, View.LATCHED]
 
 
-def test_memory_can_be_switched_off(rig):
-    vga, bus, _, _ = rig
-    bus.write(0x3C2, 1, b"\xe1")
-    assert vga.window.view is View.NONE
-    vga.write_memory(0xA0000, b"x")
-    assert (planes(vga), vga.read_memory(0xA0000)) == ([0] * 4, 0xFF)
-
-
 def test_outside_the_window_there_is_nothing(rig):
     vga, _, _, _ = rig
     vga.write_memory(0xB8000, b"x")
