@@ -32,7 +32,9 @@ PACKAGES = {
     "/usr/lib/ipxe/82540em.rom": "ipxe-qemu",
     "/usr/lib/ipxe/ipxe.iso": "ipxe",
     "/usr/lib/syslinux/modules/bios": "syslinux-common",
+    "/usr/share/bochs/BIOS-bochs-legacy": "bochsbios",
     "/usr/share/qemu": "qemu-system-data",
+    "/usr/share/qemu/grub.bin": "grub-firmware-qemu",
     "/usr/share/seabios": "seabios",
 }
 

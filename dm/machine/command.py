@@ -5,22 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dm.machine.rules import Failure, Policy, failing
-from dm.machine.state import State
+from dm.machine.stretches import Step, summary
 from dm.machine.text import from_json
 
 _POLICIES: Final = {policy.name.lower().replace("_", "-"): policy for policy in Policy if policy is not Policy.NEVER}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One entry of a trace: the state after an instruction, and the instruction in words ("" where unknown)."""
-
-    state: State
-    instruction: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "state",
         metavar="STATE.json",
-        help="a state (object of register names), or a trace: one object per line with 'state' and 'instruction'; - is "
-        "standard input",
+        help="a state (object of register names), or a trace: one object per line with 'state' and 'instruction'; its "
+        "last state is judged, and the whole by stretches; - is standard input",
     )
     parser.add_argument("--for", dest="policy", choices=sorted(_POLICIES), default="vmx", help="who is to run it (vmx)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -48,18 +39,21 @@ def main(args: argparse.Namespace) -> int:
         return 2
     policy = _POLICIES[args.policy]
     failures = [(failure, culprit(steps, failure, policy)) for failure in failing(steps[-1].state, policy)]
+    whole = summary(steps, policy) if len(steps) > 1 else None
     if args.json:
-        print(
-            json.dumps(
-                {"for": args.policy, "enterable": not failures, "failing": [_row(*f) for f in failures]}, indent=2
-            )
-        )
-    elif not failures:
-        print(f"{args.policy}: enterable")
+        report: dict[str, Any] = {"for": args.policy, "enterable": not failures}
+        report["failing"] = [_row(*f) for f in failures]
+        print(json.dumps(report | ({"trace": whole.json()} if whole else {}), indent=2))
+        return 1 if failures else 0
+    last = " (the last state)" if whole else ""
+    if not failures:
+        print(f"{args.policy}: enterable{last}")
     else:
-        print(f"{args.policy}: {len(failures)} rule{'s' * (len(failures) > 1)} broken")
+        print(f"{args.policy}: {len(failures)} rule{'s' * (len(failures) > 1)} broken{last}")
         for failure, by in failures:
             print(f"  {failure}" + (f"\n      since: {by}" if by else ""))
+    if whole:
+        print("\n".join(whole.text(args.policy)))
     return 1 if failures else 0
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -334,7 +334,11 @@ class Boot:
 
     def _ask(self, question: Io) -> Answer:
         self._stats.questions[question.kind] += question.count
-        return self.pc.answer(question)
+        answer = self.pc.answer(question)
+        # A run's time is the engine's: one that mostly asks would go on for ever without a look at screen and keys.
+        if not answer.stop and time.monotonic() >= self._next_look:
+            return replace(answer, stop=True)
+        return answer
 
     def _where(self) -> str:
         s = self.pc.state

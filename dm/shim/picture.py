@@ -35,7 +35,7 @@ def lines(vga: Vga) -> int:
     height = (crtc[9] & 0x1F) + 1
     if crtc[9] & 0x80:
         end //= 2
-    return end if not crtc[0x17] & _MAP13 else end // height
+    return end if not crtc[0x17] & _MAP13 else max(1, end // height)
 
 
 def size(vga: Vga) -> tuple[int, int]:

@@ -92,3 +92,52 @@ def test_a_trace_names_the_instruction_that_broke_the_rule(tmp_path: Path, capsy
 def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str) -> None:
     assert explain(tmp_path, content) == 2
     assert message in capsys.readouterr().err
+
+
+def trace(*limits: int) -> str:
+    """Return a trace in real mode whose states have these limits of DS."""
+    lines = []
+    for number, limit in enumerate(limits):
+        state = REAL | {"ds": {"limit": hex(limit)}}
+        lines.append(json.dumps({"instruction": f"insn {number}" if number else "", "state": state}))
+    return "\n".join(lines)
+
+
+BIG, USUAL = 0xFFFFFFFF, 0xFFFF
+
+
+def test_a_trace_is_judged_by_stretches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = trace(USUAL, BIG, BIG, USUAL, BIG, USUAL)
+    assert explain(tmp_path, text) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "vmx: enterable (the last state)",
+        "trace of 6 states: vmx cannot enter 3 of them, in 2 stretches of about 1 (longest 2)",
+        "  DS_LIMIT_V86: 3 states in 2 stretches",
+        "  1 to 2 (2): DS_LIMIT_V86",
+        "      from insn 1 to insn 3",
+        "  4 to 4 (1): DS_LIMIT_V86",
+        "      from insn 4 to insn 5",
+    ]
+    assert explain(tmp_path, text, "--json") == 0
+    table = json.loads(capsys.readouterr().out)["trace"]
+    assert (table["states"], table["not_enterable"]) == (6, 3)
+    assert table["rules"] == {"DS_LIMIT_V86": {"stretches": 2, "states": 3}}
+    assert table["stretches"][1] == {
+        "first": 4, "last": 4, "began": "insn 4", "ended": "insn 5", "rules": ["DS_LIMIT_V86"],
+    }  # fmt: skip
+
+
+def test_stretches_at_both_ends_of_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(tmp_path, trace(BIG, USUAL, BIG)) == 1
+    out = capsys.readouterr().out
+    assert "from the start to insn 1" in out
+    assert "from insn 2 to the end" in out
+    assert explain(tmp_path, trace(USUAL, USUAL)) == 0
+    assert "vmx can enter each of them" in capsys.readouterr().out
+
+
+def test_many_stretches_are_not_all_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(tmp_path, trace(*[USUAL, BIG] * 30)) == 1
+    out = capsys.readouterr().out
+    assert "in 30 stretches of about 1" in out
+    assert "the other 10 are shorter; --json lists all" in out

@@ -354,6 +354,30 @@ def test_firmware_calls_are_answered_and_counted(boot):
     assert outcome.firmware[0x14] == 1
 
 
+def test_a_guest_that_mostly_asks_is_stopped_to_look_at_the_screen(boot):
+    stops = []
+
+    def program(guest):
+        while True:
+            while not guest.question(IoKind.PORT_IN, 0x61).stop:
+                pass
+            stops.append(len(guest.windows))
+            yield done(DoneReason.STOPPED)
+
+    outcome, *_ = boot(program, timeout=1)
+    assert outcome.detail == "time is over after 1 s", "as soon as a run ends"
+    assert len(stops) > 1
+
+
+def test_an_unsupported_instruction_is_named_with_its_bytes(boot):
+    def program(guest):
+        guest.maps[-1].regions[0].memory[0x7C00:0x7C03] = bytes.fromhex("df2c24")
+        yield done(DoneReason.UNSUPPORTED, detail="X87")
+
+    outcome, *_ = boot(program, timeout=60)
+    assert outcome.detail.endswith("(linear 0x7c00): X87 (df 2c  x87 df/5,[si])")
+
+
 def test_posted_writes_reach_the_display(boot):
     def program(guest):
         guest.state.ax = 0x0012
