@@ -3,14 +3,12 @@
 set -eu
 unset PYTHONPATH PYTHONSAFEPATH # QEMU's build scripts import what lies beside them
 
-version=1:10.0.13+ds-0+deb13u1
-suite=trixie
-meson=1.5.0
+default=10.0.13
 packages='build-essential ninja-build pkg-config python3-venv libglib2.0-dev libpixman-1-dev zlib1g-dev libfdt-dev
     libzmq3-dev libmsgpack-dev seabios qemu-system-data util-linux'
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-client=$here/../protocol/x86_dm.h
+client=$here/../protocol # x86_dm.h, and x86-dm.pc by which meson finds it
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/x86-dm
 
 say() { printf 'build.sh: %s\n' "$*" >&2; }
@@ -22,22 +20,46 @@ die() {
 
 usage() {
     cat <<END
-usage: qemu-patches/build.sh [--path | --source | --missing]
+usage: qemu-patches/build.sh [--qemu VERSION] [--path | --source | --each | --missing]
 
-Builds QEMU $version with the x86-dm series and prints the binary's path.
+Builds QEMU with the x86-dm series and prints the binary's path.
 Binary and sources are kept in $cache.
 
-  --path     only print where the binary is or would be
-  --missing  only print the Debian packages that are missing for building and running it
-  --source   only unpack the sources, apply the series and print the tree's path
+  --qemu VERSION  which QEMU: 10.0.13 (Debian trixie's, the default) or 10.2.2 (Debian sid's)
+  --path          only print where the binary is or would be
+  --missing       only print the Debian packages that are missing for building and running it
+  --source        only unpack the sources, apply the series and print the tree's path
+  --each          build after each patch, and name the patches that have been built
 END
 }
 
-# Names the build: version, series, devices, the client copied in, and how it is built.
+# Sets where a QEMU comes from, and what it is built with.
+choose() {
+    case $1 in
+    10.0.13) version=1:10.0.13+ds-0+deb13u1 suite=trixie meson=1.5.0 ;;
+    10.2.2) version=1:10.2.2+ds-1 suite=sid meson=1.9.0 ;;
+    *)
+        status=2
+        die "there is no series for QEMU $1; there is one for 10.0.13 and 10.2.2"
+        ;;
+    esac
+    own=$here/$1 # patches that are other ones for this version
+}
+
+# Prints the series for this version, in order.
+series() {
+    for patch in "$here"/[0-9]*.patch; do
+        number=$(basename "$patch" | cut -c1-4)
+        other=$(ls "$own/$number"-*.patch 2>/dev/null) || other=$patch
+        echo "$other"
+    done
+}
+
+# Names the build: version, series, devices, the client, and how it is built.
 key() {
     {
         echo "$version"
-        cat "$here"/*.patch "$here/dm.mak" "$here/build.sh" "$client"
+        series | xargs cat "$here/dm.mak" "$here/build.sh" "$client/x86_dm.h" "$client/x86-dm.pc"
     } | sha256sum | cut -c1-16
 }
 
@@ -91,42 +113,69 @@ download() {
     mv "$1.part" "$1"
 }
 
-# Unpacks the source package in $1 to $2 and applies the series.
+# Unpacks the source package in $1 to $2.
 unpack() {
     rm -rf "$2"
     dpkg-source --no-check --no-copy -x "$1"/*.dsc "$2" >/dev/null
-    for patch in "$here"/*.patch; do
-        patch -d "$2" -p1 --batch --no-backup-if-mismatch <"$patch" >/dev/null ||
-            die "$(basename "$patch") does not apply to qemu $version"
-    done
     cp "$here/dm.mak" "$2/configs/devices/x86_64-softmmu/dm.mak"
-    cp "$client" "$2/target/i386/x86-dm/x86_dm.h"
 }
 
-# Builds tree $1 in $2.
-build() {
-    mkdir -p "$2"
-    (
-        cd "$2"
-        python3 -m venv venv
-        venv/bin/pip --quiet install "meson==$meson"
-        "$1/configure" --python="$PWD/venv/bin/python3" --target-list=x86_64-softmmu --without-default-features \
-            --without-default-devices --with-devices-x86_64=dm --enable-system --enable-tcg --enable-kvm \
-            --enable-pixman --enable-x86-dm --disable-install-blobs --disable-werror --disable-debug-info
-        nice ninja qemu-system-x86_64
-    ) >"$2/log" 2>&1 || {
-        tail -n 30 "$2/log" >&2
-        die "the build failed; all of its output is in $2/log"
+# Applies patch $2 to tree $1.
+apply() {
+    patch -d "$1" -p1 --batch --no-backup-if-mismatch <"$2" >/dev/null ||
+        die "$(basename "$2") does not apply to qemu $version"
+}
+
+apply_all() {
+    series | while read -r patch; do apply "$1" "$patch"; done
+}
+
+# Runs a step of a build with its output in log $1.
+logged() {
+    log=$1
+    shift
+    "$@" >>"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        die "the build failed; all of its output is in $log"
     }
 }
 
-what=${1:-build}
-case $what in
---help | -h) usage; exit 0 ;;
---missing) missing_packages; exit 0 ;;
---path | --source | build) ;;
-*) usage >&2; status=2; die "unknown option $what" ;;
-esac
+# Configures tree $1 for building it in the current directory.
+configure() {
+    python3 -m venv venv
+    venv/bin/pip --quiet install "meson==$meson"
+    "$1/configure" --python="$PWD/venv/bin/python3" --target-list=x86_64-softmmu --without-default-features \
+        --without-default-devices --with-devices-x86_64=dm --enable-system --enable-tcg --enable-kvm \
+        --enable-pixman --disable-install-blobs --disable-werror --disable-debug-info
+}
+
+# Builds in the current directory, with the client as soon as the tree has an option for it.
+build() {
+    grep -q x86_dm "$1/meson_options.txt" &&
+        pyvenv/bin/meson configure -Dx86_dm=enabled "-Dpkg_config_path=$client"
+    nice ninja qemu-system-x86_64
+}
+
+what=build
+choose "$default"
+while [ $# -gt 0 ]; do
+    case $1 in
+    --help | -h) usage; exit 0 ;;
+    --qemu)
+        status=2
+        [ $# -gt 1 ] || die "--qemu needs a version"
+        choose "$2"
+        shift
+        ;;
+    --missing | --path | --source | --each) what=$1 ;;
+    *) usage >&2; status=2; die "unknown option $1" ;;
+    esac
+    shift
+done
+if [ "$what" = --missing ]; then
+    missing_packages
+    exit 0
+fi
 
 place=$cache/qemu-$(key)
 binary=$place/qemu-system-x86_64
@@ -142,16 +191,30 @@ flock 9
 download "$cache/qemu-source-${version#*:}"
 if [ "$what" = --source ]; then
     unpack "$cache/qemu-source-${version#*:}" "$place.tree"
+    apply_all "$place.tree"
     echo "$place.tree"
     exit 0
 fi
-if [ ! -x "$binary" ]; then
+if [ "$what" = --each ] || [ ! -x "$binary" ]; then
     say "building qemu $version in $place (a few minutes)"
-    mkdir -p "$place"
+    rm -rf "$place/tree" "$place/build"
+    mkdir -p "$place/build"
     unpack "$cache/qemu-source-${version#*:}" "$place/tree"
-    build "$place/tree" "$place/build"
+    [ "$what" = --each ] || apply_all "$place/tree"
+    cd "$place/build"
+    logged "$place/log" configure "$place/tree"
+    if [ "$what" = --each ]; then
+        series | while read -r patch; do
+            apply "$place/tree" "$patch"
+            logged "$place/log" build "$place/tree"
+            basename "$patch"
+        done
+    else
+        logged "$place/log" build "$place/tree"
+    fi
+    cd "$here"
     strip -o "$binary.part" "$place/build/qemu-system-x86_64"
     mv "$binary.part" "$binary"
     rm -rf "$place/tree" "$place/build"
 fi
-echo "$binary"
+[ "$what" = --each ] || echo "$binary"

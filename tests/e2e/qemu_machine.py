@@ -187,7 +187,9 @@ class Qemu:
         return str(self.command("human-monitor-command", **{"command-line": line}))
 
     def info(self) -> dict[str, Any]:
-        value: dict[str, Any] = self.command("query-x86-dm")
+        """Return what query-x86-dm says of the machine's one object."""
+        value: dict[str, Any]
+        (value,) = self.command("query-x86-dm")
         return value
 
     def total(self, counter: str) -> int:
