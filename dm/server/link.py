@@ -134,10 +134,12 @@ def receive(line: socket.socket) -> Datagram | None:
         LineError: it is none.
     """
     try:
-        data, fds, _, _ = socket.recv_fds(line, MAX_DATAGRAM, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(line, MAX_DATAGRAM, 1)
     except ConnectionError:
         return None
     try:
+        for fd in fds:
+            os.set_inheritable(fd, False)
         if not data:
             return None
         operation, tag, body = _unpack(data)

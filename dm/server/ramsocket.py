@@ -84,11 +84,13 @@ class RamSocket:
 
     def _read(self, peer: socket.socket) -> None:
         try:
-            data, fds, flags, _ = socket.recv_fds(peer, schema.MAX_CONTROL, 4, socket.MSG_CMSG_CLOEXEC)
+            data, fds, flags, _ = socket.recv_fds(peer, schema.MAX_CONTROL, 4)
         except BlockingIOError:
             return
         except OSError:
             data, fds, flags = b"", [], 0
+        for fd in fds:
+            os.set_inheritable(fd, False)
         if not data:
             for fd in fds:
                 os.close(fd)

@@ -427,7 +427,8 @@ class Supervisor:
         if self.paused and (failed := await self._pause(session, True)):
             await self._end(session, "abort", f"it cannot be held: {failed}")
             raise ProtocolError(ErrorClass.INTERNAL, "guest code is stopped here, and the session cannot be held")
-        _log.info("%s: opened, version %d, engine %s, worker %d", session, version, session.engine, session.process.pid)
+        engine = log.printable(session.engine)
+        _log.info("%s: opened, version %d, engine %s, worker %d", session, version, engine, session.process.pid)
         self.listener.opened(session)
         return session
 

@@ -5,14 +5,15 @@ import resource
 import socket
 
 import pytest
-from harness import Daemon, Peer, eventually, flat, session
+from harness import Daemon, Peer, eventually, flat, free_port, session
 from test_daemon import Qmp
 
+from dm.keys import Curve, load_keys, load_public, make_keys
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass
 from dm.server.descriptors import LEAST, shares
 from dm.shim.client import Shim
-from dm.shim.errors import SessionLost
+from dm.shim.errors import SessionLost, ShimError
 
 
 def limited(soft, hard):
@@ -111,3 +112,27 @@ def test_ram_peers_beyond_what_the_limit_allows(tmp_path):
                 one.connect(shim.welcome.ram_socket)
             assert one.recv(100) == b""  # the last one was refused
         eventually(lambda: "RAM socket: refused: there are 12 connections" in daemon.log.read_text())
+
+
+def test_a_tcp_endpoint_outlives_a_flood_too(tmp_path):
+    (tmp_path / "clients").mkdir()
+    for name in ("daemon", "clients/one"):
+        make_keys(tmp_path / name)
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    words = ["--curve-secret-key", str(tmp_path / "daemon.key_secret"), "--curve-clients", str(tmp_path / "clients")]
+    curve = Curve(load_keys(tmp_path / "clients" / "one.key_secret"), load_public(tmp_path / "daemon.key"))
+    with Daemon(tmp_path, *words, "--listen", endpoint, prepare=limited(256, 256)) as daemon:
+        with Shim.connect(endpoint, curve=curve) as shim, contextlib.ExitStack() as stack:
+            for _ in range(400):
+                one = stack.enter_context(socket.socket())
+                one.settimeout(30)
+                one.connect(("127.0.0.1", int(endpoint.rpartition(":")[2])))
+            assert shim.counters().vcpus == []
+
+            def gets_in():
+                with contextlib.suppress(ShimError), Shim.connect(endpoint, curve=curve, timeout=60):
+                    return True
+                return False
+
+            eventually(gets_in)
+        assert daemon.stop() == 0
