@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "boot": ("dm.shim.command", "boot a disk image on the daemon alone, with a small built-in PC"),
     "keygen": ("dm.keys", "make CURVE keys for daemons and clients on tcp"),
     "qmp": ("dm.qmp.command", "send a QMP command to a daemon"),
-    "vectors": ("dm.vectors.command", "hold an engine against recorded hardware tests"),
+    "vectors": ("dm.vectors.command", "check an engine against recorded hardware tests"),
     "isa": ("dm.isa.command", "print the opcode map, disassemble, report coverage"),
     "explain": ("dm.machine.command", "say why a hypervisor could or could not enter a state"),
     "bench": ("dm.bench.command", "measure the engines"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,8 +67,15 @@ def no_compiler(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(copy_source(tmp_path_factory.mktemp("source")), "sdist", tmp_path_factory.mktemp("sdist"))
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of everything that is kept, without what tools leave behind."""
+    unkept = shutil.ignore_patterns("__pycache__", ".*cache*", ".git", ".hypothesis", "*.so", "*.egg-info", "build")
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", symlinks=True, ignore=unkept))
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tree, "sdist", tmp_path_factory.mktemp("sdist"))
 
 
 def test_the_sdist_holds_the_protocol_as_files(sdist: Path) -> None:
@@ -76,6 +84,21 @@ def test_the_sdist_holds_the_protocol_as_files(sdist: Path) -> None:
     assert members["dm/protocol/schema.py"].isfile()
     assert not any(m.issym() or m.islnk() for m in members.values())
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "dm/py.typed"} <= members.keys()
+
+
+def test_the_sdist_is_the_whole_tree(tree: Path, sdist: Path, tmp_path: Path) -> None:
+    """Whoever has it can do what the README says: ./run finds what it copies, the tests what they read."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    kept = [path.relative_to(tree) for path in tree.rglob("*") if path.is_file() and "egg-info" not in str(path)]
+    assert Path("protocol/schema.py") in kept
+    missing = {str(path) for path in kept if not (unpacked / path).is_file()}
+    assert missing <= {".gitignore"}
+    (copies,) = re.findall(r'cp -RP (.*) "\$work/src"', (unpacked / "run").read_text())
+    assert all((unpacked / name).exists() for name in copies.split())
+    assert os.access(unpacked / "run", os.X_OK)
+    assert os.access(unpacked / "qemu-patches/build.sh", os.X_OK)
 
 
 def test_without_a_compiler_the_python_engine_is_installed_and_says_so(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 from typing import Any
@@ -35,10 +36,12 @@ def main(args: argparse.Namespace) -> int:
         return _fail(f"{error.error_class}: {error}", 1)
     except ConnectError as error:
         return _fail(f"{args.address}: {error}; is a daemon running with --qmp {args.address}?", 1)
-    except QMPError as error:
-        return _fail(f"{args.address}: {error}", 1)
-    except TimeoutError:
+    except TimeoutError:  # which is an OSError, too
         return _fail(f"{args.address}: no answer within {args.timeout:g} s", 1)
+    except EOFError:
+        return _fail(f"{args.address}: the connection was closed before the answer", 1)
+    except (QMPError, OSError) as error:
+        return _fail(f"{args.address}: {error}", 1)
     print(json.dumps(answer, indent=2))
     return 0
 
@@ -60,7 +63,8 @@ async def _execute(target: str | tuple[str, int], command: str, arguments: dict[
     try:
         return await client.execute(command, arguments or None)
     finally:
-        await client.disconnect()
+        with contextlib.suppress(EOFError, OSError, QMPError):  # after quit nobody is there to take leave of
+            await client.disconnect()
 
 
 def _fail(text: str, status: int) -> int:

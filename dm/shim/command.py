@@ -322,6 +322,9 @@ def _start(
         shim = Shim.connect(stack.enter_context(OwnDaemon(args.engine)).endpoint, _name(path))
     stack.callback(shim.close)
     shared = args.ram == "shared" and "ram-fd" in shim.welcome.features  # over tcp it cannot be
+    if shim.welcome.engine.startswith("python") and args.engine != "python":
+        note = f": {shim.welcome.engine_note}" if shim.welcome.engine_note else ""
+        print(f"x86-dm boot: the Python engine runs this, some hundred times slower{note}", file=sys.stderr)
     vcpu = RemoteVcpu(shim, ram if shared else ram.view, _rows(args.cpu), patience, args.cpu.model)
     return _run(boot, vcpu, shim, args)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,30 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_bad_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_daemon_that_ends_at_once_is_no_error_if_it_has_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answers: bool
+) -> None:
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\n')
+            for _ in range(1 + answers):
+                asked = json.loads(peer.recv(4096))
+                answer = {"return": {}} | {name: value for name, value in asked.items() if name == "id"}
+                peer.sendall(json.dumps(answer).encode() + b"\n")
+            if not answers:
+                peer.recv(4096)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "qmp"))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        status = run(f"unix:{tmp_path / 'qmp'}", "quit")
+        thread.join()
+    said = capsys.readouterr()
+    assert (status, said.out) == ((0, "{}\n") if answers else (1, ""))
+    assert ("Traceback" in said.err, bool(said.err)) == (False, not answers)
