@@ -679,7 +679,7 @@ class Done(Message):
     reason: DoneReason = required(Choice(DoneReason), "why it ended")
     stop: Stop = optional(Choice(Stop), "what an answer or kick asked for, whatever has ended the run", Stop.NONE)
     address: int = optional(U64, "reasons firmware, hypervisor: guest-physical address; page-fault: linear", 0)
-    detail: str = optional(Text(512), "reasons unsupported, memory-lost: which, in words", "")
+    detail: str = optional(Text(512), "reasons unsupported, memory-lost: which, in words; hypervisor: instruction", "")
     state: Groups = required(STATE, "groups that differ from the state submitted")
     instructions: int = optional(U64, "instructions completed in this run", 0)
     steps: int = optional(U64, "instructions and REP iterations in this run", 0)

@@ -557,7 +557,7 @@ struct x86_dm_done {
     enum x86_dm_done_reason reason; /* why it ended */
     enum x86_dm_stop stop; /* what an answer or kick asked for, whatever has ended the run */
     uint64_t address; /* reasons firmware, hypervisor: guest-physical address; page-fault: linear */
-    const char *detail; /* reasons unsupported, memory-lost: which, in words */
+    const char *detail; /* reasons unsupported, memory-lost: which, in words; hypervisor: instruction */
     struct x86_dm_groups state; /* groups that differ from the state submitted */
     uint64_t instructions; /* instructions completed in this run */
     uint64_t steps; /* instructions and REP iterations in this run */

@@ -10,6 +10,7 @@ from typing import Any, Final
 from dm.engine import _native
 from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until, check_copied
 from dm.isa import features
+from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.rules import Policy
 from dm.machine.state import (
@@ -155,6 +156,7 @@ def _places() -> tuple[list[tuple[str, str, int]], list[tuple[str, str, slice]]]
 
 
 _SCALARS, _ARRAYS = _places()
+_M64: Final = (1 << 64) - 1
 _SEGMENTS: Final = FIELD["seg.base"].group
 _WIDE: Final = len(fields(Segment))
 _SEGMENT_PARTS: Final = [slice(at, at + _WIDE) for at in range(0, len(Seg) * _WIDE, _WIDE)]
@@ -174,10 +176,10 @@ class NativeEngine:
         for leaf, subleaf, values in rows:
             if any(not 0 <= v < 1 << 32 for v in (leaf, subleaf, *values)):
                 raise ValueError(f"CPUID leaf {leaf:#x}.{subleaf:#x}: all values are 32 bits wide")
-        model = features.MODELS[config.model]
+        model, vendor, mask = features.MODELS[config.model], features.vendor(table), features.feature_mask(table)
         cpu = _lib.dm_new(
-            features.feature_mask(table), features.vendor(table), model, _ffi.new("struct dm_cpuid[]", rows), len(rows),
-            config.copies,
+            _ffi.new("uint64_t[2]", (mask & _M64, mask >> 64)), vendor, model, lineage(model, vendor),
+            _ffi.new("struct dm_cpuid[]", rows), len(rows), config.copies,
         )  # fmt: skip
         if not cpu:
             raise MemoryError("no memory for a vCPU")
@@ -345,7 +347,7 @@ class NativeEngine:
             posted = tuple((e.gpa, int(e.value).to_bytes(8, "little")[: e.size]) for e in entries)
         address, size, count = out.address, out.size, out.count
         data = bytes(_ffi.buffer(out.data, size * count)) if reason in _WRITES else b""
-        detail = _ffi.string(_lib.dm_label(out.label)).decode() if reason is ExitReason.UNSUPPORTED else ""
+        detail = _ffi.string(_lib.dm_label(out.label)).decode() if out.label else ""
         pages = tuple(sorted(_ffi.unpack(out.pages, out.page_count))) if out.page_count else ()
         # In the order of its fields: names cost time here.
         return Exit(

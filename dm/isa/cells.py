@@ -39,8 +39,9 @@ DR6: Final = cell("dr6")
 DR7: Final = cell("dr7")
 
 # Constant while a vCPU lives; set by the engine from CpuConfig.
-#: Bit mask of dm.isa.features.FEATURES the guest's CPUID shows.
+#: What of dm.isa.features.TABLE the guest's CPUID shows: the first 64, and the rest.
 FEATURES: Final = Field("features", 64, architectural=False)
+MORE_FEATURES: Final = Field("more_features", 64, architectural=False)
 #: Whose part it is (dm.isa.features.VENDORS).
 VENDOR: Final = Field("vendor", 8, architectural=False)
 #: 2: 80286, 3: 80386, 6: P6 class.

@@ -19,6 +19,8 @@ CR8: Final = cell("cr8")
 
 #: CR0 bits that exist: PE MP EM TS ET NE WP AM NW CD PG.  The rest cannot be set; ET is always 1.
 CR0_BITS, ET = 0xE005003F, 0x10
+#: Those of the 80386: NE WP AM NW CD came with the 80486.
+CR0_BITS_386: Final = 0x8000001F
 
 #: CR4 bits by the CPUID feature that brings them.
 CR4_FEATURES: Final = {
@@ -41,6 +43,16 @@ CR4_FEATURES: Final = {
     mode.SMEP: "smep",
     mode.SMAP: "smap",
     mode.PKE: "pku",
+}
+
+#: CR4 bits that CPUID can announce and that are not executed here: shadow stacks, protection keys of the supervisor ...
+CR4_ELSEWHERE: Final = {
+    mode.LA57: ("la57",),
+    mode.KL: ("kl",),
+    mode.CET: ("cet_ss", "cet_ibt"),
+    mode.PKS: ("pks",),
+    mode.UINTR: ("uintr",),
+    mode.LAM: ("lam",),
 }
 
 #: DR6: bits that can be written, and those that are fixed at 1; DR7 likewise.
@@ -70,11 +82,13 @@ def segments_changed(m: Microcode) -> None:
 @procedure(value=32)
 def write_cr0(m: Microcode, value: Value) -> None:
     """Load CR0; segment caches and CPL stay (SDM vol. 2, MOV to control registers; vol. 3A, 9.9)."""
-    new = value & CR0_BITS | ET
+    new = value & m.select(m.get(MODEL) < 4, m.const(32, CR0_BITS_386), m.const(32, CR0_BITS)) | ET
     old = m.get(CR0).trunc(32)
     pg, pe = new.bit(mode.PG), new.bit(mode.PE)
     fault_if(m, pg & ~pe, p.GP, 0, "PG_WITHOUT_PE", new)
-    fault_if(m, new.bit(mode.NW) & ~new.bit(mode.CD), p.GP, 0, "NW_WITHOUT_CD", new)
+    fault_if(m, new.bit(mode.NW) & ~new.bit(mode.CD), p.GP, 0, "NW_WITHOUT_CD", new)  # of the 80486: else both are 0
+    off = ~pg & old.bit(mode.PG)
+    fault_if(m, off & mode.cr4_bit(m, mode.PCIDE), p.GP, 0, "PG_CLEARED_WITH_PCIDE", new)
     efer, pae = m.get(EFER), mode.cr4_bit(m, mode.PAE)
     long_ = efer.bit(mode.LME)
     changed = new ^ old
@@ -111,7 +125,13 @@ def write_cr4(m: Microcode, value: Value) -> None:
     allowed = m.get(CR4).trunc(32) | 1 << mode.PCE
     for bit, feature in CR4_FEATURES.items():
         allowed = allowed | (has(m, feature).zext(32) << bit)
-    fault_if(m, (value & ~allowed).nz(), p.GP, 0, "CR4_RESERVED", value, allowed)
+    elsewhere = m.const(32, 0)
+    for bit, brings in CR4_ELSEWHERE.items():
+        for feature in brings:
+            elsewhere = elsewhere | (has(m, feature).zext(32) << bit)
+    fault_if(m, (value & ~(allowed | elsewhere)).nz(), p.GP, 0, "CR4_RESERVED", value, allowed)
+    with m.If((value & ~allowed).nz()):
+        p.unsupported(m, "CR4_EXTENSION")
     lma = mode.long_mode(m)
     fault_if(m, lma & ~value.bit(mode.PAE), p.GP, 0, "CR4_PAE_IN_LONG_MODE", value)
     changed = value ^ m.get(CR4).trunc(32)
@@ -221,6 +241,13 @@ def move_to_dr(x: Insn, dst: Special, src: Operand) -> None:
     p.checkpoint(x.m)
 
 
+def test_register(x: Insn, register: Special) -> None:
+    """Describe MOV to and from TR6 and TR7 of the 80386, which look into its TLB (80386 manual, 10.6.2)."""
+    x.fault_if(register.number < 6, p.UD, 0, "NO_SUCH_TR", register.number.zext(32))
+    mode.require_cpl0(x.m)
+    p.unsupported(x.m, "TEST_REGISTER")
+
+
 @instruction()
 def SMSW(x: Insn, dst: Operand) -> None:
     """Store machine status word: 16 bits in memory, all of CR0 in a 32-bit register."""
@@ -259,6 +286,23 @@ def INVLPG(x: Insn, page: Memory) -> None:
     m = x.m
     mode.require_cpl0(m)
     m.call(p.TLB_FLUSH_PAGE, m.get(BASE, page.segment).trunc(32) + page.offset())
+    p.checkpoint(m)
+
+
+@instruction()
+def INVPCID(x: Insn, kind: Operand, descriptor: Memory) -> None:
+    """Drop translations by PCID (SDM vol. 2, INVPCID): all are dropped whatever it names."""
+    m = x.m
+    x.fault_if(mode.virtual_8086(m), p.GP, 0, "VIRTUAL_8086_MODE")
+    mode.require_cpl0(m)
+    which, pcid, linear = kind.read(), descriptor.load(64), descriptor.load(64, 8)
+    x.fault_if(which > 3, p.GP, 0, "INVPCID_TYPE", which)
+    x.fault_if((pcid >> 12) != 0, p.GP, 0, "INVPCID_RESERVED", which)
+    named = (which < 2) & (pcid != 0) & ~mode.cr4_bit(m, mode.PCIDE)
+    x.fault_if(named, p.GP, 0, "INVPCID_PCIDE", which, pcid.trunc(32))
+    top = linear.sar(47)
+    x.fault_if((which == 0) & (top != 0) & (top != 0xFFFFFFFFFFFFFFFF), p.GP, 0, "NOT_CANONICAL", which)
+    m.call(p.TLB_FLUSH, 1)
     p.checkpoint(m)
 
 
@@ -302,7 +346,7 @@ def STAC(x: Insn) -> None:
 
 def _extended_control(x: Insn, write: bool) -> None:
     m = x.m
-    fault_if(m, ~mode.cr4_bit(m, mode.OSXSAVE), p.UD, 0, "OSXSAVE_CLEAR")
+    mode.require_osxsave(m)
     if write:
         mode.require_cpl0(m)
     # XCR0 is not part of the state that travels.

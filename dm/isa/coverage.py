@@ -18,6 +18,7 @@ from dm.isa import primitives as p
 from dm.isa.decode import Decoded, lookup, variants
 from dm.isa.forms import PREFIXES, ROWS, Row
 from dm.isa.insn import DESCRIPTIONS, Variant, expand
+from dm.isa.lineage import Lineage
 from dm.machine.state import Seg, State
 from dm.microcode.ir import Block, End, If, Loop
 
@@ -119,7 +120,10 @@ def completes(row: Row, variant: Variant) -> bool:
 
     if row.mnemonic not in DESCRIPTIONS:
         return True
-    return any(name not in (p.FAULT.name, p.UNSUPPORTED.name) for name in ends(expand(row, variant, "form").root))
+    return any(
+        name not in (p.FAULT.name, p.UNSUPPORTED.name, p.HYPERVISOR.name)
+        for name in ends(expand(row, variant, "form").root)
+    )
 
 
 def load(path: Path = TABLE) -> set[Execution]:
@@ -186,7 +190,13 @@ def reachable(row: Row, variant: Variant) -> bool:
     if "undefined" not in row.attributes or not row.mod:
         return True
     operands = range(0xC0) if variant.memory else range(0xC0, 0x100)
-    return any(lookup(row.map, row.opcode, prefix, n) is row for prefix in PREFIXES for n in operands)
+    return any(
+        lookup(row.map, opcode, prefix, n, part) is row
+        for part in Lineage
+        for opcode in range(row.opcode, row.last + 1)
+        for prefix in PREFIXES
+        for n in operands
+    )
 
 
 def survey(table: Iterable[Execution]) -> Iterator[Form]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from dm.isa.forms import MAPS, PREFIXES, ROWS, VEX_MAPS, Row, select
 from dm.isa.insn import Variant
+from dm.isa.lineage import Lineage
 from dm.machine.state import Seg
 
 #: Longest instruction in bytes; a longer one is #GP(0) (SDM vol. 3A, 6.15, interrupt 13).
@@ -20,6 +21,8 @@ LONGEST: Final = 15
 SEGMENT_PREFIXES: Final = {0x26: Seg.ES, 0x2E: Seg.CS, 0x36: Seg.SS, 0x3E: Seg.DS, 0x64: Seg.FS, 0x65: Seg.GS}
 #: Prefixes that came with the 80386: FS, GS, operand size, address size.
 PREFIXES_386: Final = frozenset({0x64, 0x65, 0x66, 0x67})
+#: Opcode after 0F -> the map it leads to.
+ESCAPES: Final = {0x38: MAPS.index("0F38"), 0x3A: MAPS.index("0F3A")}
 #: "No register" for base and index; it reads as zero.
 NONE: Final = 8
 
@@ -39,12 +42,13 @@ class TooLong(Exception):
 class Decoded:
     """One decoded instruction; ``row`` None means #UD.  Fields are the operands microcode asks for by name.
 
-    ``imm2`` is a second immediate, or the register in VEX.vvvv.
+    ``opcode`` is the last opcode byte, ``imm2`` is a second immediate, or the register in VEX.vvvv.
     """
 
     row: Row | None
     variant: Variant
     length: int
+    opcode: int = 0
     seg: int = Seg.DS
     reg: int = 0
     rm: int = 0
@@ -57,22 +61,18 @@ class Decoded:
 
 
 @cache
-def _rows(opcode_map: int, opcode: int) -> list[Row]:
-    return [
-        row
-        for row in ROWS
-        if row.map == opcode_map and (row.opcode == opcode or (row.plus and row.opcode <= opcode < row.opcode + 8))
-    ]
+def _rows(opcode_map: int, opcode: int, lineage: Lineage) -> list[Row]:
+    return [row for row in ROWS if row.map == opcode_map and row.opcode <= opcode <= row.last and row.on(lineage)]
 
 
 @cache
-def has_modrm(opcode_map: int, opcode: int) -> bool:
+def has_modrm(opcode_map: int, opcode: int, lineage: Lineage = Lineage.INTEL) -> bool:
     """Return whether a ModRM byte follows the opcode."""
-    return any(row.mod for row in _rows(opcode_map, opcode))
+    return any(row.mod for row in _rows(opcode_map, opcode, lineage))
 
 
 @cache
-def lookup(opcode_map: int, opcode: int, prefix: str, modrm: int) -> Row | None:
+def lookup(opcode_map: int, opcode: int, prefix: str, modrm: int, lineage: Lineage = Lineage.INTEL) -> Row | None:
     """Return the row of the map for an opcode, or None.
 
     Args:
@@ -80,8 +80,9 @@ def lookup(opcode_map: int, opcode: int, prefix: str, modrm: int) -> Row | None:
         opcode: last opcode byte.
         prefix: NP, 66, F3 or F2, the mandatory-prefix class.
         modrm: the ModRM byte, any number without one.
+        lineage: whose map it is.
     """
-    candidates = _rows(opcode_map, opcode)
+    candidates = _rows(opcode_map, opcode, lineage)
     # 90+r is XCHG, but 90 alone is NOP.
     exact = [row for row in candidates if not row.plus]
     return select(exact, prefix, modrm) or select([row for row in candidates if row.plus], prefix, modrm)
@@ -112,7 +113,7 @@ def variants(row: Row) -> list[Variant]:
 
 
 def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
-    """Return the decoder's tables: for each (map, opcode) ``(first leaf, has ModRM, has prefixes)``, and the leaves.
+    """Return the decoder's tables: for each (lineage, map, opcode) ``(leaf, has ModRM, has prefixes)``, and leaves.
 
     A leaf is 1 + the index into ROWS, 0 for #UD.  With a ModRM byte an opcode has 256 leaves, else one; mandatory
     prefixes make it four times as many, in the order of dm.isa.forms.PREFIXES.  Equal stretches are shared.
@@ -121,30 +122,31 @@ def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
     tops: list[tuple[int, bool, bool]] = []
     leaves: list[int] = []
     known: dict[tuple[int, ...], int] = {}
-    for opcode_map in range(len(MAPS)):
-        for opcode in range(256):
-            modrm = has_modrm(opcode_map, opcode)
-            prefixed = any(row.prefix for row in _rows(opcode_map, opcode))
-            stretch: list[int] = []
-            for prefix in PREFIXES if prefixed else ("NP",):
-                for byte in range(256 if modrm else 1):
-                    row = lookup(opcode_map, opcode, prefix, byte)
-                    stretch.append(number[id(row)] if row else 0)
-            key = tuple(stretch)
-            if key not in known:
-                known[key] = len(leaves)
-                leaves += stretch
-            tops.append((known[key], modrm, prefixed))
+    for lineage in Lineage:
+        for opcode_map in range(len(MAPS)):
+            for opcode in range(256):
+                modrm = has_modrm(opcode_map, opcode, lineage)
+                prefixed = any(row.prefix for row in _rows(opcode_map, opcode, lineage))
+                stretch: list[int] = []
+                for prefix in PREFIXES if prefixed else ("NP",):
+                    for byte in range(256 if modrm else 1):
+                        row = lookup(opcode_map, opcode, prefix, byte, lineage)
+                        stretch.append(number[id(row)] if row else 0)
+                key = tuple(stretch)
+                if key not in known:
+                    known[key] = len(leaves)
+                    leaves += stretch
+                tops.append((known[key], modrm, prefixed))
     return tops, leaves
 
 
-def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
+def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decoded:
     """Decode the instruction at the start of ``code``.
 
     Args:
         code: bytes from CS:EIP on, as many as can be fetched, up to 15.
         code32: CS.D, the default operand and address size.
-        model: part modelled (:data:`dm.isa.features.MODELS`); what later parts brought, prefixes included, is #UD.
+        lineage: whose map it is; what later parts brought, prefixes included, is #UD.
 
     Raises:
         NeedMore: ``code`` ends inside the instruction and is shorter than 15 bytes.
@@ -167,7 +169,7 @@ def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
     override: int | None = None
     while True:
         byte = take(1)
-        if model < 3 and byte in PREFIXES_386:
+        if lineage == Lineage.I80286 and byte in PREFIXES_386:
             return Decoded(None, Variant(16, 16, False), position)
         if byte in SEGMENT_PREFIXES:
             override = SEGMENT_PREFIXES[byte]
@@ -186,28 +188,27 @@ def decode(code: bytes, code32: bool, model: int = 6) -> Decoded:
     opcode_map, opcode = 0, byte
     if byte == 0x0F:
         opcode_map, opcode = 1, take(1)
-        if opcode == 0x38:
-            opcode_map, opcode = 2, take(1)
+        if opcode in ESCAPES and lineage >= Lineage.INTEL:
+            opcode_map, opcode = ESCAPES[opcode], take(1)
     prefix = {0xF3: "F3", 0xF2: "F2"}.get(repeat, "66" if osize66 else "NP")
     vvvv = 0
     wrong = False
-    if byte == 0xC4 and model >= 6:
+    if byte == 0xC4 and lineage >= Lineage.INTEL:
         # Outside 64-bit mode R and X are the top bits of what would be a register operand of LES; B and W are ignored,
         # and so is vvvv[3] where vvvv names a register (SDM vol. 2, 2.3; measured).
-        first = take(1)
-        if first >= 0xC0 and first & 31 in VEX_MAPS:
-            second = take(1)
-            opcode_map, opcode = VEX_MAPS[first & 31], take(1)
+        first, behind = take(1), position
+        selected = VEX_MAPS.get(first & 31, 0) if first >= 0xC0 else 0
+        second, third = (take(1), take(1)) if selected else (0, 0)
+        if has_modrm(selected, third, lineage) and selected:
+            opcode_map, opcode = selected, third
             wrong = osize66 or repeat != 0 or lock or bool(second & 4)
             prefix, vvvv = PREFIXES[second & 3], ~second >> 3 & 15
-        else:
-            position -= 1
-    modrm = take(1) if has_modrm(opcode_map, opcode) else 0
-    row = lookup(opcode_map, opcode, prefix, modrm)
-    if row and row.since > model:
-        row = None
+        else:  # LES, or an instruction of AVX, whose prefix is all that is looked at
+            position = behind - 1
+    modrm = take(1) if has_modrm(opcode_map, opcode, lineage) else 0
+    row = lookup(opcode_map, opcode, prefix, modrm, lineage)
     memory = bool(row and row.mod and row.mod != "R" and modrm < 0xC0)
-    found = Decoded(row, Variant(osize, asize if memory or (row and row.addressed) else 16, memory), 0)
+    found = Decoded(row, Variant(osize, asize if memory or (row and row.addressed) else 16, memory), 0, opcode)
     if row is None:
         found.length = position
         return found

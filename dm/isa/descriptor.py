@@ -7,6 +7,7 @@ from typing import Final
 from dm.isa import mode
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, LIMIT, SELECTOR, UNUSABLE, cell
+from dm.isa.features import before_386
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value
 from dm.microcode.ir import procedure
@@ -160,13 +161,24 @@ def descriptor_address(m: Microcode, selector: Value) -> None:
     m.return_(linear_32(m, table + (selector & 0xFFF8).zext(64)))
 
 
+def of_part(m: Microcode, raw: Value) -> Value:
+    """Return a descriptor as the part modelled sees it.
+
+    The 80286 takes no notice of the last word, and system types with bit 3 (those of the 80386) are none to it.
+    """
+    lower = raw & 0x0000FFFFFFFFFFFF
+    newer = ~raw.bit(44) & raw.bit(43)
+    old = m.select(newer, lower & 0x0000F0FFFFFFFFFF, lower)
+    return m.select(before_386(m), old, raw)
+
+
 @procedure(result=64, selector=16, vector=8)
 def fetch_descriptor(m: Microcode, selector: Value, vector: Value) -> None:
     """Return the descriptor a selector names; outside its table: ``vector``(selector)."""
     mode.fault_if(
         m, ~m.call(in_table, selector, 8), vector, error_code(selector), "DESCRIPTOR_TABLE_LIMIT", selector.zext(32)
     )
-    m.return_(m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector)))
+    m.return_(of_part(m, m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector))))
 
 
 @procedure(result=64, selector=16, raw=64)

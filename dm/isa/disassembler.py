@@ -74,9 +74,10 @@ def text(d: Decoded, eip: int = 0) -> str:
     name = row.names[variant.osize == 32].lower()
     prefix = f"{'lock ' if variant.lock else ''}{variant.rep + ' ' if variant.rep else ''}"
     writer = _Operands(d, row, eip)
-    if row.operands == ("E",):
+    if row.operands[:1] == ("E",) or row.mnemonic in ("MMX", "SSE", "SSEMMX", "AVX"):
         # Not described one by one: the opcode byte and the register field stand for the mnemonic.
-        return f"{prefix}{name} {row.opcode:02x}/{d.reg},{writer.memory(0) if variant.memory else d.rm}"
+        words = [f"{d.opcode:02x}/{d.reg}", writer.memory(0) if variant.memory else str(d.rm)]
+        return f"{prefix}{name} {','.join([*words, *(writer.operand(form) for form in row.immediates)])}"
     # The accumulator of MUL and DIV is not written, nor the register number that fences ignore.
     implied = row.mnemonic in ("MUL", "IMUL", "DIV", "IDIV") and row.operands[0] in FIXED
     operands = [writer.operand(form) for form in row.operands[implied:] if form != "R"]
@@ -126,9 +127,9 @@ class _Operands:
                 return f"{d.imm2:#x}:{d.imm:#x}"
             case "S":
                 return SEGMENTS[d.reg]
-            case "C" | "D":
+            case "C" | "D" | "T":
                 # LOCK is how AMD's parts name CR8 outside 64-bit mode.
-                return f"{'cr' if form[0] == 'C' else 'dr'}{d.reg + 8 * d.variant.lock}"
+                return f"{form[0].lower()}r{d.reg + 8 * d.variant.lock}"
             case "X":
                 return self.string(width, d.seg, _SI)
             case "Y":

@@ -50,6 +50,7 @@ from dm.isa.descriptor import (
     fetch_descriptor,
     is_null,
     linear_32,
+    of_part,
     one_of,
     rpl,
 )
@@ -80,6 +81,9 @@ B0_3, ENABLED, BD, BS, BT = 0xF, 1 << 12, 1 << 13, 1 << 14, 1 << 15
 NMI_VECTOR: Final = 2
 #: DR7.GD.
 GD: Final = 1 << 13
+#: IA32_DEBUGCTL: record branches, and let TF trap behind branches only.
+DEBUGCTL: Final = cell("debugctl")
+LBR, BTF = 1, 2
 
 
 def _member(m: Microcode, mask: int, vector: Value) -> Value:
@@ -263,8 +267,7 @@ def interrupt_protected(
     idt_error = at | 2
     limit = m.get(IDTR_LIMIT).zext(32)
     fault_if(m, at + 7 > limit, p.GP, idt_error, "IDT_LIMIT", number, limit)
-    raw = m.call(p.LOAD_SYSTEM[64], m.get(IDTR_BASE).trunc(32) + at)
-    gate = Descriptor(raw)
+    gate = Descriptor(of_part(m, m.call(p.LOAD_SYSTEM[64], m.get(IDTR_BASE).trunc(32) + at)))
     known = one_of(gate.type, TASK_GATE, INT16, TRAP16, INT32, TRAP32) & ~gate.is_segment
     fault_if(m, ~known, p.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
     fault_if(m, soft & (gate.dpl < m.get(CPL)), p.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
@@ -356,6 +359,9 @@ def deliver(m: Microcode) -> None:
             m.call(interrupt_protected, vector, soft, m.get(INJECT_HAS_ERROR), m.get(INJECT_ERROR), return_eip)
     with m.If(kind == EventType.NMI):
         m.set(NMI_BLOCKED, 1)
+    with m.If(exception & (vector == p.DB)):
+        # A handler is neither stepped nor recorded by branches (SDM vol. 3B, 17.4.1 and 17.4.3; APM vol. 2, 13.1.1).
+        m.set(DEBUGCTL, m.get(DEBUGCTL) & (0xFFFFFFFFFFFFFFFF ^ (LBR | BTF)))
     _inject(m, EventType.NONE, 0, 0, 0)
     m.set(INJECT_PAYLOAD, 0)
     m.set(ACTIVITY, int(Activity.RUNNING))
@@ -395,17 +401,30 @@ def boundary(m: Microcode, window: Value) -> None:
     """Decide what happens between two instructions (SDM vol. 3A, table 6-2).
 
     ``window`` asks for a stop when an external interrupt could be taken.  Returns RUN_ON 0, EVENT 1 (now in
-    ``INJECT_*``), HALTED 2, SHUTDOWN 3, WINDOW 4 or WAIT_FOR_SIPI 5; in 64-bit mode the run ends as unsupported.
+    ``INJECT_*``), HALTED 2, SHUTDOWN 3, WINDOW 4 or WAIT_FOR_SIPI 5; in 64-bit mode and with CR4.CET the run ends as
+    unsupported.
     """
     with m.If(mode.long_mode(m) & m.get(ATTRIBUTES, Seg.CS).bit(13)):
         p.unsupported(m, "CODE_64_BIT")
+    # Shadow stacks and branch tracking, whose MSRs are no part of the state, would change every near transfer.
+    with m.If(mode.cr4_bit(m, mode.CET) & mode.protected(m)):
+        p.unsupported(m, "CET")
     activity, shadow = m.get(ACTIVITY), m.get(SHADOW)
     with m.If(activity == Activity.WAIT_FOR_SIPI):
         m.return_(WAIT_FOR_SIPI)
-    with m.If(m.get(INJECT_TYPE) != EventType.NONE):
-        m.return_(EVENT)
+    kind = m.get(INJECT_TYPE)
     with m.If(activity == Activity.SHUTDOWN):
+        # Only NMI and machine checks leave it, besides what resets the part (SDM vol. 3A, 6.15, #DF; 3C, 27.3.1.5).
+        check = (kind == EventType.EXCEPTION) & (m.get(INJECT_VECTOR) == p.MC)
+        with m.If((kind == EventType.NMI) | check):
+            m.return_(EVENT)
+        with m.If((kind == EventType.NONE) & m.get(NMI_PENDING) & ~m.get(NMI_BLOCKED)):
+            m.set(NMI_PENDING, 0)
+            _inject(m, EventType.NMI, NMI_VECTOR, 0, 0)
+            m.return_(EVENT)
         m.return_(SHUTDOWN)
+    with m.If(kind != EventType.NONE):
+        m.return_(EVENT)
     # MOV SS and POP SS hold back debug exceptions and NMIs for one instruction.
     after_ss = (shadow & int(Shadow.MOV_SS)).nz()
     pending = m.get(PENDING_DEBUG)
@@ -624,4 +643,4 @@ def IRET(x: Insn) -> None:
                     m.call(iret_virtual)
         with m.Else():
             m.call(iret_protected, wide, p.next_eip(m))
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)

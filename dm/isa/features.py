@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa.cells import FEATURES, MODEL, VENDOR
+from dm.isa.cells import FEATURES, MODEL, MORE_FEATURES, VENDOR
 from dm.microcode import Microcode, Value
 
-#: Feature name -> (leaf, subleaf, register 0-3 for EAX EBX ECX EDX, bit).  Its position is its bit in cell FEATURES.
+#: Feature name -> (leaf, subleaf, register 0-3 for EAX EBX ECX EDX, bit).  Its position is its bit in cell FEATURES, or
+#: from 64 on in MORE_FEATURES.
 TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
     "fpu": (1, 0, 3, 0),
     "vme": (1, 0, 3, 1),
@@ -56,8 +57,62 @@ TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
     "fsgsbase": (7, 0, 1, 0),
     "pku": (7, 0, 2, 3),
     "pdpe1gb": (0x80000001, 0, 3, 26),
+    "sse3": (1, 0, 2, 0),
+    "pclmul": (1, 0, 2, 1),
+    "ssse3": (1, 0, 2, 9),
+    "sse4.1": (1, 0, 2, 19),
+    "aes": (1, 0, 2, 25),
+    "avx": (1, 0, 2, 28),
+    "hypervisor": (1, 0, 2, 31),
+    "sgx": (7, 0, 1, 2),
+    "invpcid": (7, 0, 1, 10),
+    "rtm": (7, 0, 1, 11),
+    "mpx": (7, 0, 1, 14),
+    "avx512f": (7, 0, 1, 16),
+    "clflushopt": (7, 0, 1, 23),
+    "clwb": (7, 0, 1, 24),
+    "sha": (7, 0, 1, 29),
+    "waitpkg": (7, 0, 2, 5),
+    "cet_ss": (7, 0, 2, 7),
+    "gfni": (7, 0, 2, 8),
+    "la57": (7, 0, 2, 16),
+    "rdpid": (7, 0, 2, 22),
+    "kl": (7, 0, 2, 23),
+    "movdiri": (7, 0, 2, 27),
+    "movdir64b": (7, 0, 2, 28),
+    "enqcmd": (7, 0, 2, 29),
+    "pks": (7, 0, 2, 31),
+    "uintr": (7, 0, 3, 5),
+    "serialize": (7, 0, 3, 14),
+    "tsxldtrk": (7, 0, 3, 16),
+    "pconfig": (7, 0, 3, 18),
+    "cet_ibt": (7, 0, 3, 20),
+    "raoint": (7, 1, 0, 3),
+    "fred": (7, 1, 0, 17),
+    "wrmsrns": (7, 1, 0, 19),
+    "hreset": (7, 1, 0, 22),
+    "lam": (7, 1, 0, 26),
+    "xsaveopt": (0xD, 1, 0, 0),
+    "xsavec": (0xD, 1, 0, 1),
+    "xsaves": (0xD, 1, 0, 3),
+    "ptwrite": (0x14, 0, 1, 4),
+    "svm": (0x80000001, 0, 2, 2),
+    "sse4a": (0x80000001, 0, 2, 6),
+    "xop": (0x80000001, 0, 2, 11),
+    "tce": (0x80000001, 0, 2, 17),
+    "monitorx": (0x80000001, 0, 2, 29),
+    "mmxext": (0x80000001, 0, 3, 22),
+    "ffxsr": (0x80000001, 0, 3, 25),
+    "3dnow": (0x80000001, 0, 3, 31),
+    "clzero": (0x80000008, 0, 1, 0),
+    "invlpgb": (0x80000008, 0, 1, 3),
+    "rdpru": (0x80000008, 0, 1, 4),
+    "mcommit": (0x80000008, 0, 1, 8),
+    "snp": (0x8000001F, 0, 0, 4),
 }
 _BIT: Final = {name: i for i, name in enumerate(TABLE)}
+#: Features that another one brings along: SSE has AMD's extensions to MMX (SDM vol. 1, 5.5.3).
+_BRINGS: Final = {"sse": "mmxext"}
 
 #: Values of cell VENDOR: Intel and all that are not known; AMD; AMD from family 1Ah (Zen 5) on.
 INTEL, AMD, AMD_1A = range(3)
@@ -70,7 +125,8 @@ MODELS: Final = {"80286": 2, "80386": 3, "p6": 6}
 
 def has(m: Microcode, name: str) -> Value:
     """Return whether the guest's CPUID shows the feature, 1 bit."""
-    return m.get(FEATURES).bit(_BIT[name])
+    number = _BIT[name]
+    return m.get(MORE_FEATURES).bit(number - 64) if number >= 64 else m.get(FEATURES).bit(number)
 
 
 def is_amd(m: Microcode) -> Value:
@@ -94,12 +150,15 @@ def before_386(m: Microcode) -> Value:
 
 
 def feature_mask(cpuid: dict[tuple[int, int], tuple[int, int, int, int]]) -> int:
-    """Return the FEATURES cell for a CPUID table of (leaf, subleaf) -> (EAX, EBX, ECX, EDX)."""
+    """Return the features that a CPUID table of (leaf, subleaf) -> (EAX, EBX, ECX, EDX) shows.
+
+    The lower 64 bits are cell FEATURES, those above cell MORE_FEATURES.
+    """
     mask = 0
     for name, (leaf, subleaf, register, bit) in TABLE.items():
         values = cpuid.get((leaf, subleaf))
         if values and values[register] >> bit & 1:
-            mask |= 1 << _BIT[name]
+            mask |= 1 << _BIT[name] | (1 << _BIT[_BRINGS[name]] if name in _BRINGS else 0)
     return mask
 
 

@@ -42,6 +42,31 @@ def JMP(x: Insn, where: Operand) -> None:
         x.m.end(p.JUMP_INDIRECT, _checked(x, where.read()))
 
 
+@instruction()
+def XBEGIN(x: Insn, where: Operand) -> None:
+    """Begin a transaction, which every part may abort at once: EAX = 0 (no reason given), and on at the fallback."""
+    target = _relative(x, where)
+    x.register(Gpr.AX, 32).write(x.m.const(32, 0))
+    x.m.end(p.JUMP, target)
+
+
+@instruction()
+def XABORT(x: Insn, _: Operand) -> None:
+    """Abort the transaction: nothing, since none is ever running."""
+
+
+@instruction()
+def XEND(x: Insn) -> None:
+    """End the transaction: #GP(0) outside one."""
+    x.fault(p.GP, 0, "NO_TRANSACTION")
+
+
+@instruction()
+def XTEST(x: Insn) -> None:
+    """ZF says that no transaction is running; the other arithmetic flags are cleared."""
+    flags.set_arithmetic(x.m, x.m.const(32, 1 << flags.ZF))
+
+
 @instruction(*(f"J{name}" for name in CONDITIONS))
 def J(x: Insn, where: Operand) -> None:
     """Jump where the condition holds."""

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dm.isa import opcodes
+from dm.isa.lineage import MODEL, Lineage
 
-#: Opcode maps: one byte, 0F, 0F 38, and those that a VEX prefix selects.
-MAPS: Final = ("", "0F", "0F38", "VEX0F38", "VEX0F3A")
+#: Opcode maps: one byte, 0F, 0F 38, 0F 3A, and those that a VEX prefix selects.
+MAPS: Final = ("", "0F", "0F38", "0F3A", "VEX0F38", "VEX0F3A")
 #: VEX.mmmmm -> the map it selects; others have no instruction outside AVX.
 VEX_MAPS: Final = {2: MAPS.index("VEX0F38"), 3: MAPS.index("VEX0F3A")}
 #: Mandatory prefixes in decode order.
 PREFIXES: Final = ("NP", "66", "F3", "F2")
+#: Prefix of a row -> those it is there with; NFx is the manual's "neither F2 nor F3".
+_TAKES: Final = {"": PREFIXES, "NFx": ("NP", "66"), **{prefix: (prefix,) for prefix in PREFIXES}}
 
 #: Register operands that need no bits in the instruction: name -> (class, number).
 FIXED: Final = {
@@ -33,13 +36,14 @@ class Row:
     """One row of the opcode map.
 
     ``reg``: required ModRM.reg, or -1; ``third``: required whole ModRM byte, or -1 (``0F 01 C8``).  ``mod``: ``"rm"``
-    any, ``"m"`` memory only, ``"r"`` register only, ``"R"`` register whatever mod says (MOV to and from CR, DR), ``""``
-    no ModRM byte.  ``plus``: register in the opcode.
+    any, ``"m"`` memory only, ``"r"`` register only, ``"R"`` register whatever mod says (MOV to and from CR, DR, TR),
+    ``""`` no ModRM byte.  ``last``: the last of the opcodes it stands for.  ``plus``: these name a register.
     ``names``: mnemonic for 16- and 32-bit operand size.
     """
 
     map: int
     opcode: int
+    last: int
     prefix: str
     reg: int
     third: int
@@ -49,6 +53,10 @@ class Row:
     operands: tuple[str, ...]
     attributes: frozenset[str]
     text: str
+
+    def __str__(self) -> str:
+        """Return its line in the map, without attributes."""
+        return self.text
 
     @property
     def mnemonic(self) -> str:
@@ -71,17 +79,24 @@ class Row:
         for attribute in self.attributes:
             if attribute.startswith("since:"):
                 return int(attribute[6:])
-        if self.map == 0:
-            return 2
         if self.map > 1 or (self.feature and "fallback" not in self.attributes):
             return 6
+        if self.map == 0:
+            return 2
         listed = (n for n, ranges in opcodes.SINCE.items() if any(a <= self.opcode <= b for a, b in ranges))
         return next(listed, 6)
+
+    def on(self, part: Lineage) -> bool:
+        """Whether the part has it."""
+        until = next((int(a[6:]) for a in self.attributes if a.startswith("until:")), 6)
+        others = {"intel": Lineage.AMD, "amd": Lineage.INTEL}
+        vendor = all(part is not other for name, other in others.items() if name in self.attributes)
+        return self.since <= MODEL[part] <= until and vendor
 
     @property
     def reg_class(self) -> str:
         """What ModRM.reg names: ``g8`` a byte register, ``g`` a word or dword one, ``plain`` anything else."""
-        form = next((o for o in self.operands if o[0] in "GSCD" and o not in FIXED), "")
+        form = next((o for o in self.operands if o[0] in "GSCDT" and o not in FIXED), "")
         return "g8" if form == "Gb" else "g" if form[:1] == "G" else "plain"
 
     @property
@@ -108,7 +123,8 @@ class Row:
 
 
 _ROW = re.compile(
-    r"(?P<vex>VEX )?(?:(?P<prefix>NP|66|F2|F3) )?(?P<bytes>(?:0F (?:3[8A] )?)?[0-9A-F]{2})(?P<plus>\+r)?"
+    r"(?P<vex>VEX )?(?:(?P<prefix>NP|NFx|66|F2|F3) )?(?P<bytes>(?:0F (?:3[8A] )?)?[0-9A-F]{2})"
+    r"(?:(?P<plus>\+r)|-(?P<last>[0-9A-F]{2}))?"
     r"(?P<third> [0-9A-F]{2})?(?: /(?P<reg>[r0-7]))? +"
     r"(?P<name>[A-Z][A-Z0-9/]*)(?: (?P<operands>[^ ;]+))? *(?:; *(?P<attributes>.*))?$"
 )
@@ -136,12 +152,14 @@ def parse(line: str) -> Row:
                 mod = "r"
         if third >= 0:
             mod = "r"
-        if any(o in ("Cd", "Dd") for o in operands):
+        if any(o in ("Cd", "Dd", "Td") for o in operands):
             mod = "R"
     names = match["name"].split("/")
+    opcode = int(codes[-1], 16)
     return Row(
         map=MAPS.index("VEX" * bool(match["vex"]) + "".join(codes[:-1])),
-        opcode=int(codes[-1], 16),
+        opcode=opcode,
+        last=int(match["last"], 16) if match["last"] else opcode + 7 * bool(match["plus"]),
         prefix=match["prefix"] or "",
         reg=int(match["reg"]) if match["reg"] and match["reg"] != "r" else -1,
         third=third,
@@ -154,29 +172,21 @@ def parse(line: str) -> Row:
     )
 
 
-_LISTED: Final = [
+#: The whole map.
+ROWS: Final[tuple[Row, ...]] = tuple(
     parse(line)
-    for table in (opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.VEX, opcodes.UNDEFINED)
+    for table in (
+        opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.VEX, opcodes.SIMD, opcodes.ANNOUNCED,
+        opcodes.UNDEFINED,
+    )
     for line in table.splitlines()
     if line.strip()
-]
-_TAKEN: Final = {row.opcode for row in _LISTED if row.map == 1}
-
-#: The whole map; MMX and SSE opcodes stand as ``SIMD`` rows.
-ROWS: Final[tuple[Row, ...]] = (
-    *_LISTED,
-    *(
-        parse(f"0F {code:02X} /r SIMD E")
-        for first, last in opcodes.SIMD
-        for code in range(first, last + 1)
-        if code not in _TAKEN
-    ),
-)
+)  # fmt: skip
 
 
 def matches(row: Row, prefix: str, modrm: int) -> bool:
     """Return whether the row is the one for this mandatory-prefix class and ModRM byte (ignored without one)."""
-    if row.prefix not in ("", prefix):
+    if prefix not in _TAKES[row.prefix]:
         return False
     if not row.mod:
         return True

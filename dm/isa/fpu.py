@@ -167,12 +167,17 @@ def _fnstsw_ax(x: Insn, number: Value) -> None:
         x.m.end(p.NEXT)
 
 
-@instruction()
-def EMMS(x: Insn) -> None:
-    """Mark all registers empty.  #UD with CR0.EM, as all MMX instructions."""
+def _mmx(x: Insn) -> None:
+    """#UD with CR0.EM, #NM with CR0.TS, then a pending x87 exception (SDM vol. 3A, 12.1)."""
     x.fault_if(p.cr0_bit(x.m, EM), p.UD, 0, "NO_MMX")
     _available(x)
     _no_pending_exception(x)
+
+
+@instruction()
+def EMMS(x: Insn) -> None:
+    """Mark all registers empty."""
+    _mmx(x)
     x.m.set(FXSAVE, 0, FTW)
 
 
@@ -240,10 +245,38 @@ def STMXCSR(x: Insn, dst: Operand) -> None:
 
 
 @instruction()
-def SIMD(x: Insn, _: Operand) -> None:
-    """MMX and SSE: #UD where no such instruction can run, #NM with CR0.TS, else unsupported."""
-    m = x.m
-    sse = features.has(m, "sse") & mode.cr4_bit(m, mode.OSFXSR)
-    x.fault_if(~(features.has(m, "mmx") | sse) | p.cr0_bit(m, EM), p.UD, 0, "NO_SIMD")
-    x.fault_if(p.cr0_bit(m, mode.TS), p.NM, 0, "NO_SIMD")
-    p.unsupported(m, "SIMD")
+def MMX(x: Insn, *_: Operand) -> None:
+    """MMX: #UD with CR0.EM, #NM with CR0.TS, a pending #MF, else unsupported."""
+    _mmx(x)
+    p.unsupported(x.m, "MMX")
+
+
+@instruction()
+def SSE(x: Insn, *_: Operand) -> None:
+    """SSE and its successors: #UD with CR0.EM or without CR4.OSFXSR, #NM with CR0.TS, else unsupported."""
+    _sse(x)
+    p.unsupported(x.m, "SSE")
+
+
+@instruction()
+def SSEMMX(x: Insn, operand: Operand) -> None:
+    """Conversions between MMX and XMM registers: as SSE, and a pending #MF but for CVTPI2PD from memory (measured)."""
+    _sse(x)
+    if not (x.row.opcode == 0x2A and x.row.prefix == "66" and isinstance(operand, Memory)):
+        _no_pending_exception(x)
+    p.unsupported(x.m, "SSE")
+
+
+@instruction()
+def AVX(x: Insn, *_: Operand) -> None:
+    """What has a VEX or EVEX prefix: #UD outside protected mode and without CR4.OSXSAVE, else unsupported."""
+    mode.require_protected(x.m)
+    mode.require_osxsave(x.m)
+    p.unsupported(x.m, "AVX")
+
+
+@instruction()
+def XOP(x: Insn, *_: Operand) -> None:
+    """AMD's XOP prefix.  The general-register instructions behind it need no OSXSAVE: that is not looked at here."""
+    mode.require_protected(x.m)
+    p.unsupported(x.m, "XOP")

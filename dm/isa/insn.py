@@ -264,8 +264,8 @@ class Insn:
                 return FarPointer(self, 48)
             case "S":
                 return Special(self, 16, m.argument("reg", 8), "seg")
-            case "C" | "D":
-                return Special(self, 32, m.argument("reg", 8), "cr" if kind == "C" else "dr")
+            case "C" | "D" | "T":
+                return Special(self, 32, m.argument("reg", 8), {"C": "cr", "D": "dr", "T": "tr"}[kind])
             case "X":
                 return Memory(self, width, self.source_segment, lambda: self.count_register(6).read().fit(32))
             case "Y":

@@ -1,10 +1,11 @@
-"""What fits nowhere else (SDM vol. 2, NOP PAUSE UD CPUID RDTSC RDPMC RDRAND RDSEED fences CLFLUSH MONITOR RSM)."""
+"""What fits nowhere else (SDM vol. 2, NOP PAUSE UD CPUID RDPID RDTSC RDPMC RDRAND fences CLFLUSH MONITOR RSM)."""
 
 from __future__ import annotations
 
 from dm.isa import flags, mode
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, cell
+from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.microcode import Value
 
@@ -26,14 +27,48 @@ def RSM(x: Insn) -> None:
     x.fault(p.UD, 0, "NOT_IN_SMM")
 
 
+#: Bits of CPUID(1).ECX, CPUID(7).ECX, CPUID(1).EDX (AMD: CPUID(80000001h).EDX too), IA32_APIC_BASE.
+_OSXSAVE, _OSPKE, _APIC, _APIC_ENABLED = 27, 4, 9, 11
+
+
 @instruction()
 def CPUID(x: Insn) -> None:
-    """Identify the part: EAX and ECX choose, EAX EBX ECX EDX answer."""
+    """Identify the part: EAX and ECX choose, EAX EBX ECX EDX answer (SDM vol. 2, CPUID).
+
+    OSXSAVE and OSPKE follow CR4, APIC the enable bit of IA32_APIC_BASE.  The sizes of leaf 0Dh depend on XCR0, which is
+    the hypervisor's once CR4.OSXSAVE is set.
+    """
     m = x.m
-    leaf, subleaf = x.register(0, 32).read(), x.register(1, 32).read()
-    answers = [m.call(p.CPUID_READ, leaf, subleaf, which) for which in range(4)]
-    for number, answer in zip((0, 3, 1, 2), answers, strict=True):
+    asked, subleaf = x.register(0, 32).read(), x.register(1, 32).read()
+    leaf = m.var(32, asked)
+    hypervisors = (asked >> 28) == 4
+    beyond = asked > m.call(p.CPUID_READ, asked & 0x80000000, 0, 0)
+    with m.If(~is_amd(m) & ~hypervisors & beyond):
+        # Beyond the last leaf Intel's parts show the last basic one.
+        leaf.v = m.call(p.CPUID_READ, m.const(32, 0), 0, 0)
+    with m.If((leaf.v == 0xD) & (subleaf < 2) & mode.cr4_bit(m, mode.OSXSAVE)):
+        p.unsupported(m, "CPUID_XSAVE_SIZE")
+    eax, ebx, ecx, edx = (m.call(p.CPUID_READ, leaf.v, subleaf, which) for which in range(4))
+    basic, extended = leaf.v == 1, (leaf.v == 0x80000001) & is_amd(m)
+    osxsave, ospke = mode.cr4_bit(m, mode.OSXSAVE), mode.cr4_bit(m, mode.PKE)
+    ecx = m.select(basic, ecx & ~m.const(32, 1 << _OSXSAVE) | osxsave.zext(32) << _OSXSAVE, ecx)
+    ecx = m.select((leaf.v == 7) & (subleaf == 0), ecx & ~m.const(32, 1 << _OSPKE) | ospke.zext(32) << _OSPKE, ecx)
+    apic = m.get(cell("apic_base")).bit(_APIC_ENABLED)
+    edx = m.select((basic | extended) & ~apic, edx & ~m.const(32, 1 << _APIC), edx)
+    for number, answer in zip((0, 3, 1, 2), (eax, ebx, ecx, edx), strict=True):
         x.register(number, 32).write(answer)
+
+
+@instruction()
+def RDPID(x: Insn, dst: Operand) -> None:
+    """Read TSC_AUX."""
+    dst.write(x.m.get(cell("tsc_aux")).trunc(32))
+
+
+@instruction()
+def SERIALIZE(x: Insn) -> None:
+    """Instructions are executed in order anyway; earlier stores become visible before later loads."""
+    x.m.call(p.FENCE)
 
 
 def _set_edx_eax(x: Insn, value: Value) -> None:
@@ -86,7 +121,7 @@ def MFENCE(x: Insn, _: Operand) -> None:
     x.m.call(p.FENCE)
 
 
-@instruction()
+@instruction("CLFLUSH", "CLFLUSHOPT", "CLWB")
 def CLFLUSH(x: Insn, line: Memory) -> None:
     """Caches are not modelled; the address is checked as that of a byte read."""
     x.m.call(p.PROBE_READ, line.segment, line.offset(), 1)

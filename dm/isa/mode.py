@@ -8,12 +8,13 @@ from dm.isa.cells import CPL, CR0, CR4, EFER
 from dm.microcode import Microcode, Value
 
 #: EFER bits (SDM vol. 4, MSR C0000080h).
-SCE, LME, LMA, NXE = 0, 8, 10, 11
+SCE, LME, LMA, NXE, SVME, FFXSR, TCE = 0, 8, 10, 11, 12, 14, 15
 #: CR0 bits.
 PE, TS, WP, NW, CD, PG = 0, 3, 16, 29, 30, 31
 #: CR4 bits.
 VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP = range(12)
-LA57, VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE = 12, 13, 14, 16, 17, 18, 20, 21, 22
+LA57, VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, KL, SMEP, SMAP, PKE = 12, 13, 14, 16, 17, 18, 19, 20, 21, 22
+CET, PKS, UINTR, LAM = 23, 24, 25, 28
 
 
 def pe(m: Microcode) -> Value:
@@ -58,6 +59,11 @@ def require_cpl0(m: Microcode) -> None:
 def require_protected(m: Microcode) -> None:
     """#UD in real-address and virtual-8086 mode."""
     fault_if(m, ~protected(m), p.UD, 0, "NOT_PROTECTED_MODE")
+
+
+def require_osxsave(m: Microcode) -> None:
+    """#UD unless CR4.OSXSAVE is set."""
+    fault_if(m, ~cr4_bit(m, OSXSAVE), p.UD, 0, "OSXSAVE_CLEAR")
 
 
 def forbid_umip(m: Microcode) -> None:

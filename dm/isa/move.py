@@ -17,6 +17,8 @@ def MOV(x: Insn, dst: Operand, src: Operand) -> None:
             segmentation.move_to_segment(x, dst.number, src)
         elif dst.kind == "cr":
             control.move_to_cr(x, dst, src)
+        elif dst.kind == "tr":
+            control.test_register(x, dst)
         else:
             control.move_to_dr(x, dst, src)
     elif isinstance(src, Special):
@@ -24,6 +26,8 @@ def MOV(x: Insn, dst: Operand, src: Operand) -> None:
             _store_segment(x, dst, src)
         elif src.kind == "cr":
             control.move_from_cr(x, dst, src)
+        elif src.kind == "tr":
+            control.test_register(x, src)
         else:
             control.move_from_dr(x, dst, src)
     else:
@@ -42,7 +46,7 @@ def _store_segment(x: Insn, dst: Operand, src: Special) -> None:
         dst.write(selector.zext(dst.width))
 
 
-@instruction()
+@instruction("MOVNTI", "MOVDIRI")
 def MOVNTI(x: Insn, dst: Operand, src: Operand) -> None:
     """Store around the caches, which are not modelled."""
     dst.write(src.read())

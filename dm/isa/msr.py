@@ -95,6 +95,9 @@ class Local:
     told: bool = False
 
 
+#: IA32_MTRRCAP, read-only: eight variable ranges, fixed ranges, write-combining (SDM vol. 3A, 12.11.1).
+MTRR_CAP, MTRR_CAP_VALUE = 0xFE, 8 | 1 << 8 | 1 << 10
+
 _SYSCALL: Final = "syscall"
 _FIXED: Final = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 
@@ -121,6 +124,13 @@ LOCAL: Final[tuple[Local, ...]] = (
 )
 
 
+#: EFER bits by the CPUID feature that brings them.
+EFER_FEATURES: Final = (
+    (mode.SCE, _SYSCALL), (mode.LME, "lm"), (mode.NXE, "nx"), (mode.SVME, "svm"), (mode.FFXSR, "ffxsr"),
+    (mode.TCE, "tce"),
+)  # fmt: skip
+
+
 def _require(m: Microcode, feature: str, number: Value) -> None:
     if feature:
         fault_if(m, ~has(m, feature), p.GP, 0, "NO_SUCH_MSR", number)
@@ -129,7 +139,7 @@ def _require(m: Microcode, feature: str, number: Value) -> None:
 def _efer_bits(m: Microcode) -> Value:
     """Return the EFER bits that may be set: by CPUID, and those the hypervisor has set already."""
     bits = m.get(EFER) | 1 << mode.LMA
-    for bit, feature in ((mode.SCE, _SYSCALL), (mode.LME, "lm"), (mode.NXE, "nx")):
+    for bit, feature in EFER_FEATURES:
         bits = bits | (has(m, feature).zext(64) << bit)
     return bits
 
@@ -163,6 +173,9 @@ def read_msr(m: Microcode, number: Value) -> None:
     with m.If(number == EFER_MSR):
         _require_efer(m, number)
         m.return_(m.get(EFER))
+    with m.If(number == MTRR_CAP):
+        _require(m, "mtrr", number)
+        m.return_(MTRR_CAP_VALUE)
     for row in LOCAL:
         with m.If(number == row.number):
             _require(m, row.feature, number)
@@ -181,6 +194,7 @@ def write_msr(m: Microcode, number: Value, value: Value) -> None:
         _require_efer(m, number)
         m.call(write_efer, value)
         m.return_()
+    fault_if(m, number == MTRR_CAP, p.GP, 0, "MSR_READ_ONLY", number)
     for row in LOCAL:
         with m.If(number == row.number):
             _require(m, row.feature, number)
@@ -209,7 +223,7 @@ def RDMSR(x: Insn) -> None:
     x.register(Gpr.DX, 32).write((value >> 32).trunc(32))
 
 
-@instruction()
+@instruction("WRMSR", "WRMSRNS")
 def WRMSR(x: Insn) -> None:
     """Write EDX:EAX to MSR ECX."""
     m = x.m

@@ -1,15 +1,16 @@
 """The opcode map, in the manual's notation (SDM vol. 2, 3.1.1 and appendix A).
 
-A row is ``[prefix] opcode [/r | /0-/7] MNEMONIC operands ; attributes``.  Prefix NP, 66, F2 or F3 is mandatory.
-``VEX`` goes before it where prefix and map stand in a VEX prefix, VEX.L being 0 and VEX.W ignored.
-``+r`` after the opcode: register in its low three bits.  ``A/B`` names the 16- and 32-bit form.  Operands:
+A row is ``[prefix] opcode [/r | /0-/7] MNEMONIC operands ; attributes``.  Prefix NP, 66, F2 or F3 is mandatory; NFx is
+NP or 66.  ``VEX`` goes before it where prefix and map stand in a VEX prefix, VEX.L being 0 and VEX.W ignored.
+``+r`` after the opcode: register in its low three bits; ``10-17``: all these opcodes.  ``A/B`` names the 16- and 32-bit
+form.  Operands:
 
 =========  ===========================================================================================
 E G        ModRM rm (register or memory), ModRM reg; b 8, w 16, d 32, v 16/32 by operand size
 M R        rm that must be memory (Mp far pointer, Ma two words, Ms six bytes, Mq eight) / a register
 I          immediate: Ib, Iw, Iz (16/32), Is (8 bits sign-extended to the operand size)
 J          relative target: Jb, Jz                    O     memory at an address in the instruction
-A          far pointer in the instruction             S C D segment, control, debug register in reg
+A          far pointer in the instruction             S C D T segment, control, debug, test register in reg
 Z          register in the opcode: Zb, Zv             X Y   string operands at DS:SI (override) and ES:DI
 B          general register in VEX.vvvv: Bd
 AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
@@ -18,7 +19,8 @@ AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 Attributes: ``lock`` LOCK is allowed with a memory destination (on MOV to and from CR0 AMD's parts take it for CR8);
 ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2 while not; ``cpuid:X`` needs that feature, else #UD;
 ``fallback`` without the feature it is another instruction, which its description says; ``undefined`` what no other row
-of the opcode takes; ``since:N`` the part that brought a row, where :data:`SINCE` does not say it for the whole opcode.
+of the opcode takes; ``since:N`` the part that brought a row, where :data:`SINCE` does not say it for the whole opcode,
+``until:N`` the last one that had it; ``intel``, ``amd`` only that vendor's parts have it.
 """
 
 from __future__ import annotations
@@ -200,6 +202,8 @@ FF /3      CALLF Mp
 FF /4      JMP Ev
 FF /5      JMPF Mp
 FF /6      PUSH Ev
+C6 F8      XABORT Ib ; cpuid:rtm
+C7 F8      XBEGIN Jz ; cpuid:rtm
 D8 /r      X87 E
 D9 /r      X87 E
 DA /r      X87 E
@@ -226,15 +230,24 @@ TWO_BYTE: Final = (
 0F 01 /4   SMSW Ev
 0F 01 /6   LMSW Ew
 0F 01 /7   INVLPG M ; since:4
+0F 01 C1   VMCALL ; since:6
+NP 0F 01 C6 WRMSRNS ; cpuid:wrmsrns
 0F 01 C8   MONITOR ; cpuid:monitor
 0F 01 C9   MWAIT ; cpuid:monitor
-0F 01 CA   CLAC ; cpuid:smap
-0F 01 CB   STAC ; cpuid:smap
-0F 01 D0   XGETBV ; cpuid:xsave
-0F 01 D1   XSETBV ; cpuid:xsave
+NP 0F 01 CA CLAC ; cpuid:smap
+NP 0F 01 CB STAC ; cpuid:smap
+NP 0F 01 D0 XGETBV ; cpuid:xsave
+NP 0F 01 D1 XSETBV ; cpuid:xsave
+NP 0F 01 D5 XEND ; cpuid:rtm
+NP 0F 01 D6 XTEST ; cpuid:rtm
+0F 01 D9   VMMCALL ; since:6
+NP 0F 01 E8 SERIALIZE ; cpuid:serialize
+NP 0F 01 EE RDPKRU ; cpuid:pku
+NP 0F 01 EF WRPKRU ; cpuid:pku
 0F 01 F9   RDTSCP ; cpuid:rdtscp
 0F 02 /r   LAR Gv,Ew
 0F 03 /r   LSL Gv,Ew
+0F 05      LOADALL ; since:2 until:2
 0F 05      SYSCALL
 0F 06      CLTS
 0F 07      SYSRET
@@ -244,8 +257,7 @@ TWO_BYTE: Final = (
 0F 0D /r   NOP Ev
 0F 18 /r   NOP Ev
 0F 19 /r   NOP Ev
-0F 1A /r   NOP Ev
-0F 1B /r   NOP Ev
+0F 1A-1B /r BND E ; cpuid:mpx fallback
 0F 1C /r   NOP Ev
 0F 1D /r   NOP Ev
 0F 1E /r   NOP Ev
@@ -254,6 +266,8 @@ TWO_BYTE: Final = (
 0F 21 /r   MOV Rd,Dd
 0F 22 /r   MOV Cd,Rd ; lock
 0F 23 /r   MOV Dd,Rd
+0F 24 /r   MOV Rd,Td ; since:3 until:3
+0F 26 /r   MOV Td,Rd ; since:3 until:3
 0F 30      WRMSR
 0F 31      RDTSC ; cpuid:tsc
 0F 32      RDMSR
@@ -265,7 +279,7 @@ TWO_BYTE: Final = (
     + "".join(f"0F {0x80 + i:02X}      J{cc} Jz\n" for i, cc in enumerate(_CONDITIONS))
     + "".join(f"0F {0x90 + i:02X} /r   SET{cc} Eb\n" for i, cc in enumerate(_CONDITIONS))
     + """
-0F 77      EMMS ; cpuid:mmx
+NP 0F 77   EMMS ; cpuid:mmx
 0F A0      PUSH FS
 0F A1      POP FS
 0F A2      CPUID
@@ -286,6 +300,8 @@ NP 0F AE /5 LFENCE R ; cpuid:sse2
 NP 0F AE /6 MFENCE R ; cpuid:sse2
 NP 0F AE /7 SFENCE R ; cpuid:sse
 NP 0F AE /7 CLFLUSH Mb ; cpuid:clflush
+66 0F AE /6 CLWB Mb ; cpuid:clwb
+66 0F AE /7 CLFLUSHOPT Mb ; cpuid:clflushopt
 0F AF /r   IMUL Gv,Ev
 0F B0 /r   CMPXCHG Eb,Gb ; lock
 0F B1 /r   CMPXCHG Ev,Gv ; lock
@@ -296,7 +312,8 @@ NP 0F AE /7 CLFLUSH Mb ; cpuid:clflush
 0F B6 /r   MOVZX Gv,Eb
 0F B7 /r   MOVZX Gv,Ew
 F3 0F B8 /r POPCNT Gv,Ev ; cpuid:popcnt
-0F B9      UD1
+0F B9 /r   UD1 Gv,Ev ; intel
+0F B9      UD1 ; amd
 0F BA /4   BT Ev,Ib
 0F BA /5   BTS Ev,Ib ; lock
 0F BA /6   BTR Ev,Ib ; lock
@@ -312,10 +329,12 @@ F3 0F BD /r LZCNT Gv,Ev ; cpuid:lzcnt fallback
 0F C1 /r   XADD Ev,Gv ; lock
 NP 0F C3 /r MOVNTI Md,Gd ; cpuid:sse2
 0F C7 /1   CMPXCHG8B Mq ; lock cpuid:cx8
-0F C7 /6   RDRAND Rv ; cpuid:rdrand
-0F C7 /7   RDSEED Rv ; cpuid:rdseed
+NFx 0F C7 /6 RDRAND Rv ; cpuid:rdrand
+NFx 0F C7 /7 RDSEED Rv ; cpuid:rdseed
+F3 0F C7 /7 RDPID Rd ; cpuid:rdpid
 0F C8+r    BSWAP Zv
-0F FF      UD0
+0F FF /r   UD0 Gv,Ev ; intel
+0F FF      UD0 ; amd
 """
 )
 
@@ -326,6 +345,8 @@ NP 0F 38 F1 /r MOVBE Mv,Gv ; cpuid:movbe
 66 0F 38 F1 /r MOVBE Mv,Gv ; cpuid:movbe
 F2 0F 38 F0 /r CRC32 Gd,Eb ; cpuid:sse4.2
 F2 0F 38 F1 /r CRC32 Gd,Ev ; cpuid:sse4.2
+66 0F 38 82 /r INVPCID Gd,M ; cpuid:invpcid
+NP 0F 38 F9 /r MOVDIRI Md,Gd ; cpuid:movdiri
 66 0F 38 F6 /r ADCX Gd,Ed ; cpuid:adx
 F3 0F 38 F6 /r ADOX Gd,Ed ; cpuid:adx
 """
@@ -346,17 +367,266 @@ VEX F3 0F 38 F7 /r SARX Gd,Ed,Bd ; cpuid:bmi2
 VEX F2 0F 3A F0 /r RORX Gd,Ed,Ib ; cpuid:bmi2
 """
 
-#: What is left of groups and of opcodes that take only memory or only registers: #UD, but all bytes are fetched first,
-#: so that running into CS.limit or an absent page goes before it (measured).
+#: MMX and SSE, which are carried but not executed: who may use them is described, the rest is the hypervisor's.
+#: MMX works on MMX registers alone, SSE on XMM registers, SSEMMX on both.
+SIMD: Final = """
+NP 0F 10-11 /r SSE E ; cpuid:sse
+66 0F 10-11 /r SSE E ; cpuid:sse2
+F3 0F 10-11 /r SSE E ; cpuid:sse
+F2 0F 10-11 /r SSE E ; cpuid:sse2
+NP 0F 12 /r SSE E ; cpuid:sse
+66 0F 12 /r SSE M ; cpuid:sse2
+F3 0F 12 /r SSE E ; cpuid:sse3
+F2 0F 12 /r SSE E ; cpuid:sse3
+NP 0F 13 /r SSE M ; cpuid:sse
+66 0F 13 /r SSE M ; cpuid:sse2
+NP 0F 14-15 /r SSE E ; cpuid:sse
+66 0F 14-15 /r SSE E ; cpuid:sse2
+NP 0F 16 /r SSE E ; cpuid:sse
+66 0F 16 /r SSE M ; cpuid:sse2
+F3 0F 16 /r SSE E ; cpuid:sse3
+NP 0F 17 /r SSE M ; cpuid:sse
+66 0F 17 /r SSE M ; cpuid:sse2
+NP 0F 28-29 /r SSE E ; cpuid:sse
+66 0F 28-29 /r SSE E ; cpuid:sse2
+NP 0F 2A /r SSEMMX E ; cpuid:sse
+66 0F 2A /r SSEMMX E ; cpuid:sse2
+F3 0F 2A /r SSE E ; cpuid:sse
+F2 0F 2A /r SSE E ; cpuid:sse2
+NP 0F 2B /r SSE M ; cpuid:sse
+66 0F 2B /r SSE M ; cpuid:sse2
+F3 0F 2B /r SSE M ; cpuid:sse4a
+F2 0F 2B /r SSE M ; cpuid:sse4a
+NP 0F 2C-2D /r SSEMMX E ; cpuid:sse
+66 0F 2C-2D /r SSEMMX E ; cpuid:sse2
+F3 0F 2C-2D /r SSE E ; cpuid:sse
+F2 0F 2C-2D /r SSE E ; cpuid:sse2
+NP 0F 2E-2F /r SSE E ; cpuid:sse
+66 0F 2E-2F /r SSE E ; cpuid:sse2
+NP 0F 50 /r SSE R ; cpuid:sse
+66 0F 50 /r SSE R ; cpuid:sse2
+NP 0F 51 /r SSE E ; cpuid:sse
+66 0F 51 /r SSE E ; cpuid:sse2
+F3 0F 51 /r SSE E ; cpuid:sse
+F2 0F 51 /r SSE E ; cpuid:sse2
+NP 0F 52-53 /r SSE E ; cpuid:sse
+F3 0F 52-53 /r SSE E ; cpuid:sse
+NP 0F 54-57 /r SSE E ; cpuid:sse
+66 0F 54-57 /r SSE E ; cpuid:sse2
+NP 0F 58-59 /r SSE E ; cpuid:sse
+66 0F 58-59 /r SSE E ; cpuid:sse2
+F3 0F 58-59 /r SSE E ; cpuid:sse
+F2 0F 58-59 /r SSE E ; cpuid:sse2
+NP 0F 5A-5B /r SSE E ; cpuid:sse2
+66 0F 5A-5B /r SSE E ; cpuid:sse2
+F3 0F 5A-5B /r SSE E ; cpuid:sse2
+F2 0F 5A /r SSE E ; cpuid:sse2
+NP 0F 5C-5F /r SSE E ; cpuid:sse
+66 0F 5C-5F /r SSE E ; cpuid:sse2
+F3 0F 5C-5F /r SSE E ; cpuid:sse
+F2 0F 5C-5F /r SSE E ; cpuid:sse2
+NP 0F 60-6B /r MMX E ; cpuid:mmx
+66 0F 60-6D /r SSE E ; cpuid:sse2
+NP 0F 6E-6F /r MMX E ; cpuid:mmx
+66 0F 6E-6F /r SSE E ; cpuid:sse2
+F3 0F 6F /r SSE E ; cpuid:sse2
+NP 0F 70 /r MMX E,Ib ; cpuid:mmxext
+66 0F 70 /r SSE E,Ib ; cpuid:sse2
+F3 0F 70 /r SSE E,Ib ; cpuid:sse2
+F2 0F 70 /r SSE E,Ib ; cpuid:sse2
+NP 0F 71-73 /2 MMX R,Ib ; cpuid:mmx
+NP 0F 71-72 /4 MMX R,Ib ; cpuid:mmx
+NP 0F 71-73 /6 MMX R,Ib ; cpuid:mmx
+66 0F 71-73 /2 SSE R,Ib ; cpuid:sse2
+66 0F 73 /3 SSE R,Ib ; cpuid:sse2
+66 0F 71-72 /4 SSE R,Ib ; cpuid:sse2
+66 0F 71-73 /6 SSE R,Ib ; cpuid:sse2
+66 0F 73 /7 SSE R,Ib ; cpuid:sse2
+NP 0F 74-76 /r MMX E ; cpuid:mmx
+66 0F 74-76 /r SSE E ; cpuid:sse2
+66 0F 78 /0 SSE R,Iw ; cpuid:sse4a
+F2 0F 78 /r SSE R,Iw ; cpuid:sse4a
+66 0F 79 /r SSE R ; cpuid:sse4a
+F2 0F 79 /r SSE R ; cpuid:sse4a
+66 0F 7C-7D /r SSE E ; cpuid:sse3
+F2 0F 7C-7D /r SSE E ; cpuid:sse3
+NP 0F 7E-7F /r MMX E ; cpuid:mmx
+66 0F 7E-7F /r SSE E ; cpuid:sse2
+F3 0F 7E-7F /r SSE E ; cpuid:sse2
+NP 0F C2 /r SSE E,Ib ; cpuid:sse
+66 0F C2 /r SSE E,Ib ; cpuid:sse2
+F3 0F C2 /r SSE E,Ib ; cpuid:sse
+F2 0F C2 /r SSE E,Ib ; cpuid:sse2
+NP 0F C4 /r MMX E,Ib ; cpuid:mmxext
+66 0F C4 /r SSE E,Ib ; cpuid:sse2
+NP 0F C5 /r MMX R,Ib ; cpuid:mmxext
+66 0F C5 /r SSE R,Ib ; cpuid:sse2
+NP 0F C6 /r SSE E,Ib ; cpuid:sse
+66 0F C6 /r SSE E,Ib ; cpuid:sse2
+66 0F D0 /r SSE E ; cpuid:sse3
+F2 0F D0 /r SSE E ; cpuid:sse3
+NP 0F D1-D3 /r MMX E ; cpuid:mmx
+NP 0F D4 /r MMX E ; cpuid:sse2
+NP 0F D5 /r MMX E ; cpuid:mmx
+66 0F D1-D6 /r SSE E ; cpuid:sse2
+F3 0F D6 /r SSEMMX R ; cpuid:sse2
+F2 0F D6 /r SSEMMX R ; cpuid:sse2
+NP 0F D7 /r MMX R ; cpuid:mmxext
+66 0F D7 /r SSE R ; cpuid:sse2
+NP 0F D8-D9 /r MMX E ; cpuid:mmx
+NP 0F DA /r MMX E ; cpuid:mmxext
+NP 0F DB-DD /r MMX E ; cpuid:mmx
+NP 0F DE /r MMX E ; cpuid:mmxext
+NP 0F DF /r MMX E ; cpuid:mmx
+NP 0F E0 /r MMX E ; cpuid:mmxext
+NP 0F E1-E2 /r MMX E ; cpuid:mmx
+NP 0F E3-E4 /r MMX E ; cpuid:mmxext
+NP 0F E5 /r MMX E ; cpuid:mmx
+66 0F D8-E6 /r SSE E ; cpuid:sse2
+F3 0F E6 /r SSE E ; cpuid:sse2
+F2 0F E6 /r SSE E ; cpuid:sse2
+NP 0F E7 /r MMX M ; cpuid:mmxext
+66 0F E7 /r SSE M ; cpuid:sse2
+NP 0F E8-E9 /r MMX E ; cpuid:mmx
+NP 0F EA /r MMX E ; cpuid:mmxext
+NP 0F EB-ED /r MMX E ; cpuid:mmx
+NP 0F EE /r MMX E ; cpuid:mmxext
+NP 0F EF /r MMX E ; cpuid:mmx
+66 0F E8-EF /r SSE E ; cpuid:sse2
+F2 0F F0 /r SSE M ; cpuid:sse3
+NP 0F F1-F3 /r MMX E ; cpuid:mmx
+NP 0F F4 /r MMX E ; cpuid:sse2
+NP 0F F5 /r MMX E ; cpuid:mmx
+NP 0F F6 /r MMX E ; cpuid:mmxext
+66 0F F1-F6 /r SSE E ; cpuid:sse2
+NP 0F F7 /r MMX R ; cpuid:mmxext
+66 0F F7 /r SSE R ; cpuid:sse2
+NP 0F F8-FA /r MMX E ; cpuid:mmx
+NP 0F FB /r MMX E ; cpuid:sse2
+NP 0F FC-FE /r MMX E ; cpuid:mmx
+66 0F F8-FE /r SSE E ; cpuid:sse2
+NP 0F 38 00-0B /r MMX E ; cpuid:ssse3
+66 0F 38 00-0B /r SSE E ; cpuid:ssse3
+66 0F 38 10 /r SSE E ; cpuid:sse4.1
+66 0F 38 14-15 /r SSE E ; cpuid:sse4.1
+66 0F 38 17 /r SSE E ; cpuid:sse4.1
+NP 0F 38 1C-1E /r MMX E ; cpuid:ssse3
+66 0F 38 1C-1E /r SSE E ; cpuid:ssse3
+66 0F 38 20-25 /r SSE E ; cpuid:sse4.1
+66 0F 38 28-29 /r SSE E ; cpuid:sse4.1
+66 0F 38 2A /r SSE M ; cpuid:sse4.1
+66 0F 38 2B /r SSE E ; cpuid:sse4.1
+66 0F 38 30-35 /r SSE E ; cpuid:sse4.1
+66 0F 38 37 /r SSE E ; cpuid:sse4.2
+66 0F 38 38-41 /r SSE E ; cpuid:sse4.1
+NP 0F 38 C8-CD /r SSE E ; cpuid:sha
+66 0F 38 CF /r SSE E ; cpuid:gfni
+66 0F 38 DB-DF /r SSE E ; cpuid:aes
+66 0F 3A 08-0E /r SSE E,Ib ; cpuid:sse4.1
+NP 0F 3A 0F /r MMX E,Ib ; cpuid:ssse3
+66 0F 3A 0F /r SSE E,Ib ; cpuid:ssse3
+66 0F 3A 14-17 /r SSE E,Ib ; cpuid:sse4.1
+66 0F 3A 20-22 /r SSE E,Ib ; cpuid:sse4.1
+66 0F 3A 40-42 /r SSE E,Ib ; cpuid:sse4.1
+66 0F 3A 44 /r SSE E,Ib ; cpuid:pclmul
+66 0F 3A 60-63 /r SSE E,Ib ; cpuid:sse4.2
+NP 0F 3A CC /r SSE E,Ib ; cpuid:sha
+66 0F 3A CE-CF /r SSE E,Ib ; cpuid:gfni
+66 0F 3A DF /r SSE E,Ib ; cpuid:aes
+0F 0E      MMX ; cpuid:3dnow amd
+0F 0F /r   MMX E,Ib ; cpuid:3dnow amd
+"""
+
+#: What else CPUID can announce and is not executed here (dm.isa.announced).  Of AVX and what has an EVEX or XOP prefix
+#: only that prefix is looked at.
+ANNOUNCED: Final = """
+NP C4-C5 /r AVX R ; cpuid:avx
+NP 62 /r   AVX R ; cpuid:avx512f
+8F /1      XOP R ; cpuid:xop
+8F /5      XOP R ; cpuid:xop
+0F 01 C0   ENCLV ; cpuid:sgx
+0F 01 C2   VMLAUNCH ; cpuid:vmx
+0F 01 C3   VMRESUME ; cpuid:vmx
+0F 01 C4   VMXOFF ; cpuid:vmx
+NP 0F 01 C5 PCONFIG ; cpuid:pconfig
+NP 0F 01 CF ENCLS ; cpuid:sgx
+NP 0F 01 D4 VMFUNC ; cpuid:vmx
+NP 0F 01 D7 ENCLU ; cpuid:sgx
+0F 01 D8   VMRUN ; cpuid:svm
+0F 01 DA   VMLOAD ; cpuid:svm
+0F 01 DB   VMSAVE ; cpuid:svm
+0F 01 DC   STGI ; cpuid:svm
+0F 01 DD   CLGI ; cpuid:svm
+0F 01 DE   SKINIT ; cpuid:svm
+0F 01 DF   INVLPGA ; cpuid:svm
+F3 0F 01 /5 RSTORSSP M ; cpuid:cet_ss
+F3 0F 01 E8 SETSSBSY ; cpuid:cet_ss
+F2 0F 01 E8 XSUSLDTRK ; cpuid:tsxldtrk
+F2 0F 01 E9 XRESLDTRK ; cpuid:tsxldtrk
+F3 0F 01 EA SAVEPREVSSP ; cpuid:cet_ss
+NP 0F 01 FA MONITORX ; cpuid:monitorx
+F3 0F 01 FA MCOMMIT ; cpuid:mcommit
+NP 0F 01 FB MWAITX ; cpuid:monitorx
+NFx 0F 01 FC CLZERO ; cpuid:clzero
+NP 0F 01 FD RDPRU ; cpuid:rdpru
+NP 0F 01 FE INVLPGB ; cpuid:invlpgb
+NP 0F 01 FF TLBSYNC ; cpuid:invlpgb
+F2 0F 01 FF PVALIDATE ; cpuid:snp
+F3 0F 1E /1 RDSSPD Rd ; cpuid:cet_ss fallback
+NP 0F 37   GETSEC ; cpuid:smx
+NP 0F 78 /r VMREAD Ed,Gd ; cpuid:vmx
+NP 0F 79 /r VMWRITE Gd,Ed ; cpuid:vmx
+NP 0F AE /4 XSAVE M ; cpuid:xsave
+NP 0F AE /5 XRSTOR M ; cpuid:xsave
+NP 0F AE /6 XSAVEOPT M ; cpuid:xsaveopt
+F3 0F AE /4 PTWRITE Ed ; cpuid:ptwrite
+F3 0F AE /5 INCSSPD Rd ; cpuid:cet_ss
+F3 0F AE /6 CLRSSBSY M ; cpuid:cet_ss
+66 0F AE /6 TPAUSE Rd ; cpuid:waitpkg
+F3 0F AE /6 UMONITOR Rd ; cpuid:waitpkg
+F2 0F AE /6 UMWAIT Rd ; cpuid:waitpkg
+NP 0F C7 /3 XRSTORS M ; cpuid:xsaves
+NP 0F C7 /4 XSAVEC M ; cpuid:xsavec
+NP 0F C7 /5 XSAVES M ; cpuid:xsaves
+NP 0F C7 /6 VMPTRLD M ; cpuid:vmx
+66 0F C7 /6 VMCLEAR M ; cpuid:vmx
+F3 0F C7 /6 VMXON M ; cpuid:vmx
+NP 0F C7 /7 VMPTRST M ; cpuid:vmx
+66 0F 38 80 /r INVEPT Gd,M ; cpuid:vmx
+66 0F 38 81 /r INVVPID Gd,M ; cpuid:vmx
+F3 0F 38 D8 /r KEYLOCKER M ; cpuid:kl
+F3 0F 38 DC /r KEYLOCKER E ; cpuid:kl
+F3 0F 38 DD-DF /r KEYLOCKER M ; cpuid:kl
+F3 0F 38 FA-FB /r KEYLOCKER R ; cpuid:kl
+66 0F 38 F5 /r WRUSSD Md,Gd ; cpuid:cet_ss
+NP 0F 38 F6 /r WRSSD Md,Gd ; cpuid:cet_ss
+66 0F 38 F8 /r MOVDIR64B Gv,M ; cpuid:movdir64b
+F2 0F 38 F8 /r ENQCMD Gv,M ; cpuid:enqcmd
+F3 0F 38 F8 /r ENQCMDS Gv,M ; cpuid:enqcmd
+NP 0F 38 FC /r AADD Md,Gd ; cpuid:raoint
+66 0F 38 FC /r AAND Md,Gd ; cpuid:raoint
+F3 0F 38 FC /r AXOR Md,Gd ; cpuid:raoint
+F2 0F 38 FC /r AOR Md,Gd ; cpuid:raoint
+F3 0F 3A F0 /r HRESET R,Ib ; cpuid:hreset
+"""
+
+#: What is left of groups and of opcodes that take only memory or only registers, and opcodes without any instruction:
+#: #UD, but all bytes are fetched first, so that running into CS.limit or an absent page goes before it (measured; of
+#: the two-byte opcodes without an instruction AMD's parts look no further than the opcode).
 UNDEFINED: Final = "".join(
-    f"{opcode} /r UD {operands} ; undefined\n"
-    for opcode, operands in (
-        *((opcode, "E") for opcode in ("62", "8D", "8F", "C4", "C5", "FE", "FF")),
-        ("C6", "Eb,Ib"),
-        ("C7", "Ev,Iz"),
-        ("0F BA", "Ev,Ib"),
-        *((f"0F {opcode}", "E") for opcode in ("00", "01", "AE", "B2", "B4", "B5", "B8", "C3", "C7")),
-        *((f"0F 38 {opcode}", "E") for opcode in ("F0", "F1", "F6")),
+    f"{opcode} /r UD {operands} ; undefined{vendor}\n"
+    for opcode, operands, vendor in (
+        *((opcode, "E", "") for opcode in ("62", "8D", "8F", "C4", "C5", "FE", "FF")),
+        ("C6", "Eb,Ib", ""),
+        ("C7", "Ev,Iz", ""),
+        ("0F BA", "Ev,Ib", ""),
+        *((f"0F {opcode}", "E", "") for opcode in ("00", "01", "AE", "B2", "B4", "B5", "B8", "C3", "C7")),
+        *((f"0F {opcode}", "E", "") for opcode in ("10-17", "28-2F", "50-6F", "74-76", "78-79", "7C-7F")),
+        *((f"0F {opcode}", "E,Ib", "") for opcode in ("70-73", "C4-C6")),
+        ("0F D0-FE", "E", ""),
+        *((f"0F {opcode}", "E", " intel") for opcode in ("39", "3B-3F", "7A-7B", "A6-A7")),
+        ("0F 38 00-FF", "E", ""),
+        ("0F 3A 00-FF", "E,Ib", ""),
     )
 )
 
@@ -370,6 +640,3 @@ SINCE: Final = {
     4: ((0x08, 0x09), (0xB0, 0xB1), (0xC0, 0xC1), (0xC8, 0xCF)),
     5: ((0x30, 0x32), (0xA2, 0xA2), (0xAA, 0xAA)),
 }  # fmt: skip
-
-#: Opcodes that belong to x87, MMX and SSE, which are not described one by one here: (first, last) after 0F.
-SIMD: Final = ((0x10, 0x17), (0x28, 0x2F), (0x50, 0x76), (0x78, 0x7F), (0xC2, 0xC2), (0xC4, 0xC6), (0xD0, 0xFE))

@@ -14,12 +14,15 @@ Cpuid = dict[tuple[int, int], tuple[int, int, int, int]]
 
 INTEL, AMD = "GenuineIntel", "AuthenticAMD"
 
-#: CPUID.1:EDX of the P6 class: what is modelled of it, without floating point beyond FXSR.
-P6_FEATURES: Final = 0x0183FBFF
+#: CPUID.1:EDX of the P6 class: what is modelled of it, without floating point beyond FXSR.  No bit stands here whose
+#: registers and devices need a hypervisor: MCE and MCA (7, 14) promise banks of MSRs, APIC (9) a device.
+P6_FEATURES: Final = 0x0183B97F
 #: What Linux requires of a 64-bit part beyond that (arch/x86/include/asm/required-features.h): SSE and SSE2 here, LM,
 #: NX and SYSCALL in leaf 80000001h, LAHF there too.
-_64_BIT_FEATURES: Final = 0x078BFBFF
+_64_BIT_FEATURES: Final = 0x078BB97F
 _64_BIT_EXTENDED: Final = (1, 0x20100800)
+#: CPUID.1:EBX, bits 8-15: what CLFLUSH, bit 19 of EDX, works on, in units of 8 bytes.
+_CLFLUSH_LINE: Final = 8 << 8
 #: AltMovCr8 of leaf 80000001h, ECX: LOCK MOV CR0 is MOV CR8 (AMD APM vol. 3, appendix E.4.2).
 _ALT_MOV_CR8: Final = 1 << 4
 
@@ -39,7 +42,8 @@ def table(vendor: str, version: int, features: int, extended: tuple[int, int] = 
         features: EDX of leaf 1.
         extended: ECX and EDX of leaf 80000001h.
     """
-    rows: Cpuid = {(0, 0): (1, *signature(vendor)), (1, 0): (version, 0, 0, features)}
+    line = _CLFLUSH_LINE if features >> 19 & 1 else 0
+    rows: Cpuid = {(0, 0): (1, *signature(vendor)), (1, 0): (version, line, 0, features)}
     if any(extended):
         rows[0x80000000, 0] = (0x80000001, 0, 0, 0)
         rows[0x80000001, 0] = (0, 0, *extended)

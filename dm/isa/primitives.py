@@ -99,12 +99,16 @@ JUMP: Final = Terminator("jump", (32,))
 JUMP_INDIRECT: Final = Terminator("jump_indirect", (32,))
 #: Go on at cell EIP after the run loop has looked at everything (mode, flags, shadows, events, `until`).
 CHECKPOINT: Final = Terminator("checkpoint")
+#: The same after a far transfer of control, which IA32_DEBUGCTL.BTF counts as a branch.
+TRANSFER: Final = Terminator("transfer")
 #: A REP iteration is done (or ``n`` at once): run the same instruction again, as a boundary of its own.
 REPEAT: Final = Terminator("repeat", (32,))
 #: Raise an exception: (vector, error code, three operands of the cause); the label is the cause.
 FAULT: Final = Terminator("fault", (8, 32, 32, 32, 32), aborts=True)
 #: Leave before this instruction: the part has it, this emulator does not.  The label says what.
 UNSUPPORTED: Final = Terminator("unsupported", (), aborts=True)
+#: Leave before this instruction, which is the hypervisor's to execute.  The label names it.
+HYPERVISOR: Final = Terminator("hypervisor", (), aborts=True)
 
 #: Exception vectors (SDM vol. 3A, table 6-1).
 DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = (
@@ -152,6 +156,13 @@ def unsupported(m: Microcode, what: str) -> None:
     if what not in CAUSES:
         CAUSES.append(what)
     m.end(UNSUPPORTED, labels=(what,))
+
+
+def hypervisor(m: Microcode, what: str) -> None:
+    """End this path with exit ``hypervisor``; ``what`` is the name of the instruction, upper-case."""
+    if what not in CAUSES:
+        CAUSES.append(what)
+    m.end(HYPERVISOR, labels=(what,))
 
 
 def cr0_bit(m: Microcode, bit: int) -> Value:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dm.isa import mode
 from dm.isa import primitives as p
-from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, SHADOW_NEXT, UNUSABLE
+from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, SHADOW, SHADOW_NEXT, UNUSABLE
 from dm.isa.descriptor import Descriptor, error_code, fetch_descriptor, is_null, load_cache, mark_accessed, rpl
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
@@ -116,7 +116,10 @@ def load_register(x: Insn, seg: Value | int, selector: Value, *, shadow: bool = 
     with m.Else():
         load_real(m, number, selector)
     if shadow:
-        with m.If(number == Seg.SS):
+        # Of a row of such loads only the first holds events back (SDM vol. 2, MOV and POP); AMD's parts do so for each
+        # (measured, both).
+        again = (m.get(SHADOW) & int(Shadow.MOV_SS)).nz() & ~is_amd(m)
+        with m.If((number == Seg.SS) & ~again):
             m.set(SHADOW_NEXT, int(Shadow.MOV_SS))
 
 

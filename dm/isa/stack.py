@@ -8,7 +8,7 @@ from __future__ import annotations
 from dm.isa import flags, mode, segmentation
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, GPR32, MODEL, STACK_MASK
-from dm.isa.features import is_amd
+from dm.isa.features import before_386, is_amd
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
@@ -230,6 +230,9 @@ def POPF(x: Insn) -> None:
         # AC came with the 486, ID with CPUID.
         changeable = m.select(m.get(MODEL) < 4, m.const(32, _WORD), m.const(32, _DOUBLEWORD))
     fixed = m.select(cpl != 0, m.const(32, 3 << flags.IOPL), m.const(32, 0))
+    # A 80286 keeps IOPL and NT clear in real-address mode.
+    clear = before_386(m) & ~mode.pe(m)
+    fixed = fixed | m.select(clear, m.const(32, 3 << flags.IOPL | 1 << flags.NT), m.const(32, 0))
     fixed = fixed | m.select(cpl > iopl, m.const(32, 1 << flags.IF), m.const(32, 0))
     _replace_flags(x, new, changeable & ~fixed)
 

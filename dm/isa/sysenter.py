@@ -63,10 +63,10 @@ def SYSENTER(x: Insn) -> None:
         m.call(p.SEGMENT_CHANGED, Seg.CS)
         m.set(GPR64, esp, Gpr.SP)
         m.set(EIP, ia32e.below_4_gib(m, eip))
-        m.end(p.CHECKPOINT)
+        m.end(p.TRANSFER)
     m.set(GPR32, esp.trunc(32), Gpr.SP)
     m.set(EIP, eip.trunc(32))
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)
 
 
 @instruction()
@@ -79,7 +79,7 @@ def SYSEXIT(x: Insn) -> None:
     _enter(m, 3, (cs + 16) | 3, (cs + 24) | 3)
     m.set(GPR32, esp, Gpr.SP)
     m.set(EIP, eip)
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)
 
 
 def _require_syscall(m: Microcode) -> None:
@@ -101,7 +101,7 @@ def SYSCALL(x: Insn) -> None:
     _clear(m, flags.VM, flags.IF, flags.RF)
     _enter(m, 0, cs, cs + 8)
     m.set(EIP, star.trunc(32))
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)
 
 
 @instruction()
@@ -118,4 +118,4 @@ def SYSRET(x: Insn) -> None:
     m.call(p.SEGMENT_CHANGED, Seg.SS)
     flags.set_flag(m, flags.IF, 1)
     m.set(EIP, m.get(GPR32, Gpr.CX))
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)

@@ -23,10 +23,12 @@ from dm.isa.descriptor import (
     in_table,
     is_null,
     load_cache,
+    of_part,
     one_of,
     rpl,
 )
 from dm.isa.events import IDTR_BASE, IDTR_LIMIT
+from dm.isa.features import before_386
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.mode import fault_if
 from dm.isa.segmentation import load_null
@@ -50,9 +52,10 @@ def _load_table(x: Insn, src: Memory, base: Field, limit: Field) -> None:
 def _store_table(x: Insn, dst: Memory, base: Field, limit: Field) -> None:
     m = x.m
     mode.forbid_umip(m)
-    # All 32 bits of the base, whatever the operand size (SDM vol. 2, SGDT).
+    # All 32 bits of the base, whatever the operand size (SDM vol. 2, SGDT); a 80286 has 24 and stores ones behind.
+    value = m.get(base).trunc(32)
     dst.store(m.get(limit))
-    dst.store(m.get(base).trunc(32), 2)
+    dst.store(m.select(before_386(m), value | 0xFF000000, value), 2)
 
 
 @instruction()
@@ -168,7 +171,7 @@ def visible_descriptor(m: Microcode, selector: Value) -> None:
         m.return_(0)
     with m.If(~m.call(in_table, selector, 8)):
         m.return_(0)
-    raw = m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector))
+    raw = of_part(m, m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector)))
     d = Descriptor(raw)
     low = (m.get(CPL) > d.dpl) | (rpl(selector) > d.dpl)
     m.return_(m.select(low & ~d.is_conforming, m.const(64, 0), raw))

@@ -332,7 +332,7 @@ def JMPF(x: Insn, target: Operand) -> None:
         m.call(jump_protected, selector, eip, p.next_eip(m))
     with m.Else():
         m.call(enter_real, selector, eip)
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)
 
 
 @instruction()
@@ -347,7 +347,7 @@ def CALLF(x: Insn, target: Operand) -> None:
         m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), wide)
         m.call(frames.push, p.next_eip(m), wide)
         m.call(enter_real, selector, eip)
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)
 
 
 @instruction()
@@ -360,4 +360,4 @@ def RETF(x: Insn, count: Operand | None = None) -> None:
         m.call(return_protected, extra, wide)
     with m.Else():
         m.call(return_real, extra, wide)
-    m.end(p.CHECKPOINT)
+    m.end(p.TRANSFER)

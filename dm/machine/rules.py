@@ -350,6 +350,11 @@ def _(m: Microcode) -> Value:
     return ~cr0.bit(31) | cr0.bit(0)
 
 
+@_rule("CR0_RESERVED", VMX_ALL, _SECTION_CONTROL, "cr0", "reserved bits zero (15:6, 17, 28:19)")
+def _(m: Microcode) -> Value:
+    return (m.get(_CR0) & 0x1FFAFFC0) == 0
+
+
 @_rule("CR0_FIXED", frozenset({Policy.VMX_RAW}), _SECTION_CONTROL, "cr0", "PE, NE and PG set")
 def _(m: Microcode) -> Value:
     return (m.get(_CR0) & 0x80000021) == 0x80000021
@@ -365,9 +370,24 @@ def _(m: Microcode) -> Value:
     return m.get(_CR4).bit(13)
 
 
-@_rule("CR4_RESERVED", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr4", "reserved bits zero (15, 19, 63:25)")
+@_rule("CR4_RESERVED", VMX_ALL, _SECTION_CONTROL, "cr4", "reserved bits zero (15, 26, 31:29, 63:33)")
 def _(m: Microcode) -> Value:
-    return (m.get(_CR4) & 0xFFFFFFFFFE088000) == 0
+    return (m.get(_CR4) & 0xFFFFFFFEE4008000) == 0
+
+
+@_rule("CR4_MBZ", SVM_ALL, _SECTION_SVM, "cr4", "reserved bits zero (13:15, 19, 63:24)")
+def _(m: Microcode) -> Value:
+    return (m.get(_CR4) & 0xFFFFFFFFFF08E000) == 0
+
+
+@_rule("CR4_PCIDE", VMX_ALL, _SECTION_CONTROL, "cr4", "PCIDE clear outside IA-32e mode")
+def _(m: Microcode) -> Value:
+    return ~m.get(_CR4).bit(17) | _View(m).lma
+
+
+@_rule("CR4_CET", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr0", "WP set when CR4.CET is set")
+def _(m: Microcode) -> Value:
+    return ~m.get(_CR4).bit(23) | m.get(_CR0).bit(16)
 
 
 @_rule("CR3_RESERVED", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr3", "bits 63:52 zero")
@@ -384,6 +404,33 @@ def _(m: Microcode) -> Value:
 def _(m: Microcode) -> Value:
     efer = m.get(_EFER)
     return ~m.get(_CR0).bit(31) | (efer.bit(10) == efer.bit(8))
+
+
+@_rule("EFER_RESERVED_VMX", VMX_ALL, _SECTION_CONTROL, "efer", "reserved bits zero (7:1, 9, 63:12)")
+def _(m: Microcode) -> Value:
+    return (m.get(_EFER) & 0xFFFFFFFFFFFFF2FE) == 0
+
+
+@_rule("DEBUGCTL_RESERVED", VMX_ALL, _SECTION_CONTROL, "debugctl", "reserved bits zero (5:3, 63:16)")
+def _(m: Microcode) -> Value:
+    return (m.get(cell("debugctl")) & 0xFFFFFFFFFFFF0038) == 0
+
+
+@_rule("SYSENTER_ESP_CANONICAL", VMX_ALL, _SECTION_CONTROL, "sysenter_esp", "canonical")
+def _(m: Microcode) -> Value:
+    return _canonical(m.get(cell("sysenter_esp")))
+
+
+@_rule("SYSENTER_EIP_CANONICAL", VMX_ALL, _SECTION_CONTROL, "sysenter_eip", "canonical")
+def _(m: Microcode) -> Value:
+    return _canonical(m.get(cell("sysenter_eip")))
+
+
+@_rule("PAT_TYPES", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "pat", "each byte 0, 1, 4, 5, 6 or 7 (SVM: APM 2 15.25.4)")
+def _(m: Microcode) -> Value:
+    # No bits above the third, and bit 2 set wherever bit 1 is.
+    pat = m.get(cell("pat"))
+    return ((pat & 0xF8F8F8F8F8F8F8F8) == 0) & ((pat & ~(pat >> 1) & 0x0202020202020202) == 0)
 
 
 @_rule("DR7_HIGH", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "dr7", "bits 63:32 zero")
@@ -417,6 +464,18 @@ def _(m: Microcode) -> Value:
     return m.get(cell("activity")) < 2
 
 
+@_rule("HLT_INJECT", VMX_ALL, _SECTION_NONREG, "inject_type", "while halted an interrupt, an NMI, #DB or #MC")
+def _(m: Microcode) -> Value:
+    kind, vector = m.get(cell("inject_type")), m.get(cell("inject_vector"))
+    wakes = (kind == 255) | (kind == 0) | (kind == 2) | ((kind == 3) & ((vector == 1) | (vector == 18)))
+    return (m.get(cell("activity")) != 1) | wakes
+
+
+@_rule("NMI_BLOCKED_INJECT", VMX_ALL, _SECTION_NONREG, "nmi_blocked", "0 when an NMI is injected (virtual NMIs)")
+def _(m: Microcode) -> Value:
+    return ~m.get(cell("nmi_blocked")) | (m.get(cell("inject_type")) != 2)
+
+
 @_rule("HLT_DPL", VMX_ALL, _SECTION_NONREG, "activity", "not halted when SS.DPL is not 0")
 def _(m: Microcode) -> Value:
     v = _View(m)
@@ -443,19 +502,24 @@ def _(m: Microcode) -> Value:
     VMX_ALL,
     _SECTION_NONREG,
     "shadow",
-    "none when an external interrupt or (MOV SS) an NMI is injected",
+    "none when an external interrupt or an NMI is injected (STI and NMI: some parts)",
 )
 def _(m: Microcode) -> Value:
-    shadow, kind = m.get(cell("shadow")), m.get(cell("inject_type"))
-    return ((kind != 0) | (shadow == 0)) & ((kind != 2) | ~shadow.bit(1))
+    kind = m.get(cell("inject_type"))
+    return ((kind != 0) & (kind != 2)) | (m.get(cell("shadow")) == 0)
 
 
 @_rule(
-    "PENDING_DEBUG_BS", VMX_ALL, _SECTION_NONREG, "pending_debug", "BS equal to TF while a shadow is in force or halted"
+    "PENDING_DEBUG_BS",
+    VMX_ALL,
+    _SECTION_NONREG,
+    "pending_debug",
+    "BS equal to TF without DEBUGCTL.BTF while a shadow is in force or halted",
 )
 def _(m: Microcode) -> Value:
     waiting = (m.get(cell("shadow")) != 0) | (m.get(cell("activity")) == 1)
-    return ~waiting | (m.get(cell("pending_debug")).bit(14) == m.get(FLAGS).bit(8)) | m.get(cell("debugctl")).bit(1)
+    steps = m.get(FLAGS).bit(8) & ~m.get(cell("debugctl")).bit(1)
+    return ~waiting | (m.get(cell("pending_debug")).bit(14) == steps)
 
 
 @_rule("PENDING_DEBUG_RESERVED", VMX_ALL, _SECTION_NONREG, "pending_debug", "bits other than 0-3, 12, 14 zero")

@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from guest import CODE, Machine, load_protected, pushed
+from guest import CODE, Machine, load_protected, make_engine, pushed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "isa"))
 
 from encode import encode
 
-from dm.engine.api import ExitReason
+from dm.engine.api import CpuConfig, CpuidEntry, ExitReason
 from dm.isa.decode import decode, variants
 from dm.isa.forms import ROWS
+from dm.isa.parts import PARTS
 
 GP, UD = 13, 6
 
@@ -85,3 +86,28 @@ def test_lock_runs_where_the_map_has_it(vm: Machine) -> None:
             assert (end.instructions, vm.state.eip) == (1, CODE + len(text)), row.text
             ran += 1
     assert ran > 150
+
+
+#: Opcodes that are no instruction, whole bytes of an operand with a displacement; and where the vendors part.
+WITH_MODRM = ["0f39", "0f3b", "0f3c", "0f3f", "0f7a", "0f7b", "0fa6", "0fa7", "0fb9", "0fff"]
+WITHOUT = ["0f04", "0f0a", "0f0b", "0f0c", "0f24", "0f26", "0f36"]
+ON_BOTH = ["0fb8", "0f380c", "0f38ff", "0f3a00", "0f3aff"]
+
+
+@pytest.mark.parametrize("cpu", ["intel", "amd"])
+@pytest.mark.parametrize("code", [*WITH_MODRM, *WITHOUT, *ON_BOTH])
+def test_undefined_opcodes_fetch_what_their_part_fetches(engine_name: str, cpu: str, code: str) -> None:
+    """#GP(0) of CS.limit before #UD where ModRM, SIB, displacement and immediate are fetched first (measured, both)."""
+    vm = Machine(make_engine(engine_name, CpuConfig(tuple(CpuidEntry(*k, *v) for k, v in PARTS[cpu].cpuid.items()))))
+    operands = code in ON_BOTH or (code in WITH_MODRM and cpu == "intel")
+    tails = ["", "84", "8400", "8400000000"[:-2], "840000000000"[: 12 if "3a" in code[:4] else 0]]
+    for tail in tails:
+        text = bytes.fromhex(code + tail)
+        whole = len(bytes.fromhex(code)) + (6 + code.startswith("0f3a") if operands else 0)
+        load_protected(vm, text)
+        state = vm.state
+        state.cs.limit = CODE + len(text) - 1
+        vm.engine.set_state(state)
+        vm.run(budget=1)
+        assert vm.engine.last_fault[0] == (UD if len(text) >= whole else GP), (code, tail)
+    vm.engine.close()

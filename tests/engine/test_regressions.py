@@ -42,7 +42,7 @@ def test_an_event_in_shutdown_whose_delivery_asks(vm):
 def test_an_event_in_shutdown_whose_delivery_faults(vm):
     """It has left shutdown: the fault is delivered instead, or ends in shutdown again."""
     state = real_mode(activity=int(Activity.SHUTDOWN), idtr_limit=0x3F)
-    state.inject_type, state.inject_vector = int(EventType.EXTERNAL), 0x30  # beyond the limit: #GP, vector 13
+    state.inject_type, state.inject_vector = int(EventType.EXCEPTION), 18  # beyond the limit: #GP, vector 13
     vm.load("f4", state)
     assert vm.run(budget=5).reason is ExitReason.HALT
     assert vm.fault() == 13

@@ -7,6 +7,7 @@ import random
 from dm.isa.decode import NeedMore, TooLong, decode, lookup
 from dm.isa.forms import MAPS, PREFIXES, VEX_MAPS, Row
 from dm.isa.insn import Variant
+from dm.isa.lineage import Lineage
 
 _MANDATORY = {"66": b"\x66", "F3": b"\xf3", "F2": b"\xf2"}
 _REPEAT = {"rep": b"\xf3", "repe": b"\xf3", "repne": b"\xf2", "": b""}
@@ -14,11 +15,19 @@ _REPEAT = {"rep": b"\xf3", "repe": b"\xf3", "repne": b"\xf2", "": b""}
 _SEGMENTS = (0, 3, 4, 5)
 
 
-def encode(row: Row, variant: Variant, code32: bool, rng: random.Random, near: int = 0x200) -> bytes | None:
-    """Return an instruction of this form; None when code of this size has no such form.
+def home(row: Row) -> Lineage:
+    """Return a part that has the row, Intel's newest if it can be."""
+    return next(part for part in (Lineage.INTEL, Lineage.AMD, Lineage.I80386, Lineage.I80286) if row.on(part))
+
+
+def encode(
+    row: Row, variant: Variant, code32: bool, rng: random.Random, near: int = 0x200, part: Lineage | None = None
+) -> bytes | None:
+    """Return an instruction of this form; None when code of this size, or the part, has no such form.
 
     Displacements and addresses in the instruction are mostly below ``near``; branches go a few bytes on.
     """
+    part = home(row) if part is None else part
     mandatory = b"" if row.vex else _MANDATORY.get(row.prefix, b"")
     if "undefined" in row.attributes:
         mandatory = rng.choice((b"", b"", b"\x66", b"\xf3", b"\xf2"))
@@ -28,19 +37,19 @@ def encode(row: Row, variant: Variant, code32: bool, rng: random.Random, near: i
     if (variant.memory or row.addressed) and variant.asize != (32 if code32 else 16):
         prefixes = b"\x67" + prefixes
     opcode = row.opcode
-    if row.plus:
-        choices = [n for n in range(8) if lookup(row.map, opcode + n, row.prefix or "NP", 0) is row]
-        opcode += rng.choice(choices)
+    if row.last > opcode:
+        choices = [n for n in range(opcode, row.last + 1) if _means(row, n, part)]
+        opcode = rng.choice(choices or [opcode])
     escape = vex(row, rng.getrandbits(8)) if row.vex else bytes.fromhex(MAPS[row.map])
     code = prefixes + escape + bytes([opcode])
     if row.third >= 0:
         code += bytes([row.third])
     elif row.mod:
-        code += _operand(row, variant, rng, near)
+        code += _operand(row, variant, rng, near, opcode, part)
     for form in row.immediates:
         code += _immediate(form, row, variant, rng, near)
     try:
-        found = decode(code, code32)
+        found = decode(code, code32, part)
     except (NeedMore, TooLong):
         return None
     return code if found.row is row and found.variant == variant and found.length == len(code) else None
@@ -53,13 +62,19 @@ def vex(row: Row, ignored: int) -> bytes:
     return bytes([0xC4, first, ignored & 0x80 | vvvv | PREFIXES.index(row.prefix)])
 
 
-def _operand(row: Row, variant: Variant, rng: random.Random, near: int) -> bytes:
+def _means(row: Row, opcode: int, part: Lineage) -> bool:
+    """Whether an opcode, with some prefix and operand, means the row."""
+    operands = range(256) if row.mod else (0,)
+    return any(lookup(row.map, opcode, prefix, n, part) is row for prefix in PREFIXES for n in operands)
+
+
+def _operand(row: Row, variant: Variant, rng: random.Random, near: int, opcode: int, part: Lineage) -> bytes:
     """ModRM, SIB and displacement."""
     reg = row.reg
     if reg < 0:
         reg = rng.randrange(8)
         if "undefined" in row.attributes:
-            free = [n for n in range(8) if _falls_to(row, variant, n)]
+            free = [n for n in range(8) if _falls_to(row, variant, n, opcode, part)]
             reg = rng.choice(free or [0])
         elif "Sw" in row.operands:
             reg = rng.choice(_SEGMENTS)
@@ -84,9 +99,9 @@ def _operand(row: Row, variant: Variant, rng: random.Random, near: int) -> bytes
     return out + rng.randrange(near).to_bytes(size, "little")[: (0, 1, size)[mod]]
 
 
-def _falls_to(row: Row, variant: Variant, reg: int) -> bool:
+def _falls_to(row: Row, variant: Variant, reg: int, opcode: int, part: Lineage) -> bool:
     modrm = (0 if variant.memory else 0xC0) | reg << 3
-    return any(lookup(row.map, row.opcode, prefix, modrm) is row for prefix in ("NP", "66", "F3", "F2"))
+    return any(lookup(row.map, opcode, prefix, modrm, part) is row for prefix in PREFIXES)
 
 
 def _immediate(form: str, row: Row, variant: Variant, rng: random.Random, near: int) -> bytes:

@@ -15,6 +15,7 @@ from dm.isa import catalogue, coverage, features, flags, segmentation
 from dm.isa.decode import decode, variants
 from dm.isa.forms import ROWS, Row
 from dm.isa.insn import Variant, expand
+from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure
@@ -34,6 +35,10 @@ class Fault(Exception):
 
 class Unsupported(Exception):
     """Exit ``unsupported``."""
+
+
+class Hypervisor(Exception):
+    """Exit ``hypervisor`` of an instruction that is the hypervisor's."""
 
 
 #: Single-bit flags by name.
@@ -116,6 +121,7 @@ class Machine:
         self.fr, self.fc, self.flags = 1, 0, 0
         self.set_eflags(2)
         self.model, self.vendor, self.features = 6, 0, features.feature_mask(DEFAULT_CPUID)
+        self.more_features = 0
         self.stack_mask = 0xFFFF
         self.delivering = self.shadow_next = 0
         self.keeping = False
@@ -321,6 +327,9 @@ class Machine:
         """Terminator CHECKPOINT."""
         self.ended = ("checkpoint",)
 
+    #: Terminator TRANSFER.
+    transfer = checkpoint
+
     def repeat(self, count: int) -> None:
         """Terminator REPEAT."""
         self.ended = ("repeat", count)
@@ -328,6 +337,10 @@ class Machine:
     def fault(self, cause: str, vector: int, error: int, *operands: int) -> None:
         """Terminator FAULT."""
         raise Fault(cause, vector, error, *operands)
+
+    def hypervisor(self, what: str) -> None:
+        """Terminator HYPERVISOR."""
+        raise Hypervisor(what)
 
     def unsupported(self, what: str) -> None:
         """Terminator UNSUPPORTED."""
@@ -344,9 +357,9 @@ class Machine:
 
         Raises:
             Fault: the guest's exception.
-            Unsupported: the exit.
+            Unsupported, Hypervisor: the exit.
         """
-        decoded = decode(code, self.code32, self.model)
+        decoded = decode(code, self.code32, lineage(self.model, self.vendor))
         if decoded.row is None:
             raise Fault("UNDEFINED", 6, 0)
         mode = self.mode
@@ -358,7 +371,7 @@ class Machine:
         )
         try:
             handler(decoded.row, decoded.variant)(self, record)
-        except (Fault, Unsupported) as end:
+        except (Fault, Unsupported, Hypervisor) as end:
             coverage.executed(decoded, mode, completed=False)
             # What engines do for forms with a late abort.
             keeping = self.keeping and isinstance(end, Fault)

@@ -126,10 +126,17 @@ def test_undefined(case: tuple[str, Values, Values]) -> None:
         fails(wrong, 6, "UNDEFINED", m=machine(True))
 
 
-@pytest.mark.parametrize("code", ["c4e373f0c104", "c4e33bf0c104", "c4e260f3c1", "c4e260f3e1", "c4e161f7c1", "c5e0f2c1"])
+@pytest.mark.parametrize("code", ["c4e373f0c104", "c4e33bf0c104", "c4e260f3c1", "c4e260f3e1"])
 def test_other_encodings_are_undefined(code: str) -> None:
-    """RORX with a register in vvvv, the rest of group 17, other maps, the short VEX prefix."""
+    """RORX with a register in vvvv, the rest of group 17."""
     fails(code, 6, "UNDEFINED", m=machine(True))
+
+
+@pytest.mark.parametrize("code", ["c4e161f7c1", "c5e0f2c1"])
+def test_other_maps_and_the_short_prefix_are_avx(code: str) -> None:
+    lacking = machine(True)
+    lacking.features = lacking.more_features = 0
+    fails(code, 6, "NO_FEATURE", m=lacking)
 
 
 @pytest.mark.parametrize("case", EACH, ids=[case[0] for case in EACH])

@@ -1,6 +1,7 @@
 """The disassembler, the listing of the map, and both against objdump."""
 
 import argparse
+import itertools
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from dm.isa import command, objdump
 from dm.isa.decode import NeedMore
 from dm.isa.disassembler import disassemble, listing
 from dm.isa.forms import MAPS, ROWS
+from dm.isa.lineage import Lineage
 from dm.isa.objdump import Text
 
 
@@ -112,9 +114,13 @@ def test_a_listing_covers_every_byte():
 def test_every_form_of_every_row_has_a_text():
     seen = set()
     for row in ROWS:
-        opcodes = range(row.opcode, row.opcode + 8 if row.plus else row.opcode + 1)
-        prefix = {"": "", "NP": ""}.get(row.prefix, row.prefix)
-        for opcode in opcodes:
+        opcodes = range(row.opcode, row.last + 1)
+        prefixes = (
+            ("", "66", "f3", "f2")
+            if "undefined" in row.attributes
+            else ({"NP": "", "NFx": ""}.get(row.prefix, row.prefix),)
+        )
+        for opcode, prefix in itertools.product(opcodes, prefixes):
             for modrm in range(256) if row.mod else (0,):
                 escape = vex(row, 0x50) if row.vex else bytes.fromhex(prefix + MAPS[row.map])
                 code = escape + bytes([opcode, modrm]) + bytes(11)
@@ -123,7 +129,8 @@ def test_every_form_of_every_row_has_a_text():
                     if line.row is row:
                         seen.add(row.text)
                         assert line.text.startswith(tuple(name.lower() for name in (*row.names, "j")))
-    assert {row.text for row in ROWS} - seen == set()
+    # Rows of old parts and of one vendor's are not in the map that text is made from.
+    assert {row.text for row in ROWS if row.on(Lineage.INTEL)} - seen == set()
 
 
 def run(capsys, *words):

@@ -83,9 +83,10 @@ def test_arithmetic_is_unsupported() -> None:
 
 
 def test_mmx_and_sse() -> None:
-    fails("0f6fc0 ; movq mm0,mm0", 6, "NO_SIMD", m=machine(EM))
-    fails("0f6fc0", 7, "NO_SIMD", m=machine(TS))
-    with pytest.raises(Unsupported, match="SIMD"):
+    fails("0f6fc0 ; movq mm0,mm0", 6, "NO_MMX", m=machine(EM))
+    fails("0f6fc0", 7, "NO_X87", m=machine(TS))
+    fails("0f6fc0", 16, "X87_PENDING", m=machine(NE, status=0x80))
+    with pytest.raises(Unsupported, match="MMX"):
         machine().run(bytes.fromhex("0f6fc0"))
     m = machine()
     m.fxsave[4] = 0xFF

@@ -27,6 +27,11 @@ def flat() -> State:
     return state
 
 
+def fields(state: State, **values: int) -> None:
+    for name, value in values.items():
+        setattr(state, name, value)
+
+
 def names(state: State, policy: Policy) -> list[str]:
     return [failure.rule.name for failure in failing(state, policy)]
 
@@ -111,6 +116,56 @@ CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, lis
         lambda s: (setattr(s, "shadow", 2), setattr(s, "rflags", 0x102)),
         Policy.VMX,
         ["PENDING_DEBUG_BS"],
+    ),
+    (
+        "BTF with a pending step under a shadow",
+        flat,
+        lambda s: fields(s, shadow=2, rflags=0x102, debugctl=2, pending_debug=1 << 14),
+        Policy.VMX,
+        ["PENDING_DEBUG_BS"],
+    ),
+    ("BTF without one", flat, lambda s: fields(s, shadow=2, rflags=0x102, debugctl=2), Policy.VMX, []),
+    ("TF with one", flat, lambda s: fields(s, shadow=2, rflags=0x102, pending_debug=1 << 14), Policy.VMX, []),
+    ("PCIDE outside IA-32e mode", flat, lambda s: fields(s, cr4=1 << 17), Policy.VMX, ["CR4_PCIDE"]),
+    ("PCIDE in real mode, UG", real, lambda s: fields(s, cr4=1 << 17), Policy.VMX_UG, ["CR4_PCIDE"]),
+    ("PCIDE under SVM", flat, lambda s: fields(s, cr4=1 << 17), Policy.SVM, []),
+    ("CET without WP", flat, lambda s: fields(s, cr4=1 << 23), Policy.VMX, ["CR4_CET"]),
+    ("reserved CR0 bit", flat, lambda s: fields(s, cr0=s.cr0 | 1 << 6), Policy.VMX, ["CR0_RESERVED"]),
+    ("reserved CR4 bit", flat, lambda s: fields(s, cr4=1 << 15), Policy.VMX, ["CR4_RESERVED"]),
+    ("reserved EFER bit", flat, lambda s: fields(s, efer=2), Policy.VMX, ["EFER_RESERVED_VMX"]),
+    ("reserved DEBUGCTL bit", flat, lambda s: fields(s, debugctl=8), Policy.VMX, ["DEBUGCTL_RESERVED"]),
+    ("SYSENTER_ESP", flat, lambda s: fields(s, sysenter_esp=1 << 47), Policy.VMX, ["SYSENTER_ESP_CANONICAL"]),
+    ("SYSENTER_EIP", flat, lambda s: fields(s, sysenter_eip=1 << 63), Policy.VMX_UG, ["SYSENTER_EIP_CANONICAL"]),
+    ("PAT with type 2", flat, lambda s: fields(s, pat=0x0007040600070206), Policy.VMX, ["PAT_TYPES"]),
+    ("PAT with type 3", flat, lambda s: fields(s, pat=0x0307040600070406), Policy.SVM, ["PAT_TYPES"]),
+    ("PAT of all types", flat, lambda s: fields(s, pat=0x0706050401000007), Policy.VMX, []),
+    (
+        "#GP injected while halted",
+        flat,
+        lambda s: fields(s, activity=1, inject_type=3, inject_vector=13),
+        Policy.VMX,
+        ["HLT_INJECT"],
+    ),
+    (
+        "#MC injected while halted",
+        flat,
+        lambda s: fields(s, activity=1, inject_type=3, inject_vector=18),
+        Policy.VMX,
+        [],
+    ),
+    (
+        "NMI injected while NMIs are blocked",
+        flat,
+        lambda s: fields(s, nmi_blocked=1, inject_type=2, inject_vector=2),
+        Policy.VMX,
+        ["NMI_BLOCKED_INJECT"],
+    ),
+    (
+        "NMI injected behind STI",
+        flat,
+        lambda s: fields(s, shadow=1, rflags=0x202, inject_type=2, inject_vector=2),
+        Policy.VMX,
+        ["SHADOW_INJECT"],
     ),
     (
         "PAE with a bad PDPTE",

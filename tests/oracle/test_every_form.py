@@ -24,6 +24,7 @@ from dm.engine import native_status
 from dm.isa import coverage
 from dm.isa.decode import decode, variants
 from dm.isa.forms import ROWS
+from dm.isa.lineage import Lineage
 from dm.machine.state import State
 
 #: Mode of the world, paging, CPUID table.
@@ -58,11 +59,12 @@ def test_both_engines_run_every_form_alike(mode: str, paging: str, config: str) 
     pair = [Machine(name, world, built=built) for name in ("native", "python")]
     name = coverage.mode_of(built.state)
     code32 = bool(built.state.cs.attributes & 0x4000)
+    part = Lineage.AMD if config == "amd" else Lineage.INTEL
     wrong, count, whole = [], 0, 0
     for row in ROWS:
         for variant in variants(row):
             for _ in range(2):
-                code = encode(row, variant, code32, rng, near=0x600)
+                code = encode(row, variant, code32, rng, 0x600, part)
                 if code is None:
                     continue
                 count += 1
@@ -83,7 +85,7 @@ def test_both_engines_run_every_form_alike(mode: str, paging: str, config: str) 
                 if difference or native.instructions != python.instructions:
                     wrong.append(f"{row.text} {coverage.form_name(variant, row)} {code.hex(' ')}: {difference}")
                 whole += native.instructions
-                coverage.executed(decode(code, code32), name, completed=native.instructions == 1)
+                coverage.executed(decode(code, code32, part), name, completed=native.instructions == 1)
                 for machine in pair:
                     for page in machine.written | {CODE >> 12}:
                         machine.ram[page << 12 : page + 1 << 12] = built.ram[page << 12 : page + 1 << 12]

@@ -15,7 +15,7 @@ from dm.protocol.schema import DoneReason, ErrorClass, IoKind, Reason, Stop
         ("c7070102", IoKind.MMIO_WRITE, 0xFEE00080),  # mov word [bx], 0201h
         ("8b07", IoKind.MMIO_READ, 0xFEE00080),
         ("0f32", IoKind.MSR_READ, 0x3B),
-        ("0f30", IoKind.MSR_WRITE, 0x1B),
+        ("0f30", IoKind.MSR_WRITE, 0x3B),
     ],
 )
 def test_the_run_ends_before_the_instruction(vm, code, kind, address):

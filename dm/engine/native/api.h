@@ -52,7 +52,7 @@ struct dm_decoded {
     uint8_t seg, reg, rm, base, index, scale;
 };
 
-struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count,
+struct cpu *dm_new(const uint64_t features[2], uint32_t vendor, uint32_t model, uint32_t lineage, const struct dm_cpuid *table, uint32_t count,
                    int copies);
 void dm_free(struct cpu *cpu);
 void dm_set_state(struct cpu *cpu, const uint8_t *wire);

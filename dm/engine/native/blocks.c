@@ -98,7 +98,7 @@ static struct block *build(struct cpu *cpu, const struct fetch_entry *from, uint
     while (count < BLOCK_INSNS && length < BLOCK_BYTES && length < room) {
         const unsigned left = room - length;
         struct insn *i = &insns[count];
-        const int size = decode(code + length, left < LONGEST ? left : LONGEST, code32, cpu->model, i, &forms[count]);
+        const int size = decode(code + length, left < LONGEST ? left : LONGEST, code32, cpu->lineage, i, &forms[count]);
         if (size <= 0)
             break;
         i->handler = (void *)variants[forms[count]].fast;

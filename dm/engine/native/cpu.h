@@ -175,7 +175,7 @@ enum leave {
 };
 
 /* How an exact handler ends. */
-enum end { END_OF_NEXT, END_OF_JUMP, END_OF_CHECKPOINT, END_OF_REPEAT, END_OF_ABORT };
+enum end { END_OF_NEXT, END_OF_JUMP, END_OF_CHECKPOINT, END_OF_TRANSFER, END_OF_REPEAT, END_OF_ABORT };
 
 enum input {
     INPUT_TRANSLATE,
@@ -239,8 +239,9 @@ struct cpu {
     unsigned misses;
     const struct insn *resume; /* go on here, inside cpu->block, behind an instruction that ran exactly */
 
-    uint64_t features;
+    uint64_t features, more_features;
     uint8_t vendor, model, delivering;
+    uint8_t lineage; /* whose opcode map it has, enum lineage */
     bool copies; /* the outside copies from device to device itself */
 
     /* modes */
@@ -313,7 +314,8 @@ struct cpu {
     bool expect_mmio; /* the access that the request names has not been seen yet */
     bool prepaid;  /* the instruction at hand was begun, and is charged, in an earlier run */
     uint64_t steps, instructions;
-    uint64_t event_at; /* count of steps at the last event */
+    uint32_t insn_length; /* of the instruction run exactly */
+    bool after_event; /* the last thing done was the delivery of an event, in this run or the one before */
 
     uint64_t rip, rflags, rflags_canonical; /* as given, for the parts that 32-bit code does not see */
     atomic_uint kick;
@@ -346,7 +348,6 @@ struct row {
     uint8_t rm_class;
     uint8_t immediates[3]; /* enum immediate */
     bool plus, addressed, lock, rep, repz, vvvv;
-    uint8_t since; /* the part that brought it, as struct cpu's model */
     uint16_t variants[2][3][4]; /* [osize][register or 16-bit, memory 16, memory or addressed 32][none, lock or rep, repe, repne] */
 };
 
@@ -357,7 +358,8 @@ struct top {
     bool modrm, prefixed;
 };
 
-extern const struct top decode_tops[];
+extern const struct top decode_tops[]; /* by lineage, map, opcode */
+extern const unsigned decode_map_size;
 extern const uint8_t decode_vex_maps[32]; /* map that VEX.mmmmm selects, 0 none */
 extern const uint16_t decode_leaves[];
 extern const struct row decode_rows[];
@@ -423,6 +425,7 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
                        unsigned size);
 uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32_t offset, uint32_t wanted,
                         uint32_t down, uint32_t wide, unsigned size);
+uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down, unsigned size);
 uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted,
                     bool down, bool wide, unsigned size, bool write);
 uint64_t msr_read(struct cpu *cpu, uint32_t number);
@@ -445,6 +448,7 @@ uint64_t random64(struct cpu *cpu);
 void segment_changed(struct cpu *cpu, uint32_t segment);
 void mode_changed(struct cpu *cpu);
 void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
+void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label);
 void give_up(struct cpu *cpu, uint32_t label);
 
 /* breakpoints.c */
@@ -452,7 +456,8 @@ void watch_data(struct cpu *cpu, uint32_t linear, unsigned size, bool write);
 void watch_port(struct cpu *cpu, uint32_t port, unsigned size);
 
 /* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */
-int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, struct insn *out, uint16_t *variant);
+enum lineage { LINEAGE_80286, LINEAGE_80386, LINEAGE_INTEL, LINEAGE_AMD }; /* dm.isa.lineage */
+int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, struct insn *out, uint16_t *variant);
 
 /* blocks.c */
 struct block *find_block(struct cpu *cpu, uint32_t eip);

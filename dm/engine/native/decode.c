@@ -135,8 +135,9 @@ static int segment_prefix(uint32_t byte)
     }
 }
 
-int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, struct insn *out, uint16_t *variant)
+int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, struct insn *out, uint16_t *variant)
 {
+    const struct top *tops = &decode_tops[lineage * decode_map_size];
     struct bytes in = {code, size, 0, 0};
     bool osize66 = false, asize67 = false, lock = false;
     uint32_t repeat = 0, byte;
@@ -150,7 +151,7 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
         byte = take(&in, 1);
         if (in.failed)
             return in.failed == 1 ? 0 : -1;
-        if (model < 3 && byte >= 0x64 && byte <= 0x67) /* prefixes of the 80386 */
+        if (lineage == LINEAGE_80286 && byte >= 0x64 && byte <= 0x67) /* prefixes of the 80386 */
             return (int)in.position;
         const int segment = segment_prefix(byte);
         if (segment >= 0)
@@ -171,35 +172,35 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned model, stru
     if (byte == 0x0f) {
         map = 1;
         byte = take(&in, 1);
-        if (byte == 0x38) {
-            map = 2;
+        if ((byte == 0x38 || byte == 0x3a) && lineage >= LINEAGE_INTEL) {
+            map = byte == 0x38 ? 2 : 3;
             byte = take(&in, 1);
         }
     }
     unsigned class = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : osize66;
     bool wrong = false;
     unsigned vvvv = 0;
-    if (!map && byte == 0xc4 && model >= 6) {
+    if (!map && byte == 0xc4 && lineage >= LINEAGE_INTEL) {
         const uint32_t first = take(&in, 1);
-        const unsigned selected = first >= 0xc0 ? decode_vex_maps[first & 31] : 0;
-        if (selected) {
-            const uint32_t second = take(&in, 1);
+        const unsigned behind = in.position, selected = first >= 0xc0 ? decode_vex_maps[first & 31] : 0;
+        const uint32_t second = selected ? take(&in, 1) : 0, third = selected ? take(&in, 1) : 0;
+        if (selected && tops[selected * 256 + third].modrm) {
             map = selected;
-            byte = take(&in, 1);
+            byte = third;
             wrong = osize66 || repeat || lock || second & 4;
             class = second & 3;
             vvvv = ~second >> 3 & 15;
-        } else if (!in.failed) {
-            in.position--;
+        } else if (!in.failed) { /* LES, or an instruction of AVX, whose prefix is all that is looked at */
+            in.position = behind - 1;
         }
     }
-    const struct top *top = &decode_tops[map * 256 + byte];
+    const struct top *top = &tops[map * 256 + byte];
     const uint32_t modrm = top->modrm ? take(&in, 1) : 0;
     if (in.failed)
         return in.failed == 1 ? 0 : -1;
     const unsigned leaf =
         decode_leaves[top->leaf + (top->prefixed ? class : 0) * (top->modrm ? 256 : 1) + (top->modrm ? modrm : 0)];
-    if (!leaf || decode_rows[leaf - 1].since > model) {
+    if (!leaf) {
         out->next = (uint8_t)in.position;
         return (int)in.position;
     }
@@ -240,7 +241,7 @@ int dm_decode(const uint8_t *code, uint32_t size, int code32, struct dm_decoded 
 {
     struct insn i;
     uint16_t form;
-    const int length = decode(code, size, code32, 6, &i, &form);
+    const int length = decode(code, size, code32, LINEAGE_INTEL, &i, &form);
     *out = (struct dm_decoded){form,  i.disp, i.imm,  i.chain == &dead_block ? 0 : (uint32_t)i.imm2,
                                i.seg, i.reg,  i.rm,   i.base,
                                i.index, i.scale};

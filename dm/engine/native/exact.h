@@ -114,6 +114,7 @@
 #define END_BRANCH(target, bail) END_JUMP(target, bail)
 #define END_JUMP_INDIRECT(target, bail) END_JUMP(target, bail)
 #define END_CHECKPOINT(bail) return END_OF_CHECKPOINT
+#define END_TRANSFER(bail) return END_OF_TRANSFER
 #define END_REPEAT(n, bail) \
     do { \
         cpu->repeat = (n); \
@@ -122,6 +123,11 @@
 #define END_FAULT(label, vector, error, a, b, c, bail) \
     do { \
         raise_fault(cpu, label, vector, error, a, b, c); \
+        bail; \
+    } while (0)
+#define END_HYPERVISOR(label, bail) \
+    do { \
+        leave_to_hypervisor(cpu, 0, label); \
         bail; \
     } while (0)
 #define END_UNSUPPORTED(label, bail) \

@@ -258,6 +258,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
     } while (0)
 
 #define END_CHECKPOINT(bail) LEAVE(LEAVE_CHECKPOINT)
+#define END_TRANSFER(bail) LEAVE(LEAVE_CHECKPOINT)
 
 #define END_REPEAT(n, bail) \
     do { \
@@ -269,6 +270,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
     } while (0)
 
 #define END_FAULT(label, vector, error, a, b, c, bail) bail
+#define END_HYPERVISOR(label, bail) bail
 #define END_UNSUPPORTED(label, bail) bail
 
 #endif

@@ -26,8 +26,9 @@ static bool fetch_more(struct cpu *cpu)
     cpu->walked = true;
     struct region *region = region_at(cpu, physical);
     if (region && (region->kind == FIRMWARE || region->kind == HYPERVISOR)) {
-        cpu->hypervisor_address = physical;
-        cpu->bail = region->kind == FIRMWARE ? BAIL_FIRMWARE : BAIL_HYPERVISOR;
+        leave_to_hypervisor(cpu, physical, 0);
+        if (region->kind == FIRMWARE)
+            cpu->bail = BAIL_FIRMWARE;
         return false;
     }
     if (!region || !region->memory) {
@@ -50,7 +51,7 @@ static int fetch_and_run(struct cpu *cpu)
     const bool code32 = cpu->a.seg[1].attributes >> 14 & 1;
     int size;
     cpu->bail = BAIL_NONE;
-    while ((size = decode(cpu->fetched, cpu->fetch_count, code32, cpu->model, &cpu->open_insn,
+    while ((size = decode(cpu->fetched, cpu->fetch_count, code32, cpu->lineage, &cpu->open_insn,
                           &cpu->open_variant)) == 0)
         if (!fetch_more(cpu))
             return not_fetched(cpu);

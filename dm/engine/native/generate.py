@@ -22,6 +22,7 @@ from dm.isa import cells, decode, forms, insn
 from dm.isa import primitives as p
 from dm.isa.forms import Row
 from dm.isa.insn import Variant
+from dm.isa.lineage import Lineage
 from dm.machine import rules
 from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
@@ -55,7 +56,7 @@ _OUTSIDE: Final = frozenset(
 )
 
 #: Members of struct cpu that are no part of the architectural state.
-_ENGINE_CELLS: Final = frozenset({"features", "vendor", "model", "delivering"})
+_ENGINE_CELLS: Final = frozenset({"features", "more_features", "vendor", "model", "delivering"})
 
 
 def load_isa() -> dict[str, Procedure]:
@@ -228,7 +229,7 @@ class Form:
 
 
 _PLACE: Final = "HANDLER_NAME"
-_LEAVES_BLOCK: Final = frozenset({"jump", "jump_indirect", "checkpoint"})
+_LEAVES_BLOCK: Final = frozenset({"jump", "jump_indirect", "checkpoint", "transfer"})
 _STAYS: Final = frozenset({"next", "repeat"})
 
 
@@ -383,7 +384,8 @@ class Output:
             lines.append(self._row(number, row))
         lines += ["};", "", "const struct top decode_tops[] = {"]
         lines += [f"    {{{leaf}, {int(modrm)}, {int(prefixed)}}}," for leaf, modrm, prefixed in tops]
-        lines += ["};", "", "const uint8_t decode_vex_maps[32] = {"]
+        lines += ["};", "", f"const unsigned decode_map_size = {len(tops) // len(Lineage)};"]
+        lines += ["", "const uint8_t decode_vex_maps[32] = {"]
         lines += [f"    [{selector}] = {number}," for selector, number in forms.VEX_MAPS.items()]
         lines += ["};", "", "const uint16_t decode_leaves[] = {"]
         for i in range(0, len(leaves), 24):
@@ -420,7 +422,7 @@ class Output:
         sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
         return (
             f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {kind[row.reg_class]}, {kind[row.rm_class]}, "
-            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {row.since}, {{{sizes}}}}}, "
+            f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {{{sizes}}}}}, "
             f"/* {row.text} */"
         )
 

@@ -102,8 +102,7 @@ uint64_t load_input(struct cpu *cpu, uint64_t physical, unsigned size)
     } else if (cpu->bail) {
         return 0;
     } else if (kind == HYPERVISOR) {
-        cpu->hypervisor_address = physical;
-        cpu->bail = BAIL_HYPERVISOR;
+        leave_to_hypervisor(cpu, physical, 0);
         return 0;
     } else if (region && region->memory) {
         value = host_load(region->memory + (physical - region->gpa), size);
@@ -119,8 +118,7 @@ void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size)
 {
     const struct region *region = region_at(cpu, physical);
     if (region && region->kind == HYPERVISOR) {
-        cpu->hypervisor_address = physical;
-        cpu->bail = BAIL_HYPERVISOR;
+        leave_to_hypervisor(cpu, physical, 0);
         return;
     }
     if (cpu->store_count >= STORES_SIZE) {

@@ -30,8 +30,8 @@ void dm_free(struct cpu *cpu)
     free(cpu);
 }
 
-struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const struct dm_cpuid *table, uint32_t count,
-                   int copies)
+struct cpu *dm_new(const uint64_t features[2], uint32_t vendor, uint32_t model, uint32_t lineage,
+                   const struct dm_cpuid *table, uint32_t count, int copies)
 {
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
@@ -47,9 +47,11 @@ struct cpu *dm_new(uint64_t features, uint32_t vendor, uint32_t model, const str
         dm_free(cpu);
         return NULL;
     }
-    cpu->features = features;
+    cpu->features = features[0];
+    cpu->more_features = features[1];
     cpu->vendor = (uint8_t)vendor;
     cpu->model = (uint8_t)model;
+    cpu->lineage = (uint8_t)lineage;
     cpu->copies = copies;
     cpu->cpuid_count = count;
     if (count)
@@ -95,6 +97,7 @@ void dm_set_state(struct cpu *cpu, const uint8_t *wire)
     cpu->rflags = w->rflags;
     cpu->rflags_canonical = eflags(&cpu->a);
     cpu->a.shadow_next = 0;
+    cpu->after_event = false;
     cpu->open = OPEN_NONE;
     cpu->resume = NULL;
     cpu->prepaid = false;

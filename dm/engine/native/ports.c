@@ -3,6 +3,8 @@
 #include "cpu.h"
 #include "labels.h"
 
+enum { TF = 1 << 8 };
+
 uint64_t port_in(struct cpu *cpu, uint32_t port, unsigned size)
 {
     if (give_way(cpu))
@@ -32,8 +34,8 @@ uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, ui
     const struct segment *s = &cpu->a.seg[segment];
     const uint64_t in_page = physical % PAGE, wrap = wide ? UINT64_C(1) << 32 : 0x10000;
     const int64_t top = write ? s->write_top : s->read_top;
-    if (top < 0 || (cpu->a.dr7 & 0xff) || cpu->align_check)
-        return 1;
+    if (top < 0 || (cpu->a.dr7 & 0xff) || (cpu->a.flags & TF) || cpu->align_check)
+        return 1; /* something may happen between two elements */
     uint64_t n = wanted;
     const uint64_t page_room = down ? in_page / size + 1 : (PAGE - in_page) / size;
     const uint64_t wrap_room = down ? offset / size + 1 : (wrap - offset) / size;
@@ -43,6 +45,38 @@ uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, ui
     n = n < top_room ? n : top_room;
     n = n < cpu->left ? n : cpu->left;
     return n > 1 ? (uint32_t)n : 1;
+}
+
+/* Number of the first of `n` elements from `to` on that touches [first, end); `n` if none does. */
+static uint64_t first_element(uintptr_t to, uintptr_t first, uintptr_t end, uint32_t n, bool down, unsigned size)
+{
+    uint64_t k = 0;
+    if (down ? to >= end : to + size <= first)
+        k = down ? (to - end) / size + 1 : (first - to) / size;
+    else if (down ? to + size <= first : to >= end)
+        return n;
+    return k < n ? k : n;
+}
+
+/* Cut a block of `n` elements to be written from `physical` on behind the first that changes this very instruction. */
+uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down, unsigned size)
+{
+    const struct region *region = region_at(cpu, physical);
+    if (n < 2 || !region || !region->memory)
+        return n;
+    const uintptr_t to = (uintptr_t)(region->memory + (physical - region->gpa));
+    for (uint32_t done = 0, room; done < cpu->insn_length; done += room) {
+        const uint32_t linear = cs_linear(cpu, cpu->a.eip + done);
+        room = PAGE - linear % PAGE;
+        room = room < cpu->insn_length - done ? room : cpu->insn_length - done;
+        const struct fetch_entry *code = fetch_page(cpu, linear);
+        if (!code)
+            continue; /* it is not in memory */
+        const uintptr_t first = (uintptr_t)(code->host + linear % PAGE);
+        const uint64_t k = first_element(to, first, first + room, n, down, size);
+        n = k < n ? (uint32_t)k + 1 : n;
+    }
+    return n;
 }
 
 static bool in_ram(struct cpu *cpu, uint64_t physical)
@@ -58,10 +92,12 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
     if (give_way(cpu) || !check_data(cpu, 0, offset, size, true, &span))
         return 0;
     const bool asked = cpu->cursor < cpu->journal_count;
-    const uint32_t n = asked ? cpu->journal[cpu->cursor].count
-                             : span.first == size && in_ram(cpu, span.physical[0])
-                                   ? block_room(cpu, 0, offset, span.physical[0], wanted, down, wide, size, true)
-                                   : 1;
+    uint32_t n = 1;
+    if (asked)
+        n = cpu->journal[cpu->cursor].count;
+    else if (span.first == size && in_ram(cpu, span.physical[0]))
+        n = up_to_itself(cpu, span.physical[0],
+                         block_room(cpu, 0, offset, span.physical[0], wanted, down, wide, size, true), down, size);
     if (n <= 1) {
         const uint64_t value = port_in(cpu, port, size);
         if (!cpu->bail)

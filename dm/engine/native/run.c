@@ -109,9 +109,9 @@ static int turn(struct cpu *cpu)
         cpu->look = false;
         switch (boundary(cpu, cpu->request.window)) {
         case EVENT:
-            if (cpu->event_at == cpu->steps)
+            if (cpu->after_event)
                 charge(cpu, 1, 0); /* two events in a row: endless ones must use the budget up */
-            cpu->event_at = cpu->steps;
+            cpu->after_event = true;
             return deliver_event(cpu);
         case HALTED:
         case WAIT_FOR_SIPI:
@@ -153,7 +153,6 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
     cpu->posted_count = 0;
     cpu->flushed = false;
     cpu->steps = cpu->instructions = 0;
-    cpu->event_at = UINT64_MAX;
     if (cpu->page_count) {
         cpu->page_count = 0;
         cpu->report++;
@@ -189,6 +188,7 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
         out->data = cpu->question_data;
     } else if (reason == EXIT_HYPERVISOR || reason == EXIT_FIRMWARE || reason == EXIT_MMIO_MISMATCH) {
         out->address = cpu->hypervisor_address;
+        out->label = reason == EXIT_HYPERVISOR ? cpu->label : 0;
     } else if (reason == EXIT_PAGE_FAULT) {
         out->address = cpu->fault.operand[0];
         out->error = cpu->fault.error;

@@ -1,8 +1,9 @@
 /* REP MOVS, STOS and LODS between memory and a device, and MOVS between devices: many elements in one question.
  *
  * What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
- * happen between the elements: the memory side is proven readable or writable and holds no code.  Anything else: 0, and
- * the instruction moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+ * happen between the elements: the memory side is proven readable or writable, and a block ends with the element that
+ * changes the instruction itself.  Anything else: 0, and the instruction moves one element as ever.  On replay the
+ * journal says what was decided, since the budget has changed.
  *
  * From device to device it is the outside that reads and writes element by element (if it can), so no data comes here.
  */
@@ -25,11 +26,8 @@ static bool is_device(struct cpu *cpu, uint64_t physical, bool write)
 /* Whether this side of a move is memory that does as it is told. */
 static bool is_plain(struct cpu *cpu, uint64_t physical, bool write)
 {
-    struct region *region = region_at(cpu, physical);
-    if (!region || !region->memory || (write && region->kind != RAM))
-        return false;
-    const struct page *page = write ? page_at(region, physical) : NULL;
-    return !write || (page && !page->code);
+    const struct region *region = region_at(cpu, physical);
+    return region && region->memory && (!write || region->kind == RAM);
 }
 
 /* Whether elements written there go through the outside, posted or asked, so that it may as well copy them. */
@@ -101,7 +99,9 @@ uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t 
     if (!copies && (reads ? !is_plain(cpu, target.physical[0], true) : !is_device(cpu, target.physical[0], true)))
         return 0;
     const uint32_t most = block_room(cpu, to_segment, to, target.physical[0], wanted, down, wide, size, true);
-    const uint32_t n = block_room(cpu, from_segment, from, source.physical[0], most, down, wide, size, false);
+    uint32_t n = block_room(cpu, from_segment, from, source.physical[0], most, down, wide, size, false);
+    if (reads && !copies)
+        n = up_to_itself(cpu, target.physical[0], n, down, size);
     if (n < 2)
         return 0;
     if (reads) {

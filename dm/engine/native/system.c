@@ -77,12 +77,6 @@ static bool has_subleaves(uint32_t leaf)
 
 uint32_t cpuid_read(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which)
 {
-    const struct dm_cpuid *highest = cpuid_row(cpu, leaf & 0x80000000, 0);
-    if (cpu->vendor == 0 && (leaf < 0x40000000 || leaf > 0x4fffffff) && (!highest || leaf > highest->value[0])) {
-        /* Beyond the last leaf Intel parts show the last basic one. */
-        highest = cpuid_row(cpu, 0, 0);
-        leaf = highest ? highest->value[0] : 0;
-    }
     const struct dm_cpuid *row = cpuid_row(cpu, leaf, subleaf);
     if (!row && !has_subleaves(leaf))
         row = cpuid_row(cpu, leaf, 0);
@@ -126,6 +120,14 @@ void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t erro
 {
     cpu->fault = (struct dm_fault){.vector = vector, .error = error, .label = label, .operand = {a, b, c}};
     cpu->bail = BAIL_FAULT;
+}
+
+/* Leave before this instruction: it touches what only the hypervisor has, or is its to execute (label: its name). */
+void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label)
+{
+    cpu->hypervisor_address = physical;
+    cpu->label = label;
+    cpu->bail = BAIL_HYPERVISOR;
 }
 
 void give_up(struct cpu *cpu, uint32_t label)

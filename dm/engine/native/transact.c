@@ -4,7 +4,8 @@
 #include "labels.h"
 #include "procedures.h"
 
-enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, SHUTDOWN = 2, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
+enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, BTF = 2, SHUTDOWN = 2, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
+enum { DEBUG_EXCEPTION = 1 };
 
 exact exact_undefined;
 
@@ -37,12 +38,15 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool
         cpu->cursor = cpu->store_count = 0;
         cpu->moved = 1;
         cpu->bail = BAIL_NONE;
+        const bool stepped = i && cpu->a.flags & TF, by_branch = stepped && cpu->a.debugctl & BTF;
         if (i) {
-            if (cpu->a.flags & TF)
+            if (stepped && !by_branch)
                 cpu->a.pending_debug |= SINGLE_STEP;
             cpu->a.flags &= ~(uint32_t)RF;
         }
         end = run(cpu, i);
+        if (by_branch && (end == END_OF_JUMP || end == END_OF_TRANSFER))
+            cpu->a.pending_debug |= SINGLE_STEP;
         if (end != END_OF_ABORT) {
             if (commit_stores(cpu))
                 break;
@@ -74,6 +78,7 @@ void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions)
     cpu->instructions += instructions;
     cpu->progressed = cpu->progressed || steps;
     cpu->first = cpu->first && !steps;
+    cpu->after_event = cpu->after_event && !steps;
 }
 
 static int abandoned(struct cpu *cpu, enum open open)
@@ -125,7 +130,8 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
             cpu->journal_count = 0;
         journal_kept = false;
         cpu->delivering = 1;
-        const unsigned end = transact(cpu, NULL, deliver_now, false);
+        const bool cold = cpu->a.inject_vector == DEBUG_EXCEPTION; /* its delivery changes IA32_DEBUGCTL */
+        const unsigned end = transact(cpu, NULL, deliver_now, cold);
         const bool fault = end == END_OF_ABORT && cpu->bail == BAIL_FAULT;
         if (fault && is_hypervisors(cpu)) {
             cpu->delivering = 0;
@@ -193,7 +199,7 @@ static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsig
             cpu->a.eip = cpu->block_eip + i->next;
         charge(cpu, cpu->moved, 1);
     }
-    if (end == END_OF_CHECKPOINT)
+    if (end == END_OF_CHECKPOINT || end == END_OF_TRANSFER)
         cpu->look = true;
     else if (i != &cpu->open_insn && cpu->block && !cpu->block_killed && end != END_OF_JUMP)
         cpu->resume = end == END_OF_REPEAT ? i : i + 1;
@@ -203,6 +209,7 @@ static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsig
 int exact_step(struct cpu *cpu, const struct insn *i, uint16_t variant)
 {
     cpu->a.eip = cpu->block_eip + i->offset;
+    cpu->insn_length = i->next - i->offset;
     cpu->journal_count = 0;
     cpu->block_killed = false;
     return settle(cpu, i, variant, transact(cpu, i, variants[variant].exact, variants[variant].cold));
@@ -218,6 +225,7 @@ int exact_resume(struct cpu *cpu)
     cpu->prepaid = true;
     cpu->block = NULL;
     cpu->block_eip = cpu->a.eip - cpu->open_insn.offset;
+    cpu->insn_length = cpu->open_insn.next - cpu->open_insn.offset;
     const struct variant *variant = &variants[cpu->open_variant];
     return settle(cpu, &cpu->open_insn, cpu->open_variant,
                   transact(cpu, &cpu->open_insn, variant->exact, variant->cold));

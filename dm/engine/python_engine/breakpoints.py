@@ -7,15 +7,18 @@ from typing import Final
 _ON_WRITE, _ON_PORT, _ON_ACCESS = 1, 2, 3
 #: Bit of PENDING_DEBUG: a breakpoint that was met was enabled.
 ENABLED: Final = 1 << 12
+_M32: Final = 0xFFFFFFFF
 
 
 def _hits(dr7: int, dr: list[int], first: int, size: int, kinds: tuple[int, ...]) -> int:
+    """Return the hits of an access that may wrap at 4 GiB; what lies beyond, only 64-bit code can meet."""
     hits = 0
     for n in range(4):
         control = dr7 >> (16 + 4 * n) & 15
         length = (1, 2, 8, 4)[control >> 2]
         at = dr[n] & -length
-        if dr7 >> (2 * n) & 3 and control & 3 in kinds and at < first + size and first < at + length:
+        meets = first - at & _M32 < length or at - first & _M32 < size
+        if dr7 >> (2 * n) & 3 and control & 3 in kinds and not dr[n] >> 32 and meets:
             hits |= 1 << n | ENABLED
     return hits
 

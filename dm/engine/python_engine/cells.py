@@ -51,6 +51,7 @@ class Cells:
     nmi_blocked: int
     nmi_pending: int
     pending_debug: int
+    debugctl: int
     inject_type: int
     inject_vector: int
     inject_has_error: int

@@ -22,7 +22,7 @@ from dm.engine.python_engine.signals import (
     Question,
     Unsupported,
 )
-from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, procedures
+from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, TRANSFER, procedures
 from dm.isa.decode import LONGEST
 from dm.isa.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.rules import Policy
@@ -39,6 +39,8 @@ MOST_ATTEMPTS: Final = 10000
 MOST_DELIVERIES: Final = 8
 _TF, _RF = 1 << 8, 1 << 16
 _BS: Final = 1 << 14
+#: IA32_DEBUGCTL.BTF: TF traps behind branches only.
+_BTF: Final = 2
 _PF: Final = 14
 _NONE: Final = int(EventType.NONE)
 
@@ -85,6 +87,8 @@ class PythonEngine:
         self._look = True
         self._insn: Insn | None = None
         self._last_fault = Fault("", 0, 0)
+        #: The last thing done was the delivery of an event, in this run or the one before.
+        self._after_event = False
 
     # state
 
@@ -102,6 +106,7 @@ class PythonEngine:
         self._alive()
         checked(state)
         self._abandon()
+        self._after_event = False
         self._cpu.load_state(state)
         self._cpu.forget_translations()
         self._cpu.derive()
@@ -142,6 +147,7 @@ class PythonEngine:
         cpu.inject_has_error, cpu.inject_error = int(error is not None), error or 0
         cpu.inject_length = length
         cpu.inject_payload = cpu.inject_has_payload = 0
+        self._after_event = False
 
     def set_map(self, memory: MemoryMap) -> None:
         """Replace the memory map, also between a question and its answer; takes effect at once."""
@@ -240,7 +246,7 @@ class PythonEngine:
         except Unsupported as e:
             return self._exit(ExitReason.UNSUPPORTED, detail=e.what)
         except Hypervisor as e:
-            return self._exit(ExitReason.HYPERVISOR, e.address)
+            return self._exit(ExitReason.HYPERVISOR, e.address, detail=e.what)
         except Firmware as e:
             return self._exit(ExitReason.FIRMWARE, e.address)
         except Mismatch as e:
@@ -286,7 +292,6 @@ class PythonEngine:
     def _boundaries(self, policy: Policy | None, window: bool) -> Exit:
         """Go from boundary to boundary until the run ends."""
         cpu = self._cpu
-        self._event_at = -1  # count of steps at the last event
         enterable, boundary = self._procedures.enterable, self._procedures.boundary
         while True:
             look = self._look = self._look or self._single()
@@ -305,9 +310,9 @@ class PythonEngine:
                 self._look = False
                 what = boundary(cpu, int(window))
                 if what == EVENT:
-                    if self._event_at == self._steps:
+                    if self._after_event:
                         self._charge(1, 0)  # two events in a row: endless ones must use the budget up
-                    self._event_at = self._steps
+                    self._after_event = True
                     self._deliver()
                     continue
                 if what in _ENDS:
@@ -332,6 +337,7 @@ class PythonEngine:
         self._steps += steps
         self._instructions += instructions
         self._progressed = True
+        self._after_event = False
         self._code, self._mmio = b"", None
 
     def _stretch(self) -> None:
@@ -350,6 +356,8 @@ class PythonEngine:
             while left > 0:
                 i = find(eip)
                 if i is None or i.memory[i.start : i.end] != i.raw:
+                    if cpu.flags & _RF:
+                        break  # a repeated instruction has overwritten itself
                     cpu.eip, i = eip, None
                     i = fetch(eip)
                 if i.exact:
@@ -366,7 +374,7 @@ class PythonEngine:
                     continue
                 else:
                     left -= 1
-                    if result == CHECKPOINT:
+                    if result in (CHECKPOINT, TRANSFER):
                         eip = cpu.eip
                         cpu.shadow, cpu.shadow_next = cpu.shadow_next, 0
                     else:
@@ -380,7 +388,7 @@ class PythonEngine:
         except Fault as fault:
             self._account(start - left, finished, eip, rf)
             self._fault(fault)
-        except Unsupported:
+        except (Unsupported, Hypervisor):
             self._account(start - left, finished, eip, rf)
             raise
         else:
@@ -412,7 +420,7 @@ class PythonEngine:
             self._charge(cpu.repeated, 0)
         else:
             self._charge(cpu.moved, 1)
-            self._look = self._look or result in (CHECKPOINT, NEXT_SEGMENT)
+            self._look = self._look or result in (CHECKPOINT, TRANSFER, NEXT_SEGMENT)
 
     def _fault(self, fault: Fault) -> None:
         """An instruction has faulted: that is a step, and its exception is delivered before anything else."""
@@ -428,16 +436,20 @@ class PythonEngine:
         cpu = self._cpu
         eip = cpu.eip
         cpu.moved = 1
-        if cpu.flags & _TF:
+        stepped, by_branch = cpu.flags & _TF, cpu.debugctl & _BTF
+        if stepped and not by_branch:
             cpu.pending_debug |= _BS
         cpu.flags &= ~_RF
         insn = self._insn or self._fetcher.fetch_exact(eip, self._code)
+        cpu.insn_end = insn.next_eip
         result = insn.run(cpu, insn)
+        if stepped and by_branch and result is not None and (result >= 0 or result == TRANSFER):
+            cpu.pending_debug |= _BS
         if result is None:
             cpu.eip = insn.next_eip
         elif result >= 0:
             cpu.eip = result
-        elif result not in (CHECKPOINT, REPEAT):
+        elif result not in (CHECKPOINT, TRANSFER, REPEAT):
             cpu.eip = insn.next_eip
         return result
 

@@ -109,7 +109,7 @@ class Fetcher:
         known = self._decoded.get(key)
         if known is None or not code.startswith(known[0]):
             try:
-                d = decode(code, bool(code32), cpu.model)
+                d = decode(code, bool(code32), cpu.lineage)
             except (NeedMore, TooLong):
                 raise NeedExact from None
             if len(self._decoded) >= _MOST:
@@ -136,7 +136,7 @@ class Fetcher:
         expected, cpu.journal.mmio = cpu.journal.mmio, None
         while True:
             try:
-                d = decode(bytes(code), code32, cpu.model)
+                d = decode(bytes(code), code32, cpu.lineage)
                 cpu.journal.mmio = expected
                 return Insn(d, eip, bytes(code))
             except NeedMore:

@@ -14,6 +14,7 @@ from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.strings import Strings
 from dm.isa import features
+from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import State
 
@@ -51,9 +52,11 @@ class Machine(Strings):
             raise ValueError(f"CPU model {config.model!r}, one of {sorted(features.MODELS)} is needed")
         table = cpuid_table(config)
         self._cpuid = table
-        self.features = features.feature_mask(table)
+        mask = features.feature_mask(table)
+        self.features, self.more_features = mask & M64, mask >> 64
         self.vendor = features.vendor(table)
         self.model = features.MODELS[config.model]
+        self.lineage = lineage(self.model, self.vendor)
         self.copies = config.copies
         self.memory = GuestMemory(MemoryMap(0, ()))
         self.journal = Journal()
@@ -190,12 +193,8 @@ class Machine(Strings):
         return known.value
 
     def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
-        """Return a register of CPUID; beyond the last leaf Intel parts show the last basic one."""
+        """Return a register of CPUID."""
         table = self._cpuid
-        if self.vendor == 0 and not 0x40000000 <= leaf <= 0x4FFFFFFF:
-            highest = table.get((leaf & 0x80000000, 0))
-            if highest is None or leaf > highest[0]:
-                leaf = table.get((0, 0), (0, 0, 0, 0))[0]
         row = table.get((leaf, subleaf))
         if row is None and not _has_subleaves(leaf):
             row = table.get((leaf, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -14,7 +15,15 @@ from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import Fault, NeedExact
 
 _DE: Final = 1 << 3
-_ES: Final = 0
+_TF: Final = 1 << 8
+_ES, _CS = 0, 1
+
+
+def _first_element(to: int, first: int, end: int, n: int, down: int, size: int) -> int:
+    """Return the number of the first of ``n`` elements from ``to`` on that touches [first, end), ``n`` if none does."""
+    if to >= end if down else to + size <= first:
+        return min(n, (to - end) // size + 1 if down else (first - to) // size)
+    return n if (to + size <= first if down else to >= end) else 0
 
 
 class Ports(Access):
@@ -24,6 +33,8 @@ class Ports(Access):
     left = 0
     #: Elements that the instruction at hand has moved as a block, else 1.
     moved = 1
+    #: Address behind the instruction at hand.
+    insn_end = 0
 
     def _watch(self, port: int, size: int) -> None:
         if not self.recording:
@@ -54,7 +65,7 @@ class Ports(Access):
 
     def _block_room(self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
         """The same, whatever the page is."""
-        if top < 0 or self.dr7 & 0xFF or self.align_check:
+        if top < 0 or self.dr7 & 0xFF or self.flags & _TF or self.align_check:
             return 1
         in_page = span[0][0] % PAGE
         if down:
@@ -64,10 +75,31 @@ class Ports(Access):
             rooms = [(PAGE - in_page) // size, (wrap - offset) // size, (top + 1 - offset) // size]
         return max(1, min(wanted, self.left, *rooms))
 
+    def _up_to_itself(self, physical: int, n: int, down: int, size: int) -> int:
+        """Cut a block of ``n`` elements to be written from ``physical`` on behind the first that changes this code."""
+        target = self.memory.page(physical // PAGE)
+        if n < 2 or target is None:
+            return n
+        first = self.seg_base[_CS] + self.eip & M32
+        length = self.insn_end - self.eip & M32
+        pieces = [(first, min(length, PAGE - first % PAGE))]
+        if pieces[0][1] < length:
+            pieces.append((first + pieces[0][1] & M32, length - pieces[0][1]))
+        to = target.start + physical % PAGE
+        for linear, count in pieces:
+            with contextlib.suppress(NeedExact):  # code that is not in memory
+                page = self.fetchable(linear)
+                start = page.start + linear % PAGE
+                if page.memory is target.memory:
+                    n = min(n, 1 + _first_element(to, start, start + count, n, down, size))
+        return n
+
     def _port_in_block(self, port: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
         span = self._checked(_ES, offset, size, 1)
         asked = self.journal.ahead
         n = asked.count if asked else self._room(span, self.write_top[_ES], offset, wanted, down, wide, size)
+        if not asked:
+            n = self._up_to_itself(span[0][0], n, down, size)
         if n <= 1:
             self.store_span(span, self._port_in(port, size))
             return 1

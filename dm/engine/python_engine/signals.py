@@ -50,11 +50,11 @@ class PageFault(Abandon):
 
 
 class Hypervisor(Abandon):
-    """The instruction touches what only the hypervisor has, at this guest-physical address."""
+    """The instruction touches what only the hypervisor has, at this guest-physical address, or is its own: ``what``."""
 
-    def __init__(self, address: int) -> None:
-        super().__init__(address)
-        self.address = address
+    def __init__(self, address: int, what: str = "") -> None:
+        super().__init__(address, what)
+        self.address, self.what = address, what
 
 
 class Firmware(Abandon):

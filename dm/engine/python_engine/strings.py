@@ -1,8 +1,9 @@
 """REP MOVS, STOS and LODS between memory and a device, and MOVS between devices: many elements in one question.
 
 What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
-happen between the elements: the memory side is proven readable or writable.  Anything else: 0, and the instruction
-moves one element as ever.  On replay the journal says what was decided, since the budget has changed.
+happen between the elements: the memory side is proven readable or writable, and a block ends with the element that
+changes the instruction itself.  Anything else: 0, and the instruction moves one element as ever.  On replay the journal
+says what was decided, since the budget has changed.
 
 From device to device it is the outside that reads and writes element by element (if it can), so no data comes here.
 """
@@ -95,6 +96,8 @@ class Strings(Ports):
             return 0
         most = self._block_room(target, self.write_top[to_seg], to, wanted, down, wide, size)
         n = self._block_room(source, self.read_top[from_seg], offset, most, down, wide, size)
+        if reads and not copies:
+            n = self._up_to_itself(target[0][0], n, down, size)
         if n < 2:
             return 0
         if copies:

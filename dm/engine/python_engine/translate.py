@@ -1,8 +1,8 @@
 """Descriptions to Python functions: one per row and form, made on first use and kept for the process's life.
 
 A handler is called with the machine and the instruction record and returns how the instruction ended: None (go on with
-the next in line), a target EIP, CHECKPOINT, REPEAT or NEXT_SEGMENT (next in line, a segment register having been
-loaded).  Faults and the like are exceptions.
+the next in line), a target EIP, CHECKPOINT, TRANSFER, REPEAT or NEXT_SEGMENT (next in line, a segment register having
+been loaded).  Faults and the like are exceptions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from dm.engine.python_engine.signals import Fault, Unsupported
+from dm.engine.python_engine.signals import Fault, Hypervisor, Unsupported
 from dm.isa.catalogue import DESCRIPTIONS
 from dm.isa.events import boundary, deliver, raise_exception
 from dm.isa.forms import Row
@@ -31,6 +31,7 @@ from dm.microcode.verify import is_transaction
 CHECKPOINT: Final = -1
 REPEAT: Final = -2
 NEXT_SEGMENT: Final = -3
+TRANSFER: Final = -4
 
 _GPR_KEEP: Final = {8: 0xFF, 16: 0xFFFF}
 
@@ -80,12 +81,16 @@ class _Target(PythonTarget):
                 return [f"return {args[0]}"]
             case "checkpoint":
                 return [f"return {CHECKPOINT}"]
+            case "transfer":
+                return [f"return {TRANSFER}"]
             case "repeat":
                 return [f"cpu.repeated = {args[0]}", f"return {REPEAT}"]
             case "fault":
                 return [f"raise Fault({', '.join([repr(labels[0]), *args])})"]
             case "unsupported":
                 return [f"raise Unsupported({labels[0]!r})"]
+            case "hypervisor":
+                return [f"raise Hypervisor(0, {labels[0]!r})"]
         raise AssertionError(name)
 
 
@@ -114,7 +119,7 @@ _segment_printer: Final = PythonPrinter(_Target(NEXT_SEGMENT))
 #: vCPUs of several threads share printers, names and what has been compiled so far.
 _lock: Final = threading.RLock()
 #: What printed code sees: the runtime, and every procedure that has been needed so far.
-_names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported}
+_names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported, "Hypervisor": Hypervisor}
 
 
 def _called(block: Block) -> Iterator[Procedure | Primitive]:

@@ -542,7 +542,7 @@ static int finish(struct dx *x, int reason, const struct dm_exit *exit)
     if (!exit)
         exit = &nothing;
     const bool late = clock_ns() - (uint64_t)run->exchanged_ns > x->posted_ns;
-    if (run->explain || (exit->posted_count && late)) /* late ones go first, by themselves */
+    if (run->explain || exit->label || (exit->posted_count && late)) /* late ones go first, by themselves */
         return unusual;
     sort_pages(x);
     get_state(x, own->now);

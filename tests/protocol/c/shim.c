@@ -239,10 +239,10 @@ static void test_native(void)
     FINE(run());
     CHECK(done->reason == X86_DM_DONE_REASON_HYPERVISOR && done->address == 0x7e && done->instructions == 1);
     CHECK(seen.ios == 1 && state.rip == 1);
-    LOAD("\x66\xb9\x1b\x00\x00\x00\x0f\x30\xf4"); /* mov ecx, 1bh; wrmsr; hlt */
+    LOAD("\x66\xb9\x3b\x00\x00\x00\x0f\x30\xf4"); /* mov ecx, 3bh; wrmsr; hlt */
     seen.then = answer_native;
     FINE(run());
-    CHECK(done->reason == X86_DM_DONE_REASON_HYPERVISOR && done->address == 0x1b && state.rip == 6);
+    CHECK(done->reason == X86_DM_DONE_REASON_HYPERVISOR && done->address == 0x3b && state.rip == 6);
 }
 
 static void test_answers(void)
