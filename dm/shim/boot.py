@@ -15,7 +15,7 @@ from typing import Final
 from dm.protocol.schema import DoneReason, Io
 from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
-from dm.shim.ends import Interrupted, Status, TimeOver, of_signal
+from dm.shim.ends import Interrupted, Status, TimeOver, lift_limit, of_signal
 from dm.shim.errors import RunLost, ShimError
 from dm.shim.multiboot import Kernel
 from dm.shim.pc import Pc
@@ -85,7 +85,7 @@ class Outcome:
 
     ``serial`` is what came through the serial port and the debug console, and POST codes where they are shown;
     ``post`` the last POST codes; ``exit_value`` the byte written to the exit port, if one was; ``signal`` the one that
-    interrupted it, if one did.
+    interrupted it, if one did; ``answers`` is False where the daemon was waited for in vain.
     """
 
     reason: Reason
@@ -99,6 +99,7 @@ class Outcome:
     post: list[int] = field(default_factory=list)
     exit_value: int | None = None
     signal: int = 0
+    answers: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -222,7 +223,7 @@ class Boot:
         """
         self._vcpu, self._console = vcpu, console
         start = time.monotonic()
-        number = 0
+        number, answers = 0, True
         try:
             reason, detail = self._loop(self._deadline)
         except KeyboardInterrupt as error:
@@ -231,7 +232,8 @@ class Boot:
                 number = error.number if isinstance(error, Interrupted) else signal.SIGINT
                 reason, detail = Reason.INTERRUPTED, f"interrupted by {signal.Signals(number).name}"
         except TimeOver:
-            reason, detail = Reason.TIMEOUT, f"{self._time_is_over()}: the daemon does not answer"
+            lift_limit()
+            reason, detail, answers = Reason.TIMEOUT, f"{self._time_is_over()}: the daemon does not answer", False
         except RunLost as error:
             reason, detail = Reason.RUN_LOST, str(error)
         except ShimError as error:
@@ -249,7 +251,7 @@ class Boot:
         rows = [row.rstrip() for row in screen.text()]
         return Outcome(
             reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self.pc.resets,
-            dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value, number,
+            dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value, number, answers,
         )  # fmt: skip
 
     def _time_is_over(self) -> str:

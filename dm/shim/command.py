@@ -39,7 +39,7 @@ _START: Final = 1.0
 _PATIENCE: Final = 10.0
 #: Nobody replaces a daemon of our own, but it frees our session when we have been suspended.
 _OWN_PATIENCE: Final = 2.0
-_COUNTERS_TIMEOUT: Final = 2.0
+_COUNTERS_TIMEOUT: Final = 1.0
 #: Bytes of the VM's name in the protocol.
 _NAME: Final = 64
 
@@ -404,11 +404,14 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
         if args.dump_memory:
             write_dump(boot.pc, args.dump_memory)
     counters: dict[str, tuple[int, int]] = {}
-    if outcome.reason in (Reason.LOST, Reason.RUN_LOST) or shim.lost is not None:
-        shim.close(bye=False)  # nobody is there to say goodbye to
-    else:
-        with contextlib.suppress(SessionLost):  # the daemon may have gone since
+    there = outcome.reason not in (Reason.LOST, Reason.RUN_LOST) and outcome.answers and shim.lost is None
+    if there:
+        try:
             counters = _compare(shim)
+        except SessionLost:  # the daemon may have gone since
+            there = False
+    if not there:
+        shim.close(bye=False)  # nobody is there to say goodbye to
     if args.json:
         print(json.dumps(_report(outcome, shim, counters) | {"successions": vcpu.successions}, indent=2))
     else:

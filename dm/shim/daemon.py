@@ -16,7 +16,7 @@ from typing import Final
 
 #: How long the daemon may take to listen (a first start may have to compile byte code), and to end, in seconds.
 _START: Final = 30.0
-_END: Final = 5.0
+_END: Final = 2.0
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -111,9 +111,14 @@ class TimeLimit:
     def lift(self) -> None:
         """Let the limit count no more."""
         if self._seconds is not None and self._before is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            lift_limit()
             signal.signal(signal.SIGALRM, self._before)
             self._before = None
+
+
+def lift_limit() -> None:
+    """Let no :class:`TimeOver` come any more."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _over(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import deque
@@ -46,6 +47,8 @@ _NO_RECONNECT: Final = 1 << 29
 #: How long a run is waited for whose session is lost while its own socket is not, in seconds: a worker whose
 #: supervisor has died gives every state back first.
 _GRACE: Final = 5.0
+#: How long an interrupted run is waited for, which a daemon that is well ends at once, in seconds.
+_GOODBYE: Final = 2.0
 
 #: An answer of data alone.
 _NOTHING_MORE: Final = Answer()
@@ -138,6 +141,7 @@ class Vcpu:
         self._socket: zmq.Socket[bytes] | None = None
         self._watch: Watch
         self._give_up_at = 0.0
+        self._wait_until = math.inf  # for the daemon, whatever else holds
         self._unheard = False
         self._link: Linked
         self._epoch = 0
@@ -266,10 +270,11 @@ class Vcpu:
             raise raised.error from None
         except BaseException:  # Ctrl-C; it may have swallowed a message: said once more, the request brings it again
             self._send(request)
+            self._wait_until = time.monotonic() + _GOODBYE
             self._give_up(state, delta)
             raise
         finally:
-            self._request = None
+            self._request, self._wait_until = None, math.inf
         self._deliver(done, on_posted, on_pages)
         return done
 
@@ -436,11 +441,15 @@ class Vcpu:
         """Return how long to wait for the daemon, in milliseconds; None while all is well.
 
         Raises:
-            RunLost: the session is lost, and this vCPU's thread in the daemon with it.
+            RunLost: the session is lost, and this vCPU's thread in the daemon with it; or nobody answers at all.
         """
         lost = self._shim.lost
         if (lost is None and not self._watch.seen) or self._renewed is not None:
-            return None
+            if self._wait_until == math.inf:
+                return None
+            if (left := self._wait_until - time.monotonic()) <= 0:
+                raise RunLost("the daemon does not answer")
+            return int(left * 1000) + 1
         now = time.monotonic()
         self._give_up_at = self._give_up_at or now + _GRACE
         if (lost is not None and self._unheard) or now >= self._give_up_at:
