@@ -13,6 +13,7 @@ from dm.qmp.protocol import VersionInfo
 from dm.qmp.server import Limits, QmpServer
 from dm.server import signals
 from dm.server.monitor import Monitor
+from dm.server.place import draw_names
 from dm.server.supervisor import Settings, Supervisor
 from dm.version import VERSION
 
@@ -30,6 +31,7 @@ async def serve(settings: Settings, qmp: Sequence[Address], ready: Callable[[], 
     """
     os.umask(0o077)  # whatever is created is ours alone
     signals.reset()
+    draw_names()
     monitor = Monitor()
     supervisor = Supervisor(settings, monitor)
     monitor.attach(supervisor)

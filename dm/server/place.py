@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 from collections.abc import Collection
 from typing import Any, Final, Protocol
 
@@ -20,6 +22,15 @@ _DOMAIN: Final = "x86-dm"
 _BACKLOG: Final = 100
 #: A peer must have done its part of ZMTP's handshake within so many milliseconds.
 HANDSHAKE_MS: Final = 5000
+
+
+def draw_names() -> None:
+    """Make libzmq's names of connections random, before this process makes a ROUTER socket.
+
+    A peer may choose its own name, also one that libzmq would give to somebody else: then it passes for that one, or
+    libzmq ends the process when it comes to that name.  It counts from a number of rand(3)'s, which nobody has seeded.
+    """
+    ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
 
 
 class Place(Protocol):

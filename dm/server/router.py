@@ -94,8 +94,9 @@ class Router:
     def check_epoch(self, identity: bytes, message: Emulate | IoAnswer | Kick) -> None:
         """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer.
 
-        It must know the session's secret.  Once is enough: ZeroMQ names each connection itself, and no other can have
-        its name.  In a session without a secret the first socket stays the peer.
+        It must know the session's secret.  Once is enough: ZeroMQ names each connection at random, and no other can
+        have its name while it is there or guess it later.  In a session without a secret the first socket stays the
+        peer.
         """
         if message.epoch == self.epoch and identity == self.peer:
             return

@@ -31,7 +31,7 @@ from dm.server.board import Board
 from dm.server.limits import SessionLimits
 from dm.server.memory import GuestMap, RamBlocks
 from dm.server.pages import Block, PageCache
-from dm.server.place import Admission, IpcPlace, Place, TcpPlace
+from dm.server.place import Admission, IpcPlace, Place, TcpPlace, draw_names
 from dm.server.vcpu import Vcpu
 
 _log = logging.getLogger(__name__)
@@ -349,6 +349,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     log.set_up(args.log_level, f"session {args.session}: ")
     signals.leave_to_supervisor()
+    draw_names()
     os.umask(0o077)
     guard.install()
     # A thread that runs Python would otherwise hold the GIL 5 ms and turn a round trip of 60 us into that.
