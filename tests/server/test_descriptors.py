@@ -125,7 +125,7 @@ def test_a_tcp_endpoint_outlives_a_flood_too(tmp_path):
         with Shim.connect(endpoint, curve=curve) as shim, contextlib.ExitStack() as stack:
             for _ in range(400):
                 one = stack.enter_context(socket.socket())
-                one.settimeout(30)
+                one.settimeout(60)
                 one.connect(("127.0.0.1", int(endpoint.rpartition(":")[2])))
             assert shim.counters().vcpus == []
 

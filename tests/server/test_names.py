@@ -45,7 +45,7 @@ def claim(path, name):
         return bytes([len(key)]) + key + struct.pack(">I", len(value)) + value
 
     one = socket.socket(socket.AF_UNIX)
-    one.settimeout(30)
+    one.settimeout(60)
     one.connect(path)
     one.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
     ready = b"\x05READY" + prop(b"Socket-Type", b"DEALER") + prop(b"Identity", name)
