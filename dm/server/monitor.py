@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ class Monitor(Listener):
     def __init__(self) -> None:
         self._listeners: list[Callable[[control.Event], None]] = []
         self._supervisor: Supervisor
+        self._turn = asyncio.Lock()  # stop and cont come one after the other
 
     def attach(self, supervisor: Supervisor) -> None:
         """Say which supervisor this is about; before anything else."""
@@ -25,22 +27,25 @@ class Monitor(Listener):
         """Return the run state."""
         if self._supervisor.quitting:
             return RunState.SHUTDOWN
-        return RunState.PAUSED if self._supervisor.paused else RunState.RUNNING
+        is_stopping = self._turn.locked()  # not stopped before all are
+        return RunState.PAUSED if self._supervisor.paused and not is_stopping else RunState.RUNNING
 
     async def stop(self) -> None:
         """Hold all guest code."""
-        if not self._supervisor.paused:
-            await self._pause(True)
-            self._emit(control.Stopped())
+        async with self._turn:
+            if not self._supervisor.paused:
+                await self._pause(True)
+                self._emit(control.Stopped())
 
     async def cont(self) -> None:
         """Let guest code run."""
-        was_paused = self._supervisor.paused
-        try:
-            await self._pause(False)  # whoever did not obey the last time is asked again
-        finally:
-            if was_paused:
-                self._emit(control.Resumed())
+        async with self._turn:
+            was_paused = self._supervisor.paused
+            try:
+                await self._pause(False)  # whoever did not obey the last time is asked again
+            finally:
+                if was_paused:
+                    self._emit(control.Resumed())
 
     async def _pause(self, paused: bool) -> None:
         try:

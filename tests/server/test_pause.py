@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 from harness import Daemon, children, eventually, flat, session
 from test_daemon import FOREVER, Qmp
@@ -75,3 +76,30 @@ def test_a_vcpu_that_does_not_stop_is_named(tmp_path):
         qmp.ask("stop")
         assert state(qmp) == "paused"
         qmp.ask("cont")
+
+
+def test_two_monitors_are_told_the_same(tmp_path):
+    """A second ``stop`` is not answered before the first one is, and nothing counts as stopped before it is."""
+    with (
+        Daemon(tmp_path, "--qmp", f"unix:{tmp_path}/qmp") as daemon,
+        Qmp(tmp_path / "qmp") as first,
+        Qmp(tmp_path / "qmp") as second,
+        Qmp(tmp_path / "qmp") as third,
+        session(daemon.endpoint, name="frozen") as (shim, _),
+    ):
+        (worker,) = children(daemon.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        texts = []
+        try:
+            threads = [threading.Thread(target=lambda q=q: texts.append(refused(q, "stop"))) for q in (first, second)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                assert state(third) == "running"
+                time.sleep(0.1)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert len(texts) == 2
+        assert all(f"session {shim.session} (frozen)" in text for text in texts)
+        third.ask("stop")
+        assert state(first) == state(second) == "paused"
