@@ -73,7 +73,7 @@ def elf_kernel() -> bytes:
 
 
 def boot(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*X86_DM, "boot", *map(str, words)], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*X86_DM, "boot", *map(str, words)], capture_output=True, text=True, timeout=250)
 
 
 @pytest.fixture(params=["native", "python"])
@@ -86,7 +86,7 @@ def test_rom_runs_at_the_reset_vector(tmp_path: Path, engine: tuple[str, str], s
     file = tmp_path / "rom.bin"
     file.write_bytes(rom(size))
     # nothing is expected: the last text's appearance would end it, too, before or after the ROM does
-    done = boot(*engine, "--bios", file, "--debugcon", "0x402", "--exit-port", "0xf4", "--timeout", 30)
+    done = boot(*engine, "--bios", file, "--debugcon", "0x402", "--exit-port", "0xf4", "--timeout", 200)
     assert done.stdout.splitlines() == ["POST 5A", "POST 11", "POST 12", "hi", "POST FF"]
     assert done.returncode == 0x10 << 1 | 1, done.stderr
     assert "wrote 0x10 to the exit port" in done.stderr
@@ -95,7 +95,7 @@ def test_rom_runs_at_the_reset_vector(tmp_path: Path, engine: tuple[str, str], s
 def test_rom_that_exits_before_what_was_expected_fails(tmp_path: Path) -> None:
     file = tmp_path / "rom.bin"
     file.write_bytes(rom())
-    done = boot("--bios", file, "--exit-port", "0xf4", "--expect", "POST AA", "--timeout", 30)
+    done = boot("--bios", file, "--exit-port", "0xf4", "--expect", "POST AA", "--timeout", 200)
     assert done.returncode == 1
     assert "'POST AA' has not appeared" in done.stderr
 
@@ -103,7 +103,7 @@ def test_rom_that_exits_before_what_was_expected_fails(tmp_path: Path) -> None:
 def test_rom_without_exit_port_halts(tmp_path: Path) -> None:
     file = tmp_path / "rom.bin"
     file.write_bytes(rom())
-    done = boot("--bios", file, "--post-port", "0xf4", "--json", "--timeout", 30)
+    done = boot("--bios", file, "--post-port", "0xf4", "--json", "--timeout", 200)
     report = json.loads(done.stdout)
     assert (done.returncode, report["outcome"]) == (0, "halted")
     assert (report["serial"], report["post"], report["exit_value"]) == ("POST 10\n", [0x10], None)
@@ -114,7 +114,9 @@ def test_rom_without_exit_port_halts(tmp_path: Path) -> None:
 def test_multiboot_kernel(tmp_path: Path, engine: tuple[str, str], image: bytes) -> None:
     file = tmp_path / "kernel.bin"
     file.write_bytes(image)
-    done = boot(*engine, file, "--append", "root=x y", "--exit-port", "0xf4", "--memory", 32, "--json", "--timeout", 30)
+    done = boot(
+        *engine, file, "--append", "root=x y", "--exit-port", "0xf4", "--memory", 32, "--json", "--timeout", 200
+    )
     report = json.loads(done.stdout)
     # 31 MiB above the first: 7C00h KiB.
     assert report["serial"] == "root=x y\0\x7c"[:8] + "\0\x7c"
@@ -137,7 +139,7 @@ def trace(path: Path) -> list[tuple[str, dict[str, object]]]:
 def test_trace_is_what_explain_reads(tmp_path: Path) -> None:
     file, out = tmp_path / "rom.bin", tmp_path / "trace.jsonl"
     file.write_bytes(rom())
-    boot("--bios", file, "--engine", "native", "--trace", out, "--timeout", 30)
+    boot("--bios", file, "--engine", "native", "--trace", out, "--timeout", 200)
     steps = trace(out)
     assert [words for words, _ in steps[:5]] == [
         "",
@@ -158,6 +160,6 @@ def test_trace_from_an_address_ends_after_its_count(tmp_path: Path) -> None:
     file, out = tmp_path / "rom.bin", tmp_path / "trace.jsonl"
     file.write_bytes(rom())
     options = ("--trace", out, "--trace-from", "0xf0004", "--trace-count", 2)
-    done = boot("--bios", file, "--engine", "native", *options, "--exit-port", "0xf4", "--timeout", 30)
+    done = boot("--bios", file, "--engine", "native", *options, "--exit-port", "0xf4", "--timeout", 200)
     assert done.returncode == 0x21, "the rest runs on without being traced"
     assert [words for words, _ in trace(out)] == ["", "f000:00000004 mov al,0x12", "f000:00000006 out 0x80,al"]

@@ -59,7 +59,7 @@ def running(rescue: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("kind", ["cd", "disk"])
 def test_command_line_answers(rescue: Path, kind: str) -> None:
     steps = ("--expect", "grub>", "--keys", SAY_HELLO, "--expect", "hello", "--expect", "grub>")
-    result = report(rescue, "--as", kind, *steps, "--timeout", 100)
+    result = report(rescue, "--as", kind, *steps, "--timeout", 200)
     assert result["outcome"] == "expected"
     assert "hello" in result["screen"]
     assert result["resets"] == 0
@@ -82,7 +82,7 @@ def test_it_boots_with_its_memory_in_messages(rescue: Path) -> None:
 
 
 def test_both_sides_counted_the_same(rescue: Path) -> None:
-    stats = report(rescue, "--expect", "grub>", "--stats", "--timeout", 100)["stats"]
+    stats = report(rescue, "--expect", "grub>", "--stats", "--timeout", 200)["stats"]
     assert stats["shim"] == stats["daemon"]
     assert stats["shim"]["requests"] == stats["runs"] == sum(stats["ends"].values())
     assert stats["shim"]["instructions"] == stats["instructions"] > 1_000_000
@@ -93,7 +93,7 @@ def test_both_sides_counted_the_same(rescue: Path) -> None:
 
 def test_memory_the_guest_sees_is_what_was_asked_for(rescue: Path) -> None:
     steps = ("--expect", "grub>", "--keys", r"lsmmap\n", "--expect", "grub>")
-    screen = report(rescue, "--memory", 16, *steps, "--timeout", 100)["screen"]
+    screen = report(rescue, "--memory", 16, *steps, "--timeout", 200)["screen"]
     assert "base_addr = 0x100000, length = 0xf00000, available RAM" in screen
 
 
@@ -108,11 +108,11 @@ def test_the_python_engine_boots_it_too(rescue: Path) -> None:
 
 def test_reboot_goes_through_post(rescue: Path) -> None:
     steps = ("--expect", "grub>", "--keys", r"reboot\n", "--expect", "Welcome to GRUB", "--expect", "grub>")
-    assert report(rescue, *steps, "--timeout", 100)["outcome"] == "expected"
+    assert report(rescue, *steps, "--timeout", 200)["outcome"] == "expected"
 
 
 def test_text_goes_to_standard_output_and_figures_to_standard_error(rescue: Path) -> None:
-    done = boot(rescue, "--expect", "grub>", "--stats", "--timeout", 100)
+    done = boot(rescue, "--expect", "grub>", "--stats", "--timeout", 200)
     assert done.returncode == 0, done.stderr
     assert "Minimal BASH-like line editing is supported" in done.stdout
     assert "grub>" in done.stdout
@@ -129,7 +129,7 @@ def test_missing_text_ends_with_1_and_is_named(rescue: Path) -> None:
 
 def test_a_running_daemon_can_be_used(rescue: Path, endpoint: str) -> None:
     for _ in range(2):
-        result = report(rescue, "--connect", endpoint, "--expect", "grub>", "--timeout", 100)
+        result = report(rescue, "--connect", endpoint, "--expect", "grub>", "--timeout", 200)
         assert result["stats"]["shim"] == result["stats"]["daemon"]
 
 

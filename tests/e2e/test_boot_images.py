@@ -33,7 +33,7 @@ def make(*words: object, folder: Path | None = None) -> str:
 def report(image: Path, *options: object, status: int = 0) -> dict[str, Any]:
     """Boot an image with ``--json`` and return the report."""
     words = [*BOOT, str(image), *map(str, options), "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
     assert done.returncode == status, done.stdout + done.stderr
     value: dict[str, Any] = json.loads(done.stdout)
     return value
@@ -64,7 +64,7 @@ PROMPT = "PROMPT 1\nTIMEOUT 0\nSAY ready to be told\n"
 def test_isolinux_obeys_its_prompt(tmp_path: Path) -> None:
     image = isolinux(tmp_path, PROMPT)
     steps = ("--expect", "ready to be told", "--expect", "boot:", "--keys", r"ls.c32\n")
-    result = report(image, *steps, "--expect", "libutil.c32", "--expect", "boot:", "--timeout", 60)
+    result = report(image, *steps, "--expect", "libutil.c32", "--expect", "boot:", "--timeout", 200)
     assert result["outcome"] == "expected"
     assert any("ISOLINUX" in row for row in result["screen"])
     # The modules are relocated 32-bit code that calls the firmware through real mode.
@@ -80,7 +80,7 @@ def test_syslinux_obeys_its_prompt_on_a_diskette(tmp_path: Path) -> None:
     make("mcopy", "-i", image, configuration, *modules, "::")
     make("syslinux", "--install", image)
     steps = ("--expect", "boot:", "--keys", r"nosuch\n", "--expect", "No such file or directory", "--expect", "boot:")
-    result = report(image, *steps, "--keys", r"ls.c32\n", "--expect", "libcom32.c32", "--timeout", 60)
+    result = report(image, *steps, "--keys", r"ls.c32\n", "--expect", "libcom32.c32", "--timeout", 200)
     assert any("SYSLINUX" in row for row in result["screen"])
 
 
@@ -90,7 +90,7 @@ def test_ipxe_starts_and_obeys_its_prompt(tmp_path: Path) -> None:
     image = shutil.copy(IPXE, tmp_path / "ipxe.iso")
     steps = ("--expect", "iPXE initialising devices", "--expect", "Open Source Network Boot Firmware")
     prompt = ("--expect", "Ctrl-B", "--keys", "<ctrl-b>", "--expect", "iPXE>", "--keys", r"help\n")
-    result = report(image, *steps, *prompt, "--expect", "Available commands", "--timeout", 100)
+    result = report(image, *steps, *prompt, "--expect", "Available commands", "--timeout", 200)
     assert any("Features:" in row for row in result["screen"])
     assert result["resets"] == 0
 
@@ -125,7 +125,7 @@ def test_linux_runs_to_its_64_bit_entry(linux: Path, tmp_path: Path) -> None:
     label = "LABEL linux\n LINUX /vmlinuz\n APPEND earlyprintk=serial,ttyS0 debug\n"
     image = isolinux(tmp_path, PROMPT + label, [kernel])
     steps = ("--expect", "boot:", "--keys", r"linux\n", "--expect", "early console in setup code", "--expect", "never")
-    result = report(image, "--cpu", "x86-64", "--memory", 256, *steps, "--timeout", 100, status=Status.FAILED)
+    result = report(image, "--cpu", "x86-64", "--memory", 256, *steps, "--timeout", 200, status=Status.FAILED)
     assert result["outcome"] == "failed"
     assert "CODE_64_BIT" in result["detail"]
     address = re.search(r"linear 0x([0-9a-f]+)", result["detail"])
@@ -137,4 +137,4 @@ def test_linux_refuses_a_part_without_64_bits(linux: Path, tmp_path: Path) -> No
     kernel = shutil.copy(linux, tmp_path / "vmlinuz")
     image = isolinux(tmp_path, PROMPT + "LABEL linux\n LINUX /vmlinuz\n", [kernel])
     steps = ("--expect", "boot:", "--keys", r"linux\n")
-    report(image, *steps, "--expect", "requires an x86-64 CPU, but only detected an i686", "--timeout", 100)
+    report(image, *steps, "--expect", "requires an x86-64 CPU, but only detected an i686", "--timeout", 200)

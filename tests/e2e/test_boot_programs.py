@@ -76,8 +76,8 @@ def run(request: pytest.FixtureRequest, image: Callable[[str], Path]) -> Run:
     """Return a function that boots a program until a text appears, on each engine."""
 
     def boot(text: str, expect: str, *options: str) -> dict[str, Any]:
-        words = [*BOOT, image(text), "--engine", request.param, *options, "--expect", expect, "--timeout", "30"]
-        done = subprocess.run([*map(str, words), "--json"], capture_output=True, text=True, timeout=120)
+        words = [*BOOT, image(text), "--engine", request.param, *options, "--expect", expect, "--timeout", "200"]
+        done = subprocess.run([*map(str, words), "--json"], capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stdout + done.stderr
         value: dict[str, Any] = json.loads(done.stdout)
         assert request.param in value["engine"]

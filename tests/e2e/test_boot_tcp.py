@@ -51,7 +51,6 @@ def boot(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, "boot", *map(str, words)], capture_output=True, text=True, timeout=250)
 
 
-@pytest.mark.timeout(290)
 def test_grub_boots(rescue: Path, folder: Path, endpoint: str) -> None:
     keys = ("--curve-secret-key", folder / "clients/vm1.key_secret", "--curve-server-key", folder / "daemon.key")
     steps = ("--expect", "grub>", "--keys", r"set end=lo\necho hel${end}\n", "--expect", "hello")

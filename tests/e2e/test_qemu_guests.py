@@ -29,8 +29,8 @@ def cases(*which: str) -> pytest.MarkDecorator:
 def test_built_in_machine_agrees(name: str, tmp_path: Path) -> None:
     """The same guest on the daemon alone: what is expected of QEMU is what the engine does."""
     words = ["boot", "--engine", "native", "--bios", assemble(name, tmp_path), "--exit-port", "0xf4"]
-    words += ["--post-port", "0x84", "--timeout", "60"]
-    done = subprocess.run([sys.executable, "-P", "-m", "dm.cli", *words], capture_output=True, text=True, timeout=120)
+    words += ["--post-port", "0x84", "--timeout", "200"]
+    done = subprocess.run([sys.executable, "-P", "-m", "dm.cli", *words], capture_output=True, text=True, timeout=250)
     assert done.stdout == expected(name)
     assert done.returncode == 1, done.stderr  # twice the byte written, plus one
 

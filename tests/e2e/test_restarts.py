@@ -131,7 +131,6 @@ def printed(count: int) -> str:
     return "".join(chr(0x30 + n % 64) for n in range(count))
 
 
-@pytest.mark.timeout(290)
 def test_grub_boots_through_ten_restarts(rescue: Path, endpoint: Endpoint, boots: Boots) -> None:
     # The loop keeps GRUB at work until the tenth daemon is there, however fast the machine is.
     digits = " ".join("0123456789")
@@ -152,7 +151,6 @@ def test_grub_boots_through_ten_restarts(rescue: Path, endpoint: Endpoint, boots
     assert found["resets"] == 0
 
 
-@pytest.mark.timeout(290)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_repeated_or_left_out_when_a_supervisor_ends(
     endpoint: Endpoint, boots: Boots, counter: Path, number: signal.Signals
@@ -175,7 +173,6 @@ def test_nothing_is_repeated_or_left_out_when_a_supervisor_ends(
     assert found["successions"] == 3
 
 
-@pytest.mark.timeout(290)
 def test_a_worker_killed_in_mid_run_stops_the_vm_with_the_named_event(
     endpoint: Endpoint, boots: Boots, counter: Path
 ) -> None:

@@ -27,7 +27,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def fuzz(module: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", str(FUZZ), str(module), *arguments]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=500)
 
 
 def test_a_module_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

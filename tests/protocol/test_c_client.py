@@ -378,7 +378,7 @@ def test_shim(shim_program, endpoint, scenario):
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
-        timeout=120,
+        timeout=250,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -399,7 +399,7 @@ def test_tcp_with_curve(shim_program, engine, tmp_path):
             capture_output=True,
             text=True,
             env=ENVIRONMENT,
-            timeout=120,
+            timeout=250,
         )
         assert (done.returncode, done.stderr) == (0, "")
     finally:
