@@ -70,6 +70,23 @@ def test_a_tss_and_what_needs_one(machine: Boot, daemon: Daemon, tmp_path: Path,
     assert vm.status() == "running"
 
 
+@cases("tcg-legacy", "kvm-legacy", "kvm-failure", "kvm-real")
+def test_floating_point_in_ring_3_is_never_an_invalid_opcode(
+    machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str
+) -> None:
+    """It is executed, or the guest stops and says why: what neither can run is not the guest's fault."""
+    daemon.start()
+    vm = machine(when, "-bios", assemble("fpu3", tmp_path), accel=accel)
+    poll(lambda: vm.console().endswith("end\n") or vm.status() != "running", 100, lambda: vm.console() + vm.stderr())
+    if vm.status() == "running":
+        assert vm.console() == "fpu3 ffffffff 3f800000 \nend\n"
+    else:
+        assert accel == "kvm"
+        assert vm.console() == "fpu3 "
+        assert "X86_DM_STOPPED" in vm.events
+        assert "neither KVM nor the daemon can run the instruction at 001b:" in vm.stderr()
+
+
 @cases("tcg-real", "tcg-legacy", "kvm-legacy")
 def test_events_of_the_local_apic(machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str) -> None:
     """Priorities, NMIs that nest, interrupts by task gates, x2APIC mode and what its MSRs refuse."""
@@ -77,6 +94,18 @@ def test_events_of_the_local_apic(machine: Boot, daemon: Daemon, tmp_path: Path,
     words = ("-cpu", "qemu64,+x2apic") if accel == "tcg" else ()
     vm = machine(when, *words, "-bios", assemble("apic", tmp_path), accel=accel)
     assert vm.finish() == expected("apic")
+
+
+@cases("tcg-none", "tcg-legacy", "tcg-unpaged", "kvm-legacy")
+def test_devices_that_look_at_the_processor(
+    machine: Boot, daemon: Daemon, tmp_path: Path, accel: str, when: str
+) -> None:
+    """They see it as it is, and a guest cannot end QEMU by where it accesses them from."""
+    daemon.start()
+    vm = machine(None if when == "none" else when, "-bios", assemble("processor", tmp_path), accel=accel)
+    assert vm.finish() == expected("processor")
+    aliases = {line.split(" (prio")[0].strip() for line in vm.hmp("info mtree").splitlines() if "kvmvapic-rom" in line}
+    assert aliases == {"0000000000011000-0000000000020fff"}
 
 
 @cases("tcg-legacy", "kvm-legacy")

@@ -174,6 +174,30 @@ def test_resets_in_the_middle(machine: Boot, daemon: Daemon, tmp_path: Path, acc
     assert runs[4].count(".") == 320
 
 
+def writable_rom(vm: Qemu) -> set[str]:
+    """Where kvmvapic has made its ROM writable."""
+    return {line.split(" (prio")[0].strip() for line in vm.hmp("info mtree").splitlines() if "kvmvapic-rom" in line}
+
+
+@pytest.mark.parametrize("resets", [12, pytest.param(300, marks=pytest.mark.long)])
+@ACCELERATORS
+def test_resets_in_the_middle_of_a_boot(machine: Boot, daemon: Daemon, accel: str, resets: int) -> None:
+    """At any moment of POST, which ends as without the daemon: kvmvapic has found its ROM, and nothing else."""
+    daemon.start()
+    plain = machine(None)
+    plain.wait_for("No bootable device")
+    vm = machine("legacy", accel=accel)
+    for n in range(resets):
+        ran = vm.total("instructions")
+        poll(lambda n=n, ran=ran: vm.total("instructions") > ran + 40_000 * (n % 40), 60, vm.stderr)
+        vm.command("system_reset")
+        vm.command("query-status")
+    vm.wait_for("No bootable device")
+    assert vm.screen() == plain.screen()
+    assert len(writable_rom(vm)) == 1
+    assert writable_rom(vm) == writable_rom(plain)
+
+
 @ACCELERATORS
 def test_memory_of_a_device_that_is_unplugged(machine: Boot, daemon: Daemon, accel: str) -> None:
     """Its ROM was shared with the daemon; neither QEMU nor a new daemon is to touch that again."""
