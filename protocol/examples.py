@@ -164,6 +164,10 @@ GOOD: Final[tuple[tuple[str, Message], ...]] = (
         Emulate(session=77, vcpu=0, epoch=2, seq=4, generation=1, base=3, state={}, secret=_SECRET),
     ),
     (
+        "emulate as far as an address",
+        Emulate(session=77, vcpu=0, epoch=1, seq=4, generation=1, base=3, state={}, stop_at=0xC0100000),
+    ),
+    (
         "emulate of one MMIO instruction",
         Emulate(
             session=77,

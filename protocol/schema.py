@@ -588,6 +588,7 @@ class Emulate(Message):
     secret: bytes = optional(
         Blob(MAX_SECRET), "the session's, until a run on this socket has been answered", b"", since=3
     )
+    stop_at: int | None = optional(U32, "linear address before whose instruction the run ends, `debug`", None, since=3)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -751,6 +752,7 @@ FEATURES: Final = {
     "state-ports": 2,
     "memory-copy": 2,
     "native": 3,
+    "stop-at": 3,
 }
 
 

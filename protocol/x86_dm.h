@@ -478,6 +478,8 @@ struct x86_dm_emulate {
     const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
     uint64_t applied; /* memory by messages: all patches up to this version have been applied */
     struct x86_dm_blob secret; /* the session's, until a run on this socket has been answered */
+    bool has_stop_at;
+    uint32_t stop_at; /* linear address before whose instruction the run ends, debug */
 };
 
 /* A question in the middle of an instruction. The daemon waits for io-answer. */
@@ -1252,8 +1254,10 @@ static const struct x86_dm__row x86_dm__emulate_rows[] = {
      offsetof(struct x86_dm_emulate, applied), sizeof(uint64_t), 0, NULL, NULL},
     {"secret", X86_DM__BLOB, X86_DM__OPTIONAL, 64, 0, offsetof(struct x86_dm_emulate, secret),
      offsetof(struct x86_dm_emulate, secret), sizeof(struct x86_dm_blob), 0, NULL, NULL},
+    {"stop_at", X86_DM__U, X86_DM__NOT_SAID, 32, 0, offsetof(struct x86_dm_emulate, stop_at),
+     offsetof(struct x86_dm_emulate, has_stop_at), sizeof(uint32_t), 0, NULL, NULL},
 };
-static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 21, X86_DM_MAX_MESSAGE};
+static const struct x86_dm__table x86_dm__emulate_table = {"emulate", x86_dm__emulate_rows, 22, X86_DM_MAX_MESSAGE};
 
 static const struct x86_dm__row x86_dm__io_rows[] = {
     {"session", X86_DM__U, X86_DM__REQUIRED, 32, 0, offsetof(struct x86_dm_io, session),
@@ -1440,7 +1444,7 @@ static const struct x86_dm__table *const x86_dm__tables[X86_DM_TYPES] = {
     &x86_dm__error_table,
 };
 static const char *const x86_dm__features[] = {
-    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain", "ram-messages", "state-ports", "memory-copy", "native"
+    "ram-fd", "ram-path", "coalesced", "acknowledge", "checkpoint", "explain", "ram-messages", "state-ports", "memory-copy", "native", "stop-at"
 };
 static const struct x86_dm__slot x86_dm__general_slots[] = {
     {"gpr[0]", 64, offsetof(struct x86_dm_state, gpr[0])},

@@ -268,6 +268,7 @@ class Engine(Protocol):
         window: bool = False,
         mmio: int | None = None,
         code: bytes = b"",
+        stop_at: int | None = None,
     ) -> Exit:
         """Run guest code; never blocks on anything but the CPU, the GIL is released by the native engine.
 
@@ -278,6 +279,8 @@ class Engine(Protocol):
             window: end with ``interrupt-window`` when an external interrupt could be taken (IF=1, no shadow).
             mmio: guest-physical address the first instruction must touch, else ``mmio-mismatch``, nothing changed.
             code: instruction bytes that win over memory for the first fetch.
+            stop_at: linear address (32 bits); end with ``debug`` before an instruction there, the first one too.  Every
+                boundary is looked at then, which is slower than running freely.
 
         While a question is open (its answer given) these arguments apply from the next boundary on.
         """

@@ -50,6 +50,7 @@ REASONS: Final = (
     ExitReason.UNSUPPORTED,
     ExitReason.MMIO_MISMATCH,
     ExitReason.PAGE_FAULT,
+    ExitReason.DEBUG,
 )
 _READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ})
 _WRITES: Final = QUESTIONS - _READS - {ExitReason.MEMORY_COPY}
@@ -309,6 +310,7 @@ class NativeEngine:
         window: bool = False,
         mmio: int | None = None,
         code: bytes = b"",
+        stop_at: int | None = None,
     ) -> Exit:
         """Run guest code; see :meth:`dm.engine.api.Engine.run`.
 
@@ -322,12 +324,13 @@ class NativeEngine:
             raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
         if len(code) > _MAX_CODE:
             raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
-        asked = until, budget, progress, window, mmio, code
+        asked = until, budget, progress, window, mmio, code, stop_at
         if asked != self._asked:  # else it stands there already
             self._asked = ()  # as long as a value may be refused
             request.policy, request.budget = POLICIES[until], budget
             request.progress, request.window = progress, window
             request.has_mmio, request.mmio = mmio is not None, mmio or 0
+            request.has_stop_at, request.stop_at = stop_at is not None, stop_at or 0
             request.code_size = len(code)
             if code:
                 _ffi.memmove(request.code, code, len(code))

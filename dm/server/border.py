@@ -110,6 +110,7 @@ def _run_to_c(run: Run, x: Exchange) -> None:
         c.has_most_steps, c.most_steps = request.steps is not None, request.steps or 0
         c.has_microseconds, c.microseconds = request.microseconds is not None, request.microseconds or 0
         c.has_mmio, c.mmio = request.mmio is not None, request.mmio or 0
+        c.has_stop_at, c.stop_at = request.stop_at is not None, request.stop_at or 0
         c.acknowledge, c.explain, c.checkpoint = request.acknowledge, request.explain, request.checkpoint
         c.code_size, c.code = len(request.code), request.code
     c.steps, c.instructions, c.tlb_flush = report.steps, report.instructions, report.tlb_flush

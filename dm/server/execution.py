@@ -142,6 +142,7 @@ class Execution:
             window=run.window and not last,
             mmio=request.mmio if first and request.reason is Reason.MMIO else None,
             code=request.code if first else b"",
+            stop_at=None if last else request.stop_at,
         )
         run.report.add(result)
         taken = time.perf_counter_ns() - started

@@ -166,7 +166,7 @@ class Boot:
             exit_port: port whose first write ends the boot.
             kernel: is started instead of a drive.
             bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
-            trace: takes the instructions; while it wants some the guest runs in single steps.
+            trace: takes the instructions; once it has begun, and while it wants more, the guest runs in single steps.
             check_signature: boot a diskette only if its first sector ends in 55AAh.
 
         Raises:
@@ -304,12 +304,13 @@ class Boot:
         trace = self._trace if self._trace and self._trace.wanted else None
         words = trace.before(pc.state, pc.memory) if trace else ""
         interrupts = pc.interrupts
-        if not trace:
+        begin = trace.start if trace else None
+        if not trace or begin is not None:
             pc.deliver()
         start = time.monotonic()
         done = self._vcpu.run(
             pc.state, pc.memory_map, window=pc.interrupt_waits, microseconds=microseconds, ask=self._ask,
-            posted=pc.posted, steps=1 if trace else None,
+            posted=pc.posted, steps=1 if trace and begin is None else None, stop_at=begin,
         )  # fmt: skip
         stats.running += time.monotonic() - start
         stats.runs += 1
@@ -323,7 +324,7 @@ class Boot:
                 pc.reset(full=False)  # as the chipset answers the shutdown cycle
             case DoneReason.HALT | DoneReason.BUDGET | DoneReason.STOPPED | DoneReason.INTERRUPT_WINDOW:
                 pass
-            case DoneReason.KICKED:
+            case DoneReason.KICKED | DoneReason.DEBUG:
                 pass
             case _:
                 words = f"the run ended with {done.reason} at {self._where()}: {done.detail or 'no detail'}"

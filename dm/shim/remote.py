@@ -46,6 +46,7 @@ class Vcpu(Protocol):
         ask: Callable[[Io], Answer],
         posted: Callable[[int, bytes], None],
         steps: int | None = None,
+        stop_at: int | None = None,
     ) -> Done:
         """Run ``state`` until the guest needs its machine; ``state`` is brought up to date.
 
@@ -57,6 +58,7 @@ class Vcpu(Protocol):
             ask: answers the questions that come up on the way.
             posted: takes writes that the guest has not waited for, before the question that follows them.
             steps: end with ``budget`` after this many instructions, or iterations of REP.
+            stop_at: end with ``debug`` before the instruction at this linear address.
 
         Raises:
             ShimError: the daemon refused the run or is lost.
@@ -102,6 +104,7 @@ class RemoteVcpu:
         ask: Callable[[Io], Answer],
         posted: Callable[[int, bytes], None],
         steps: int | None = None,
+        stop_at: int | None = None,
     ) -> Done:
         """See :meth:`Vcpu.run`.
 
@@ -109,6 +112,8 @@ class RemoteVcpu:
         repeated (:class:`~dm.shim.errors.RunLost`).
         """
         devices = self._devices(ask)
+        if stop_at is not None and "stop-at" not in self._shim.welcome.features:
+            stop_at, steps = None, 1  # an older daemon: the caller looks after each instruction
         while True:
             try:
                 if memory.generation != self._generation:
@@ -117,6 +122,7 @@ class RemoteVcpu:
                 return self._vcpu.run(
                     state,
                     steps=steps,
+                    stop_at=stop_at,
                     microseconds=microseconds,
                     window=window,
                     acknowledge=True,

@@ -35,8 +35,13 @@ class Trace:
 
     @property
     def wanted(self) -> bool:
-        """Whether the machine must go on in single steps."""
+        """Whether there is something to trace still."""
         return self._left > 0
+
+    @property
+    def start(self) -> int | None:
+        """Linear address at which it begins, None once it has begun: then the machine must go on in single steps."""
+        return self._start
 
     def before(self, state: State, memory: GuestMemory) -> str:
         """Return what stands at CS:EIP in words, or "" as long as the trace has not begun."""

@@ -201,6 +201,7 @@ class Vcpu:
         mmio: int | None = None,
         explain: bool = False,
         checkpoint: bool = False,
+        stop_at: int | None = None,
     ) -> Done:
         """Run guest code from ``state``, which is brought up to date, and return how it ended.
 
@@ -242,6 +243,7 @@ class Vcpu:
         request.steps, request.microseconds = steps, microseconds
         request.window, request.acknowledge, request.inject = window, acknowledge, inject
         request.code, request.mmio, request.explain, request.checkpoint = code, mmio, explain, checkpoint
+        request.stop_at = stop_at
         request.changed, request.applied = shim.changed(), shim.applied
         request.secret = b"" if self._is_known else shim.secret
         self._seq += 1

@@ -156,6 +156,20 @@ def test_trace_is_what_explain_reads(tmp_path: Path) -> None:
     assert (done.returncode, broken) == (1, {"PE": None, "CS_LOADED": "f000:0000fff6 jmpf 0xf000:0x0"})
 
 
+def test_a_trace_from_an_address_does_not_step_there(tmp_path: Path) -> None:
+    image = bytearray(rom())
+    image[:16] = bytes.fromhex("66b940420f00 6649 75fc b010 e6f4 f4 90")  # mov ecx,1000000; dec ecx; jnz; exit
+    file, out = tmp_path / "rom.bin", tmp_path / "trace.jsonl"
+    file.write_bytes(image)
+    options = ("--trace", out, "--trace-from", "0xf000a", "--trace-count", 1, "--json")
+    done = boot("--bios", file, "--engine", "native", *options, "--exit-port", "0xf4", "--timeout", 60)
+    stats = json.loads(done.stdout)["stats"]
+    assert stats["instructions"] > 2_000_000
+    assert stats["runs"] < 20_000
+    assert stats["ends"]["debug"] == 1
+    assert [words for words, _ in trace(out)] == ["", "f000:0000000a mov al,0x10"]
+
+
 def test_trace_from_an_address_ends_after_its_count(tmp_path: Path) -> None:
     file, out = tmp_path / "rom.bin", tmp_path / "trace.jsonl"
     file.write_bytes(rom())

@@ -763,6 +763,39 @@ def test_mmio_hint(vm):
     assert (vm.state, bytes(vm.ram)) == (s, ram)
 
 
+def test_a_run_ends_before_the_instruction_at_an_address(vm):
+    vm.load("40 40 eb fc")  # inc ax; inc ax; jmp $-2: one address comes around
+    end = vm.run(stop_at=CODE + 1)
+    assert (end.reason, end.steps, vm.state.eip, vm.state.ax) == (ExitReason.DEBUG, 1, CODE + 1, 1)
+    end = vm.run(stop_at=CODE + 1)
+    assert (end.reason, end.steps) == (ExitReason.DEBUG, 0), "the first instruction counts too"
+    end = vm.run(stop_at=CODE + 1, budget=2)
+    assert (end.reason, end.steps) == (ExitReason.DEBUG, 0)
+    end = vm.run(stop_at=CODE + 1, progress=True, until=Until.PROTECTED)
+    assert (end.reason, end.steps, vm.state.ax) == (ExitReason.DEBUG, 3, 3), "but where progress is asked for"
+    end = vm.run(stop_at=CODE + 3, budget=100)
+    assert (end.reason, end.steps) == (ExitReason.BUDGET, 100), "in the middle of an instruction there is none"
+    s = vm.state
+    assert (s.dr, s.dr6 & 15, s.dr7) == ([0] * 4, 0, State.reset().dr7)
+
+
+def test_an_address_is_linear(vm):
+    vm.load("90 90 f4")
+    s = vm.state
+    s.cs.base, s.rip = s.cs.base + s.rip & ~0xF, s.rip & 0xF
+    vm.engine.set_state(s)
+    end = vm.run(stop_at=s.cs.base + s.eip + 1)
+    assert (end.reason, end.steps, vm.state.eip) == (ExitReason.DEBUG, 1, s.eip + 1)
+
+
+def test_an_address_holds_over_a_question(vm):
+    vm.load("e480 90 f4")  # in al,80h; nop; hlt
+    assert vm.run(stop_at=CODE + 2).reason is ExitReason.PORT_IN
+    vm.engine.answer(b"\x55")
+    end = vm.run(stop_at=CODE + 2)
+    assert (end.reason, vm.state.eip, vm.state.ax & 0xFF) == (ExitReason.DEBUG, CODE + 2, 0x55)
+
+
 def test_msr_refused(vm):
     vm.load("0f32 f4", cx=0x1234)
     end = vm.run()

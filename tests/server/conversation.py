@@ -256,6 +256,7 @@ class Conversation:
             {"state": state | {"segments": [1 << 20, *state["segments"][1:]]}}, {"state": state | {"unheard": [1]}},
             {"inject": Event(0, 0x20)}, {"inject": Event(4, 0x21, length=2)}, {"inject": Event(3, 13, True, 5)},
             {"reason": Reason.MMIO}, {"reason": Reason.MMIO, "mmio": 0xD0010}, {"reason": Reason.MMIO, "mmio": 5},
+            {"stop_at": 0}, {"stop_at": 0x7C00},
             {"applied": 3}, {"until": UntilWord.SVM_RAW}, {"base": 0, "state": {}},
             {"changed": [schema.PageRange(1, 0, 1)]}, {"secret": SECRET}, {"secret": b"wrong"},
             {"secret": b"wrong", "epoch": 99}, {"secret": b"", "epoch": 99},

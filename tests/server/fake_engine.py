@@ -80,7 +80,9 @@ class FakeEngine:
             if region.gpa <= gpa < region.gpa + region.size and region.kind == RegionKind.RAM:
                 region.memory[gpa - region.gpa + region.offset] = value
 
-    def run(self, until=Until.NEVER, budget=1 << 62, *, progress=False, window=False, mmio=None, code=b""):
+    def run(
+        self, until=Until.NEVER, budget=1 << 62, *, progress=False, window=False, mmio=None, code=b"", stop_at=None
+    ):
         s = self.state
         steps, posted, pages = 0, [], set()
 

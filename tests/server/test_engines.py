@@ -304,6 +304,24 @@ def test_mmio_on_behalf_of_a_failed_exit(vm):
     assert (done.reason, done.instructions, state.rax & 0xFF, state.rip) == (DoneReason.BUDGET, 1, 0x77, 3)
 
 
+def test_a_run_ends_at_an_address_whatever_comes_before(vm):
+    vm.load("B90300 E480 E2FC F4")  # mov cx, 3; in al, 80h; loop $-2; hlt
+    state = vm.start()
+    asked, code = [], state.cs.base
+
+    def device(io):
+        asked.append(io.address)
+        return b"\x05"
+
+    done = vm.vcpu.run(state, stop_at=code + 5, on_io=device)
+    assert (done.reason, state.rip, state.rcx & 0xFFFF, asked) == (DoneReason.DEBUG, 5, 3, [0x80])
+    done = vm.vcpu.run(state, stop_at=code + 5, on_io=device)
+    assert (done.reason, done.steps) == (DoneReason.DEBUG, 0)
+    done = vm.vcpu.run(state, stop_at=code + 7, on_io=device)
+    assert (done.reason, state.rip, state.rcx & 0xFFFF, asked) == (DoneReason.DEBUG, 7, 0, [0x80] * 3)
+    assert vm.vcpu.run(state, stop_at=code + 6).reason is DoneReason.HALT
+
+
 def test_given_instruction_bytes_win(vm):
     vm.load("F4")
     state = vm.start()

@@ -34,9 +34,9 @@ class Guest:
     def __init__(self, program):
         self.program, self.windows, self.maps, self.steps_asked = program, [], [], []
 
-    def run(self, state, memory, *, window, microseconds, ask, posted, steps=None):
+    def run(self, state, memory, *, window, microseconds, ask, posted, steps=None, stop_at=None):
         assert microseconds > 0
-        self.posted = posted
+        self.posted, self.stop_at = posted, stop_at
         self.steps_asked.append(steps)
         self.windows.append(window)
         self.maps.append(memory)

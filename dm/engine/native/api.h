@@ -17,6 +17,7 @@ struct dm_request {
     uint64_t mmio;   /* guest-physical address, when has_mmio */
     uint32_t policy; /* dm.machine.rules.Policy */
     uint32_t progress, window, has_mmio;
+    uint32_t has_stop_at, stop_at; /* linear address */
     uint32_t code_size;
     uint8_t code[16];
 };

@@ -149,6 +149,7 @@ enum exit_reason {
     EXIT_UNSUPPORTED,
     EXIT_MMIO_MISMATCH,
     EXIT_PAGE_FAULT,
+    EXIT_DEBUG,
 };
 
 /* Why an instruction or procedure was abandoned. */

@@ -23,7 +23,8 @@ static void derive(struct cpu *cpu)
     }
     cpu->tlb = &cpu->tlbs[a->cpl == 3];
     cpu->align_check = a->cpl == 3 && (a->cr0 >> AM & 1) && open;
-    cpu->single = (a->flags & TF) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check;
+    cpu->single = (a->flags & TF) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check ||
+                  cpu->request.has_stop_at;
 }
 
 /* Run records until a handler leaves.  Nothing is live in the registers that fast handlers use without saving them
@@ -129,6 +130,11 @@ static int turn(struct cpu *cpu)
             }
             derive(cpu);
         }
+    }
+    if (cpu->request.has_stop_at && cs_linear(cpu, cpu->a.eip) == cpu->request.stop_at &&
+        (cpu->progressed || !cpu->request.progress)) {
+        cpu->look = true;
+        return EXIT_DEBUG;
     }
     const bool special = cpu->first && (cpu->request.code_size || cpu->request.has_mmio);
     const bool must_progress = cpu->request.policy && cpu->request.progress && !cpu->progressed;

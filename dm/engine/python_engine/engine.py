@@ -84,6 +84,7 @@ class PythonEngine:
         # What the request said about the first instruction.
         self._code = b""
         self._mmio: int | None = None
+        self._stop_at: int | None = None
         self._look = True
         self._insn: Insn | None = None
         self._last_fault = Fault("", 0, 0)
@@ -218,6 +219,7 @@ class PythonEngine:
         window: bool = False,
         mmio: int | None = None,
         code: bytes = b"",
+        stop_at: int | None = None,
     ) -> Exit:
         """Run guest code; see :meth:`dm.engine.api.Engine.run`.
 
@@ -239,7 +241,7 @@ class PythonEngine:
         try:
             if self._open is not None:
                 self._resume(self._open)
-            self._code, self._mmio = bytes(code), mmio
+            self._code, self._mmio, self._stop_at = bytes(code), mmio, stop_at
             return self._boundaries(_POLICIES.get(until), window)
         except Question as q:
             return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down, target=q.target)
@@ -317,6 +319,8 @@ class PythonEngine:
                     continue
                 if what in _ENDS:
                     return self._exit(_ENDS[what])
+            if self._stop_at is not None and self._progressed and self._linear() == self._stop_at:
+                return self._exit(ExitReason.DEBUG)
             if self._single() or (policy is not None and not self._progressed):
                 self._step(None)
                 self._look = True
@@ -325,10 +329,15 @@ class PythonEngine:
             else:
                 self._stretch()
 
+    def _linear(self) -> int:
+        """Return the linear address of the next instruction."""
+        return (self._cpu.seg_base[1] + self._cpu.eip) & 0xFFFFFFFF
+
     def _single(self) -> bool:
         """Whether every boundary must be looked at."""
         cpu = self._cpu
-        return bool(cpu.flags & _TF or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check)
+        watched = cpu.flags & _TF or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check
+        return bool(watched) or self._stop_at is not None
 
     def _charge(self, steps: int, instructions: int) -> None:
         if not self._prepaid:  # else it was part of the run that asked

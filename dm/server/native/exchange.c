@@ -56,7 +56,7 @@ static const uint64_t EMULATE_UNDERSTOOD =
     1ull << EMULATE__GENERATION | 1ull << EMULATE__BASE | 1ull << EMULATE__STATE | 1ull << EMULATE__REASON |
     1ull << EMULATE__UNTIL | 1ull << EMULATE__STEPS | 1ull << EMULATE__MICROSECONDS | 1ull << EMULATE__WINDOW |
     1ull << EMULATE__ACKNOWLEDGE | 1ull << EMULATE__CODE | 1ull << EMULATE__MMIO | 1ull << EMULATE__EXPLAIN |
-    1ull << EMULATE__CHECKPOINT;
+    1ull << EMULATE__CHECKPOINT | 1ull << EMULATE__STOP_AT;
 static const uint64_t IO_ANSWER_UNDERSTOOD =
     1ull << IO_ANSWER__SESSION | 1ull << IO_ANSWER__VCPU | 1ull << IO_ANSWER__EPOCH | 1ull << IO_ANSWER__SEQ |
     1ull << IO_ANSWER__IO | 1ull << IO_ANSWER__DATA | 1ull << IO_ANSWER__WINDOW | 1ull << IO_ANSWER__STOP;
@@ -293,6 +293,8 @@ static bool begin(struct dx *x)
         .has_microseconds = v[EMULATE__MICROSECONDS].said,
         .mmio = v[EMULATE__MMIO].number,
         .has_mmio = v[EMULATE__MMIO].said,
+        .has_stop_at = v[EMULATE__STOP_AT].said,
+        .stop_at = (uint32_t)v[EMULATE__STOP_AT].number,
         .reason = reason,
         .until = (uint32_t)v[EMULATE__UNTIL].number,
         .acknowledge = (uint32_t)v[EMULATE__ACKNOWLEDGE].number,
@@ -403,6 +405,8 @@ static void step(struct dx *x)
     request->window = run->window && !last;
     request->has_mmio = first && run->reason == REASON_MMIO;
     request->mmio = request->has_mmio ? run->mmio : 0;
+    request->has_stop_at = run->has_stop_at && !last;
+    request->stop_at = run->stop_at;
     request->code_size = first ? run->code_size : 0;
     memcpy(request->code, run->code, sizeof request->code);
     const uint64_t started = clock_ns();

@@ -56,6 +56,7 @@ struct dx_run {
     uint64_t seq, most_steps, microseconds, mmio;
     uint32_t reason, until;
     uint32_t has_most_steps, has_microseconds, has_mmio, acknowledge, explain, checkpoint;
+    uint32_t has_stop_at, stop_at;
     uint32_t code_size;
     uint8_t code[16];
     /* how far it is */
