@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dm.isa.parts import INTEL
 from dm.vectors.case import Case
 from dm.vectors.code import prefix_count
 
@@ -24,7 +25,7 @@ class Difference:
     ``formats`` and ``opcodes`` (a regular expression on the whole group name) select cases, ``condition`` narrows them.
     ``flags`` are bits of the flags register, also where an exception pushed it, that are not compared; ``memory`` and
     ``fault`` take those out altogether, ``everything`` all of the result.  ``vendor`` names the part whose behaviour
-    the row sets aside.
+    the row sets aside.  ``held``: only where the set is held against a part of this vendor (the characters of CPUID).
     """
 
     formats: frozenset[str]
@@ -36,10 +37,13 @@ class Difference:
     memory: bool = False
     fault: bool = False
     everything: bool = False
+    held: str = ""
 
-    def applies(self, form: str, case: Case) -> bool:
-        """Tell whether this row speaks about ``case`` of format ``form``."""
-        return form in self.formats and re.fullmatch(self.opcodes, case.opcode) is not None and self.condition(case)
+    def applies(self, form: str, case: Case, part: str = "") -> bool:
+        """Tell whether this row speaks about ``case`` of format ``form``, held against a ``part``."""
+        if form not in self.formats or (self.held and self.held != part):
+            return False
+        return re.fullmatch(self.opcodes, case.opcode) is not None and self.condition(case)
 
 
 def _reg(case: Case) -> int:
@@ -50,6 +54,12 @@ def _reg(case: Case) -> int:
 def _long_for_a_286(case: Case) -> bool:
     """Tell whether C7 with a 16-bit displacement and its immediate is longer than the 80286's ten bytes."""
     return _reg(case) != 0 and prefix_count(case.code) + 6 > 10
+
+
+def _count_above_1(case: Case) -> bool:
+    """Tell whether a shift's count, taken modulo 32, is above 1: the last byte before HLT, or CL."""
+    opcode = case.code[prefix_count(case.code)]
+    return ((case.code[-2] if opcode < 0xD0 else case.state.ecx) & 31) > 1
 
 
 _REAL_286: Final = frozenset({"hw286"})
@@ -82,6 +92,16 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     ),
     Difference(
         _REAL_286,
+        "C[01].[0-7]|D[23].[0-7]",
+        _count_above_1,
+        "80286",
+        "OF of a shift or rotation by more than 1 is undefined (SDM 2): the 80286 and AMD's parts make it of the "
+        "result, Intel's of the operand",
+        flags=0x800,
+        held=INTEL,
+    ),
+    Difference(
+        _REAL_286,
         "CE",
         lambda case: case.index == 1193,
         "recording",
@@ -91,6 +111,6 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
 )
 
 
-def find(form: str, case: Case) -> Difference | None:
-    """Return the row that speaks about ``case``, if any."""
-    return next((row for row in DIFFERENCES if row.applies(form, case)), None)
+def find(form: str, case: Case, part: str = "") -> Difference | None:
+    """Return the row that speaks about ``case``, held against a ``part`` (vendor and model), if any."""
+    return next((row for row in DIFFERENCES if row.applies(form, case, part)), None)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 import dm.engine
 from dm.engine.api import CpuConfig, Engine, Exit, ExitReason, MemoryMap, Until

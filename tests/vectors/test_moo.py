@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -108,6 +109,55 @@ def test_pushed_flags_of_an_exception_are_masked_in_memory(tmp_path: Path) -> No
     data = header() + whole + a_test(final=final, extra=chunk("EXCP", struct.pack("<BI", 0, 0xA00)))
     (case,) = cases(tmp_path, data)
     assert case.memory_masks == {0xA01: 0xD4, 0xA02: 0x07}
+
+
+METADATA = {
+    "opcodes": {
+        "40": {"status": "normal", "flags-mask": 0xFFEF},
+        "D2": {"reg": {"5": {"status": "normal", "flags-mask": 0xF7EE}}},
+        "0FA4": {"flags-mask": 0xF7FF},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("40.MOO", 0x0FD5 & ~0x10),
+        ("D2.5.MOO", 0x0FD5 & ~0x811),
+        ("D2.4.MOO", 0x0FD5),
+        ("67660FA4.MOO", 0x0FD5 & ~0x800),
+        ("41.MOO", 0x0FD5),
+    ],
+)
+@pytest.mark.parametrize("above", [False, True])
+def test_flags_that_the_metadata_calls_undefined_are_masked(tmp_path: Path, name: str, mask: int, above: bool) -> None:
+    """Also in the flags that an exception pushes; the file lies beside the tests or one folder up."""
+    moo._opcodes.cache_clear()
+    (tmp_path / "metadata.json").write_text(json.dumps(METADATA), encoding="utf-8")
+    folder = tmp_path / "v1" if above else tmp_path
+    folder.mkdir(exist_ok=True)
+    final = registers("RG32", R32, {"ss": 0x90, "esp": 0xFD})
+    whole = registers("RM32", R32, {"eflags": 0xFFFFFFFB})
+    plain, pushed, own = cases(
+        folder,
+        header() + a_test(0) + a_test(1, final=final, extra=chunk("EXCP", struct.pack("<BI", 0, 0xA00)))
+        + whole + a_test(2),
+        name,
+    )  # fmt: skip
+    assert plain.registers["eflags"][1] == mask
+    assert pushed.memory_masks == {0xA01: mask & 0xFF, 0xA02: mask >> 8}
+    assert own.registers["eflags"][1] == mask & ~4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"opcodes": 5}', '{"opcodes": {"40": 5}}', '{"opcodes": {"40": {"flags-mask": "x"}}}']
+)
+def test_damaged_metadata_is_named(tmp_path: Path, text: str) -> None:
+    moo._opcodes.cache_clear()
+    (tmp_path / "metadata.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FormatError, match="metadata"):
+        cases(tmp_path, header() + a_test())
 
 
 def test_revoked_tests_are_not_run(tmp_path: Path) -> None:
