@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,6 +57,29 @@ settings.load_profile("dm")
 #: Test modules (as dm.isa.coverage names them): tests collected, and those of them that have passed.
 _collected: Counter[str] = Counter()
 _passed: Counter[str] = Counter()
+
+
+def host_cpu() -> str:
+    """Return vendor, family and model of the host's CPU as Linux shows them; the live oracle is that part's."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    except OSError:
+        return "unknown"
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    words = (told.get("vendor_id"), told.get("cpu family"), told.get("model"))
+    return "{} family {} model {}".format(*words) if all(words) else "unknown"
+
+
+def pytest_report_header() -> str:
+    """Say whose CPU this is."""
+    return f"host CPU: {host_cpu()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say whose CPU the live oracle was, also where there is no header."""
+    passed = terminalreporter.getreports("passed") if hasattr(terminalreporter, "getreports") else []
+    if any("modify_ldt" in report.keywords for report in passed):
+        terminalreporter.write_line(f"live oracle: {host_cpu()}; the other vendor's part is in the recorded sets")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

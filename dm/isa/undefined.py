@@ -151,7 +151,7 @@ TABLE: Final = (
 def instruction(decoded: Decoded, cl: int) -> Instruction:
     """Return what conditions look at; ``cl`` is the value of CL before the instruction."""
     row = decoded.row
-    by = row.operands[-1] if row else ""
+    by = row.operands[-1] if row and row.operands else ""
     return Instruction(decoded, 1 if by == "1" else (decoded.imm if by == "Ib" else cl) & 31)
 
 

@@ -592,6 +592,8 @@ def test_the_table_names_instructions_that_exist() -> None:
         ("f30fbcc1", 0, OF | SF | AF | PF),
         ("0fbcc1", 0, OF | SF | AF | PF | CF),
         ("40", 0, 0),
+        ("27", 0, OF),
+        ("d6", 0, 0),
     ],
 )
 def test_masks_of_undefined_flags(code: str, cl: int, mask: int) -> None:

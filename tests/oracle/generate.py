@@ -81,6 +81,8 @@ def comparable(code: bytes) -> bool:
         return False
     if op == 0x8F and after & 0x38:
         return False  # XOP on some parts
+    if op in (0xC6, 0xC7) and after == 0xF8:
+        return False  # XABORT and XBEGIN: some of Intel's parts run them although CPUID does not show RTM
     if op == 0x17 or (op == 0x8E and after >> 3 & 7 == 2):
         return False  # the MOV SS shadow lets the next instruction run too
     if op != 0x0F:

@@ -88,8 +88,6 @@ def _row(
     steps: int,
     ldt: list[list[int]],
 ) -> list[Any] | None:
-    if prefix_length(r.code) >= ARENA - CODE - r.eip - 1:
-        return None  # nothing but prefixes up to the end of the segment
     # The kernel's own segments, memory outside the arena and endless loops say nothing.
     if exception and exception[0] == _PAGE_FAULT:
         return None
