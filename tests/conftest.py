@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
