@@ -271,7 +271,10 @@ def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decod
         rep = "rep"
     elif repeat and "repz" in row.attributes:
         rep = "repe" if repeat == 0xF3 else "repne"
-    if wrong or (lock and not ("lock" in row.attributes and (memory or row.mod == "R"))):
+    if lock and not ("lock" in row.attributes and (memory or row.mod == "R")):
+        # The 80286 takes LOCK before everything (recorded).
+        wrong, lock = wrong or lineage != Lineage.I80286, False
+    if wrong:
         found.row = None
         return found
     v = found.variant

@@ -228,11 +228,10 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, st
         prefix = repeat == 0xf3 ? 2 : 3;
     if (wrong)
         return (int)in.position;
-    if (lock) {
-        if (!row->lock || !(memory || row->mod == 4))
-            return (int)in.position;
+    if (lock && row->lock && (memory || row->mod == 4))
         prefix = 1;
-    }
+    else if (lock && lineage != LINEAGE_80286) /* which takes it before everything */
+        return (int)in.position;
     *variant = row->variants[osize32][shape][prefix];
     return (int)in.position;
 }
