@@ -6,6 +6,7 @@ what is the same, what is Intel's alone, what the manual leaves undefined.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dm.engine import create
 from dm.engine.api import CpuConfig, Engine
 from dm.engine.parts import part
 from dm.isa import coverage, undefined
-from dm.isa.decode import decode
+from dm.isa.decode import TooLong, decode
 from dm.isa.forms import ROWS
 from dm.vectors import hwamd
 from dm.vectors.case import Fault
@@ -113,10 +114,11 @@ def run(
         data: memory before, by offset in data segments.
         flags: arithmetic flags, or AC, before.
         steps: only so many REP iterations.
-        registers: general registers, and segments by LDT entry.  By default segments are DATA and ESP is STACK.
+        registers: general registers and EIP, and segments by LDT entry.  By default segments are DATA, ESP is STACK.
     """
     made, world, memory = machine(engine, cpu)
     names = (*hwamd.GPR, *hwamd.SEG)
+    eip = registers.pop("eip", EIP)
     assert registers.keys() <= set(names)
     gpr = [registers.get(name, STACK if name == "esp" else 0) for name in hwamd.GPR]
     segs = [selector(registers.get(name, CODE32 if name == "cs" and code32 else CODE16 if name == "cs" else DATA))
@@ -124,7 +126,7 @@ def run(
     ldt = {e[0]: hwamd.segment(*e) for e in (*LDT, *([entry] if entry else []))}
     patches = [[offset, bytes_] for offset, bytes_ in {**dict.fromkeys(range(0x400, 0x2000, 0x100), bytes(0x100)),
                                                      **(data or {})}.items()]  # fmt: skip
-    row = [int(code32), bytes.fromhex(code.split(";")[0]), gpr, segs, EIP, flags | 2, patches, 0, {}, {}, EIP, 2, [],
+    row = [int(code32), bytes.fromhex(code.split(";")[0]), gpr, segs, eip, flags | 2, patches, 0, {}, {}, eip, 2, [],
            None, 0]  # fmt: skip
     case = hwamd.case("", 0, row, [ldt])
     try:
@@ -136,8 +138,9 @@ def run(
             state = made.get_state()
             return Result(None, {"eflags": state.eflags, "ecx": state.ecx, "eip": state.eip}, {})
         outcome = world.run(made, memory, case)
-        decoded = decode(case.code + bytes(15), code32)
-        coverage.executed(decoded, coverage.mode_of(case.state), completed=outcome.fault is None)
+        with contextlib.suppress(TooLong):
+            decoded = decode(case.code + bytes(15), code32)
+            coverage.executed(decoded, coverage.mode_of(case.state), completed=outcome.fault is None)
         after = memory.read(hwamd.ARENA, 0x2000)
     finally:
         memory.reset()
@@ -417,6 +420,32 @@ def test_12_enter_with_a_32_bit_operand_on_a_16_bit_stack(engine: str) -> None:
         assert (found.fault, found.regs["ebp"], found.regs["esp"]) == (None, frame_pointer, 0x8000FFEC), cpu
         word = run(engine, cpu, "66c8 100000", entry=entry, ss=OWN, esp=0x80000000, ebp=0x12345678)
         assert (word.regs["ebp"], word.regs["esp"]) == (0x1234FFFE, 0x8000FFEE), cpu
+
+
+#: Opcodes that raise #UD behind a ModRM byte, on Intel's parts.
+WITH_MODRM = (
+    *(f"0f{op:02x}" for op in (0x39, *range(0x3B, 0x40), 0x7A, 0x7B, 0xA6, 0xA7, 0xB8, 0xB9, 0xFF)),
+    *("0f380c", "0f38ff", "0f3a00", "0f3aff"),
+)
+WITHOUT = tuple(f"0f{op:02x}" for op in (0x04, 0x0A, 0x0B, 0x0C, 0x24, 0x26, 0x36))
+
+
+@both_engines
+@pytest.mark.parametrize("code", WITH_MODRM)
+def test_13_undefined_opcodes_fetch_what_follows_modrm(engine: str, code: str) -> None:
+    """The last byte of the displacement, or of the immediate of 0F 3A, lies beyond the limit of CS: #GP(0)."""
+    whole = bytes.fromhex(code + "8044332211" + "00" * code.startswith("0f3a"))
+    assert run(engine, INTEL, whole.hex()).fault == Fault(UD)
+    assert run(engine, INTEL, whole[:-1].hex(), eip=0x10001 - len(whole)).fault == Fault(GP, 0)
+    for size, fault in ((15, Fault(UD)), (16, Fault(GP, 0))):
+        assert run(engine, INTEL, (b"\x66" * (size - len(whole)) + whole).hex()).fault == fault
+
+
+@both_engines
+@all_vendors
+@pytest.mark.parametrize("code", WITHOUT)
+def test_13_undefined_opcodes_without_modrm(engine: str, cpu: str, code: str) -> None:
+    assert run(engine, cpu, code, eip=0x10000 - len(code) // 2).fault == Fault(UD)
 
 
 @both_engines
