@@ -211,6 +211,16 @@ def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_
     assert build.scratch_args([*flags, flag]) == []
 
 
+def test_generating_leaves_what_is_in_the_directory_alone(tmp_path):
+    from dm.engine.native.generate import generate
+
+    stranger = tmp_path / "notes.h"
+    stranger.write_text("mine")
+    made = generate(tmp_path)
+    assert made
+    assert stranger.read_text() == "mine"
+
+
 def test_a_refused_argument_leaves_nothing_for_the_next_run():
     machine = Machine(make_engine("native"))
     machine.load("90" * 16 + "f4")

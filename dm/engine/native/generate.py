@@ -544,7 +544,7 @@ def state_source() -> str:
 
 
 def generate(out: Path) -> list[Path]:
-    """Write all generated files into ``out``, touching only those whose text changed.
+    """Write all generated files into ``out``, touching only those whose text changed, and nothing else that is there.
 
     Returns:
         The C files among them, in a fixed order.
@@ -553,9 +553,6 @@ def generate(out: Path) -> list[Path]:
     output.expand()
     files = output.files()
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        if old.suffix in (".c", ".h") and old.name not in files and not old.name.startswith("_native"):
-            old.unlink()
     for name, text in files.items():
         path = out / name
         if not path.exists() or path.read_text() != text:
