@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import itertools
+import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 
 class Command(Protocol):
-    """What a subcommand's module offers."""
+    """What a subcommand's module offers; an ``EXIT_STATUS`` is the end of its ``--help``."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare options and operands."""
@@ -86,18 +87,33 @@ def installed() -> dict[str, tuple[str, str]]:
     return found
 
 
-def version_report() -> str:
-    """Return what ``--version`` prints: version, engine in use and why, libzmq, Python."""
+def versions() -> dict[str, str]:
+    """Return what ``--version`` is about: version, engine in use and why, libzmq, Python."""
     import zmq
 
     from dm.engine import engine_in_use
 
     name, why = engine_in_use()
+    return {
+        "version": VERSION,
+        "engine": name,
+        "engine_note": why,
+        "libzmq": zmq.zmq_version(),
+        "pyzmq": zmq.__version__,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "machine": platform.machine(),
+    }
+
+
+def version_report() -> str:
+    """Return what ``--version`` prints for people."""
+    found = versions()
     return (
-        f"x86-dm {VERSION}\n"
-        f"engine: {name} ({why})\n"
-        f"libzmq {zmq.zmq_version()} (pyzmq {zmq.__version__})\n"
-        f"Python {platform.python_version()} ({platform.python_implementation()}, {platform.machine()})"
+        f"x86-dm {found['version']}\n"
+        f"engine: {found['engine']} ({found['engine_note']})\n"
+        f"libzmq {found['libzmq']} (pyzmq {found['pyzmq']})\n"
+        f"Python {found['python']} ({found['implementation']}, {found['machine']})"
     )
 
 
@@ -106,7 +122,9 @@ def usage(commands: dict[str, tuple[str, str]]) -> str:
     width = max(map(len, commands), default=0)
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in commands.items())
     return (
-        "usage: x86-dm [--version] [--help] COMMAND ...\n\n"
+        "usage: x86-dm COMMAND ...\n"
+        "       x86-dm --version [--json]\n"
+        "       x86-dm --help\n\n"
         "Runs the x86 guest code that a hypervisor cannot.\n\n"
         f"commands:\n{rows}\n\n"
         "'x86-dm COMMAND --help' describes one command."
@@ -120,9 +138,12 @@ def run(arguments: Sequence[str]) -> int:
     if first in ("-h", "--help", "help"):
         print(usage(commands))
         return 0 if arguments else 2
-    if first in ("-V", "--version"):
-        print(version_report())
+    if first in ("-V", "--version") and rest in ([], ["--json"]):
+        print(json.dumps(versions(), indent=2) if rest else version_report())
         return 0
+    if first in ("-V", "--version"):
+        print(f"x86-dm: --version takes --json only, not {rest[0]}\nTry 'x86-dm --help'.", file=sys.stderr)
+        return 2
     if first not in commands:
         kind = "option" if first.startswith("-") else "command"
         close = nearest(first, ["--help", "--version"] if kind == "option" else list(commands))
@@ -131,6 +152,7 @@ def run(arguments: Sequence[str]) -> int:
     module, text = commands[first]
     command = cast(Command, importlib.import_module(module))
     parser = Parser(f"x86-dm {first}", text[0].upper() + text[1:] + ".")
+    parser.epilog = getattr(command, "EXIT_STATUS", None)
     command.add_arguments(parser)
     return command.main(parser.parse(rest))
 

@@ -7,6 +7,7 @@ public key and may be given to anyone, NAME.key_secret both keys and nobody else
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import stat
 import sys
@@ -120,8 +121,12 @@ def make_keys(name: Path) -> tuple[Path, Path]:
     return public, secret
 
 
+EXIT_STATUS: Final = "Exit status: 0, or 1 when the keys cannot be written; files that exist are never overwritten."
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the operands of ``x86-dm keygen``."""
+    """Declare the options and operands of ``x86-dm keygen``."""
+    parser.add_argument("--json", action="store_true", help="print the two paths as a JSON object")
     parser.add_argument("name", type=Path, metavar="NAME", help="writes NAME.key (public) and NAME.key_secret")
 
 
@@ -132,5 +137,8 @@ def main(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"x86-dm keygen: {error}", file=sys.stderr)
         return 1
-    print(f"{public}: public, for the other side\n{secret}: secret, stays here")
+    if args.json:
+        print(json.dumps({"public": str(public), "secret": str(secret)}))
+    else:
+        print(f"{public}: public, for the other side\n{secret}: secret, stays here")
     return 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from dm import cli
+from dm.engine import engine_in_use
 from dm.version import VERSION
 
 
@@ -99,7 +101,9 @@ def test_every_installed_command_offers_help(name: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as caught:
         cli.run([name, "--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: x86-dm {name} ")
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: x86-dm {name} ")
+    assert "xit status: 0" in " ".join(out.split()), "what a script needs"
 
 
 def test_version_names_engine_reason_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +115,14 @@ def test_version_names_engine_reason_and_libraries(capsys: pytest.CaptureFixture
     assert engine.startswith(("engine: native (", "engine: python ("))
     assert libzmq == f"libzmq {zmq.zmq_version()} (pyzmq {zmq.__version__})"
     assert python.startswith("Python 3.")
+
+
+def test_version_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["version"], found["engine"]) == (VERSION, engine_in_use()[0])
+    assert cli.run(["--version", "--jsn"]) == 2
+    assert "--version takes --json only, not --jsn" in capsys.readouterr().err
 
 
 def test_asking_for_help_loads_neither_zeromq_nor_an_engine() -> None:

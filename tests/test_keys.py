@@ -1,5 +1,7 @@
 """Key files, and the command that makes them."""
 
+import json
+
 import pytest
 
 from dm import cli, keys
@@ -61,3 +63,11 @@ def test_not_a_key_file(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match="not a key file"):
         keys.load_public(path)
+
+
+def test_keygen_for_programs(tmp_path, capsys):
+    assert cli.run(["keygen", "--json", str(tmp_path / "vm")]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "public": str(tmp_path / "vm.key"),
+        "secret": str(tmp_path / "vm.key_secret"),
+    }

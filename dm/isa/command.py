@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from dm.isa import coverage, objdump
 from dm.isa.coverage import Form, form_name
@@ -19,16 +19,28 @@ from dm.isa.forms import MAPS, Row
 _MOST_ERRORS = 40
 
 
+EXIT_STATUS: Final = (
+    "Exit status: 0, 1 when --check finds a disagreement that is not reviewed or --missing a form, 2 for bad input."
+)
+
+
+def _address(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: an address from 0 to 0xffffffff is needed") from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare options and operands."""
     parser.add_argument(
         "code", metavar="HEX", nargs="*", help="bytes to disassemble; without any, every form with its modes and tests"
     )
     parser.add_argument("--bits", type=int, choices=(16, 32), default=16, help="code size of HEX (16)")
-    parser.add_argument("--address", type=lambda text: int(text, 0), default=0, metavar="EIP", help="where HEX is")
+    parser.add_argument("--address", type=_address, default=0, metavar="EIP", help="where HEX is")
     parser.add_argument("--check", action="store_true", help="compare map and disassembler with binutils' objdump")
     parser.add_argument("--missing", action="store_true", help="list forms that no test executes; 1 if there are any")
-    parser.add_argument("--json", action="store_true", help="list the forms as JSON objects, one for each")
+    parser.add_argument("--json", action="store_true", help="print JSON objects, one for each form or instruction")
     parser.add_argument("--verbose", action="store_true", help="with --check: list every disagreement, reviewed or not")
 
 
@@ -38,11 +50,11 @@ def main(args: argparse.Namespace) -> int:
         return _check(args.verbose)
     if not args.code:
         return _list(list(coverage.survey(coverage.load())), args.missing, args.json)
-    if args.missing or args.json:
-        print("x86-dm isa: --missing and --json list forms: give no HEX with them", file=sys.stderr)
-        return 2
     if not 0 <= args.address < 1 << 32:
         print(f"x86-dm isa: --address is {args.address:#x}, 0 to 0xffffffff is needed", file=sys.stderr)
+        return 2
+    if args.missing:
+        print("x86-dm isa: --missing lists forms: give no HEX with it", file=sys.stderr)
         return 2
     try:
         code = bytes.fromhex("".join(args.code))
@@ -51,7 +63,10 @@ def main(args: argparse.Namespace) -> int:
         return 2
     at = args.address
     for line in listing(code, args.bits == 32, at):
-        print(f"{at & 0xFFFFFFFF:8x}  {line.code.hex():<30}  {line.text}")
+        if args.json:
+            print(json.dumps({"address": at & 0xFFFFFFFF, "bytes": line.code.hex(), "text": line.text}))
+        else:
+            print(f"{at & 0xFFFFFFFF:8x}  {line.code.hex():<30}  {line.text}")
         at += len(line.code)
     return 0
 

@@ -14,6 +14,9 @@ from dm.machine.text import from_json
 _POLICIES: Final = {policy.name.lower().replace("_", "-"): policy for policy in Policy if policy is not Policy.NEVER}
 
 
+EXIT_STATUS: Final = "Exit status: 0 when the state can be entered, 1 when not, 2 for bad input."
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare options and operands."""
     parser.add_argument(
@@ -34,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"x86-dm explain: {args.state}: {error.strerror}", file=sys.stderr)
         return 2
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         print(f"x86-dm explain: {args.state}: {error}", file=sys.stderr)
         return 2
     policy = _POLICIES[args.policy]

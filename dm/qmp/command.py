@@ -7,11 +7,16 @@ import asyncio
 import contextlib
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from dm.qmp.address import TcpAddress, parse_address
+
+EXIT_STATUS: Final = (
+    "Prints what the command returns, as JSON. Exit status: 0, 1 when it was refused or nobody answers, 2 for a wrong "
+    "option or argument."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,11 @@ from dm.version import VERSION
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
+EXIT_STATUS: Final = (
+    "Exit status: 0 after an orderly end (SIGTERM, quit), 1 when it cannot serve, 2 for a wrong option."
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``x86-dm serve``."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import dm.engine
 from dm.vectors.case import FormatError
@@ -27,6 +27,11 @@ from dm.vectors.vendor import PARTS, named
 _OLD = ("hw286", "moo")
 # Opcodes whose failures are described, and failures of each.
 _OPCODES, _EACH = 20, 3
+
+
+EXIT_STATUS: Final = (
+    "Exit status: 0, 1 when a test failed or could not be run, 2 when a file or the engine cannot be used."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

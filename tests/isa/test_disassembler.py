@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import shutil
 
 import pytest
@@ -228,3 +229,18 @@ def test_no_objdump_is_said(monkeypatch, capsys):
     command.add_arguments(parser)
     assert command.main(parser.parse_args(["--check"])) == 2
     assert "binutils" in capsys.readouterr().err
+
+
+def test_instructions_for_programs(capsys):
+    assert cli.run(["isa", "--json", "--bits", "32", "--address", "0x1000", "40 c3"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"address": 0x1000, "bytes": "40", "text": "inc eax"},
+        {"address": 0x1001, "bytes": "c3", "text": "ret"},
+    ]
+
+
+@pytest.mark.parametrize("address", ["x", "1.5", ""])
+def test_an_impossible_address(capsys, address):
+    with pytest.raises(SystemExit):
+        cli.run(["isa", f"--address={address}", "90"])
+    assert f"argument --address: {address}: an address from 0 to 0xffffffff is needed" in capsys.readouterr().err

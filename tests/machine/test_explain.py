@@ -141,3 +141,8 @@ def test_many_stretches_are_not_all_printed(tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "in 30 stretches of about 1" in out
     assert "the other 10 are shorter; --json lists all" in out
+
+
+def test_json_nested_without_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(tmp_path, "[" * 100_000) == 2
+    assert "state.json: " in capsys.readouterr().err
