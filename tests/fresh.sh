@@ -259,7 +259,7 @@ inside() {
     variables >"$place/variables"
     while IFS= read -r line; do set -- "$line" "$@"; done <"$place/variables"
     # Not by exec: process 1 takes in the orphans, and when it ends the kernel ends whatever is left.
-    chroot "$system" env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+    chroot "$system" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
 # Ends what runs in the new system and removes it, however this ends.
