@@ -62,7 +62,7 @@ subprocess.run(["c", "d"])
 if shutil.which("g") is None or subprocess.Popen([*x, "h"]) or run("i"): text = "in /usr/lib/j"
 """
     assert sorted(named(ast.parse(source))) == ["/usr/lib/a", "b", "c", "g"]
-    assert {"bochs", "grub-mkrescue", "/usr/lib/ipxe/82540em.rom"} <= used().keys()
+    assert {"bochs", "grub-mkrescue", "/usr/lib/ipxe/ipxe.iso"} <= used().keys()
 
 
 def test_what_tests_use_is_listed() -> None:

@@ -14,13 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import need
+from needs import E1000_ROM, need
 from qemu_machine import BUILD, FIRMWARE, Daemon, Qemu, assemble, expected, need_kvm, poll, ram
 
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 MODULES = Path("/usr/lib/syslinux/modules/bios")
 IPXE = Path("/usr/lib/ipxe/ipxe.iso")
-E1000_ROM = Path("/usr/lib/ipxe/82540em.rom")
 
 pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
 

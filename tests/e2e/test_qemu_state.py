@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import need
+from needs import E1000_ROM, need
 from qemu_machine import Daemon, Qemu, assemble, expected, poll
 
 pytestmark = pytest.mark.timeout(1800)  # building QEMU takes minutes
 
 Boot = Callable[..., Qemu]
-E1000_ROM = Path("/usr/lib/ipxe/82540em.rom")
 ACCELERATORS = pytest.mark.parametrize("accel", ["tcg", pytest.param("kvm", marks=pytest.mark.kvm)])
 
 
