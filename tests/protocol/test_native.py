@@ -71,3 +71,24 @@ def test_an_acknowledge_cycle_is_no_instruction(vm):
         "only for ports, MMIO and MSRs",
     )
     vm.finish(vm.answer(io))
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_a_call_of_the_hypervisor_is_left_to_it_by_name(vm, explain):
+    """VMCALL of the default, Intel's part; the usual path in C and the one in Python say the same."""
+    vm.load("43 0f01c1 f4")
+    _, done = vm.finish(vm.emulate(real_mode(ebx=1), explain=explain))
+    assert (done.reason, done.address, done.detail) == (DoneReason.HYPERVISOR, 0, "VMCALL")
+    assert (done.instructions, vm.state.rip, vm.state.ebx) == (1, CODE + 1, 2)
+
+
+def test_an_nmi_leaves_shutdown(vm):
+    vm.load("f4")
+    vm.ram.view[8:12] = (0x2000).to_bytes(4, "little")
+    vm.ram.view[0x2000:0x2001] = b"\xf4"
+    _, done = vm.finish(vm.emulate(real_mode(activity=2)))
+    assert done.reason == DoneReason.SHUTDOWN
+    _, done = vm.finish(vm.emulate(real_mode(activity=2, nmi_pending=1)))
+    assert (done.reason, vm.state.rip, vm.state.nmi_blocked) == (DoneReason.HALT, 0x2001, 1)
+    _, done = vm.finish(vm.emulate(real_mode(activity=2, nmi_pending=1, nmi_blocked=1)))
+    assert (done.reason, vm.state.nmi_pending) == (DoneReason.SHUTDOWN, 1)
