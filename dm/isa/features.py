@@ -139,8 +139,8 @@ def is_amd_1a(m: Microcode) -> Value:
     return m.get(VENDOR) == AMD_1A
 
 
-def shifts_as_amd(m: Microcode) -> Value:
-    """Return whether OF of a shift by more than 1 is made of its result, as AMD's and parts before the P6 do, 1 bit."""
+def is_amd_or_old(m: Microcode) -> Value:
+    """Return whether the part is AMD's or older than the P6: in places these do the same, as recorded, 1 bit."""
     return is_amd(m) | (m.get(MODEL) < 6)
 
 

@@ -7,7 +7,7 @@ AF never: :mod:`dm.isa.undefined` says what becomes of them.
 from __future__ import annotations
 
 from dm.isa import flags
-from dm.isa.features import is_amd, shifts_as_amd
+from dm.isa.features import is_amd, is_amd_or_old
 from dm.isa.insn import Insn, Operand, instruction
 from dm.microcode import Value
 
@@ -44,7 +44,7 @@ def _shifted(x: Insn, dst: Operand, count: Value, result: Value, cf: Value, of: 
 def _overflow(x: Insn, of: Value, by_one: Value) -> Value:
     if x.row.operands[1] == "1":
         return of
-    return x.m.select(shifts_as_amd(x.m), of, by_one)
+    return x.m.select(is_amd_or_old(x.m), of, by_one)
 
 
 @instruction()

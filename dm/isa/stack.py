@@ -8,7 +8,7 @@ from __future__ import annotations
 from dm.isa import flags, mode, segmentation
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, GPR32, MODEL, STACK_MASK
-from dm.isa.features import before_386, is_amd
+from dm.isa.features import before_386, is_amd, is_amd_or_old
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
@@ -160,8 +160,8 @@ def ENTER(x: Insn, size: Operand, level: Operand) -> None:
     stack.push(frame_pointer.read())
     frame = stack.pointer.v.fit(x.osize)
     if x.osize == 32:
-        # Of a 16-bit stack Intel's parts subtract from all of ESP (the push goes to SP), AMD's from SP.
-        frame = m.select(is_amd(m), frame, m.get(GPR32, Gpr.SP) - step)
+        # Of a 16-bit stack Intel's parts subtract from all of ESP (the push goes to SP), AMD's and the 80386 from SP.
+        frame = m.select(is_amd_or_old(m), frame, m.get(GPR32, Gpr.SP) - step)
     with m.If(depth != 0):
         left = m.var(8, depth - 1)
         with m.Loop():

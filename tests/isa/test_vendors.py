@@ -415,7 +415,7 @@ def test_11_a_far_call_writes_cs_zero_extended(engine: str, cpu: str) -> None:
 @both_engines
 def test_12_enter_with_a_32_bit_operand_on_a_16_bit_stack(engine: str) -> None:
     entry = up_to(0xFFFF, big=0)
-    for cpu, frame_pointer in ((INTEL, 0x7FFFFFFC), (AMD, 0x8000FFFC)):
+    for cpu, frame_pointer in ((INTEL, 0x7FFFFFFC), (AMD, 0x8000FFFC), ("80386", 0x8000FFFC)):
         found = run(engine, cpu, "c8 100000 ; enter 10h,0", entry=entry, ss=OWN, esp=0x80000000, ebp=0x12345678)
         assert (found.fault, found.regs["ebp"], found.regs["esp"]) == (None, frame_pointer, 0x8000FFEC), cpu
         word = run(engine, cpu, "66c8 100000", entry=entry, ss=OWN, esp=0x80000000, ebp=0x12345678)
