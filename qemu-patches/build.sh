@@ -43,7 +43,7 @@ choose() {
         die "there is no series for QEMU $1; there is one for 10.0.13 and 10.2.2"
         ;;
     esac
-    own=$here/$1 # patches that are other ones for this version
+    own=$here/$1 # patches that are other ones for this version, and what it needs besides
 }
 
 # Prints the series for this version, in order.
@@ -52,6 +52,10 @@ series() {
         number=$(basename "$patch" | cut -c1-4)
         other=$(ls "$own/$number"-*.patch 2>/dev/null) || other=$patch
         echo "$other"
+    done
+    for patch in "$own"/[0-9]*.patch; do
+        number=$(basename "$patch" | cut -c1-4)
+        ls "$here/$number"-*.patch >/dev/null 2>&1 || [ ! -e "$patch" ] || echo "$patch"
     done
 }
 

@@ -221,7 +221,9 @@ def test_memory_and_registers_after_post(machine: Boot, daemon: Daemon, sector: 
         vm.wait_for("the sector runs")
         poll(lambda: "HLT=1" in vm.hmp("info registers"), 100)
         vm.command("stop")
-        return vm.hmp("info registers").splitlines(), vm.memory(0, 128 << 20)
+        # TR is busy after a reset; TCG wants it available, and gets it so from the daemon.
+        text = vm.hmp("info registers").replace("0000ffff 00008b00", "0000ffff 00008900")
+        return text.splitlines(), vm.memory(0, 128 << 20)
 
     registers, memory = end_of_post(None)
     for when in ("real", "legacy"):
