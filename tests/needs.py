@@ -41,10 +41,12 @@ PACKAGES = {
     str(E1000_ROM): "ipxe-qemu",
     "/usr/lib/ipxe/ipxe.iso": "ipxe",
     "/usr/lib/syslinux/modules/bios": "syslinux-common",
+    "/usr/share/bochs/BIOS-bochs-latest": "bochsbios",
     "/usr/share/bochs/BIOS-bochs-legacy": "bochsbios",
     "/usr/share/qemu": "qemu-system-data",
     "/usr/share/qemu/grub.bin": "grub-firmware-qemu",
     "/usr/share/seabios": "seabios",
+    "/usr/share/seabios/bios.bin": "seabios",
 }
 
 #: Programs of every Debian system (Essential: yes, or apt).

@@ -11,6 +11,8 @@ from typing import Any
 from needs import need
 
 BOCHS = Path("/usr/share/bochs/BIOS-bochs-legacy")
+BOCHS_32 = Path("/usr/share/bochs/BIOS-bochs-latest")
+SEABIOS = Path("/usr/share/seabios/bios.bin")
 GRUB = Path("/usr/share/qemu/grub.bin")
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", "native"]
 
@@ -28,6 +30,21 @@ def report(rom: Path, *options: object) -> dict[str, Any]:
 def test_bochs_bios_finishes_its_post() -> None:
     result = report(BOCHS, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
     assert result["post"][-1] == 0x77
+    assert result["resets"] == 0
+
+
+def test_bochs_bios_with_its_32_bit_half_finishes_its_post() -> None:
+    """It looks for MTRRs and processors, and writes tables into shadow RAM."""
+    result = report(BOCHS_32, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
+    assert "ram_size=0x04000000" in result["serial"]
+    assert "Found 1 cpu(s)" in result["serial"]
+
+
+def test_seabios_finishes_its_post() -> None:
+    """It moves its initialization to the top of memory, which CMOS tells it, and finds neither PCI nor drives."""
+    result = report(SEABIOS, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
+    assert "RamSize: 0x04000000 [cmos]" in result["serial"]
+    assert "Detected non-PCI system" in result["serial"]
     assert result["resets"] == 0
 
 
