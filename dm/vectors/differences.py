@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dm.isa.decode import LONGEST, decode
 from dm.isa.parts import INTEL
+from dm.machine.state import Seg
 from dm.vectors.case import Case
 from dm.vectors.code import prefix_count
 
@@ -62,6 +64,29 @@ def _count_above_1(case: Case) -> bool:
     return ((case.code[-2] if opcode < 0xD0 else case.state.ecx) & 31) > 1
 
 
+def _ten_bytes(case: Case) -> bool:
+    """Tell whether an instruction, without the HLT behind it, is longer than the 80286's ten bytes."""
+    return len(case.code) - 1 > 10
+
+
+def _faults(case: Case) -> bool:
+    return case.faults
+
+
+def _faults_through_ss(case: Case) -> bool:
+    """Tell whether a case faults and its memory operand, or the stack, is in SS."""
+    if not case.faults:
+        return False
+    decoded = decode(case.code + bytes(LONGEST), False)
+    implicit = decoded.row is not None and decoded.row.mnemonic in _STACK
+    return implicit or (decoded.variant.memory and decoded.seg == Seg.SS)
+
+
+#: Instructions that use the stack without naming it.
+_STACK: Final = frozenset("CALL CALLF ENTER IRET LEAVE POP POPA POPF PUSH PUSHA PUSHF RET RETF".split())
+_MOO: Final = frozenset({"moo"})
+#: A MOO set of the 80286, held against that model: it refuses what later parts brought, and is else as these.
+_MODEL_286: Final = f"{INTEL} 80286"
 _REAL_286: Final = frozenset({"hw286"})
 
 #: The table, most specific rows first; the first that applies is used.
@@ -83,7 +108,7 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         everything=True,
     ),
     Difference(
-        _REAL_286,
+        _REAL_286 | _MOO,
         "D4",
         lambda case: case.code[prefix_count(case.code) + 1] == 0,
         "80286",
@@ -99,6 +124,33 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         "result, Intel's of the operand",
         flags=0x800,
         held=INTEL,
+    ),
+    Difference(
+        _MOO,
+        ".*",
+        _ten_bytes,
+        "80286",
+        "more than 10 bytes are #GP on the 80286; the limit of later parts, and of the model, is 15 (SDM 2, 2.3.11)",
+        everything=True,
+        held=_MODEL_286,
+    ),
+    Difference(
+        _MOO,
+        "6[C-F]|A[4-7A-F]|8F",
+        _faults,
+        "80286",
+        "a string instruction or POP m that faults leaves its registers advanced on the 80286 only",
+        everything=True,
+        held=_MODEL_286,
+    ),
+    Difference(
+        _MOO,
+        ".*",
+        _faults_through_ss,
+        "80286",
+        "a word at offset FFFF of SS is #GP on the 80286, #SS on later parts and the model (SDM 3A, 6.15)",
+        everything=True,
+        held=_MODEL_286,
     ),
     Difference(
         _REAL_286,
