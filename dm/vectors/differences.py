@@ -92,7 +92,7 @@ _REAL_286: Final = frozenset({"hw286"})
 #: The table, most specific rows first; the first that applies is used.
 DIFFERENCES: Final[tuple[Difference, ...]] = (
     Difference(
-        _REAL_286,
+        _REAL_286 | _MOO,
         "8C|8E",
         lambda case: _reg(case) in (4, 5),
         "80286",
