@@ -26,7 +26,7 @@ def frozen(daemon: Daemon) -> Iterator[None]:
     try:
         yield
     finally:
-        for pid in processes:
+        for pid in reversed(processes):  # workers first: one that was killed is there until its parent can look
             os.kill(pid, signal.SIGCONT)
 
 
