@@ -44,6 +44,7 @@ PACKAGES = {
     "/usr/share/bochs/BIOS-bochs-latest": "bochsbios",
     "/usr/share/bochs/BIOS-bochs-legacy": "bochsbios",
     "/usr/share/qemu": "qemu-system-data",
+    "/usr/lib/u-boot/qemu-x86/u-boot.rom": "u-boot-qemu",
     "/usr/share/qemu/grub.bin": "grub-firmware-qemu",
     "/usr/share/seabios": "seabios",
     "/usr/share/seabios/bios.bin": "seabios",

@@ -118,7 +118,8 @@ LOCAL: Final[tuple[Local, ...]] = (
     Local(0xC0000101, BASE, Seg.GS, "lm", _canonical),
     Local(0xC0000102, cell("kernel_gs_base"), None, "lm", _canonical),
     Local(TSC_AUX, cell("tsc_aux"), None, "rdtscp", _above_32),
-    Local(0x1B, cell("apic_base"), None, "apic", _any, told=True),
+    # From the P6 on it is there whether or not there is an APIC (SDM vol. 4, table 2-2).
+    Local(0x1B, cell("apic_base"), None, "", _any, told=True),
     Local(0x1A0, cell("misc_enable"), None, "", _any, told=True),
     Local(0x1D9, cell("debugctl"), None, "", _any, told=True),
 )

@@ -37,6 +37,10 @@ from dm.shim.multiboot import Kernel
 from dm.shim.remote import Answer
 
 _PAGE_FAULT: Final = 14
+#: IA32_APIC_BASE, and its value where there is no local APIC: the usual base, BSP, not enabled.  Writing it brings none
+#: (SDM vol. 3A, 10.4.3: a P6's that is turned off stays so until a reset).
+_APIC_BASE: Final = 0x1B
+_APIC_OFF: Final = 0xFEE00100
 
 
 def _discard(data: bytes) -> None:
@@ -151,6 +155,7 @@ class Pc:
             self.memory.reset()
         self._system_changed()
         self.state = State.reset()
+        self.state.apic_base = _APIC_OFF
         # Host time: the guest's counter is the host's own (offset 0, scale 1).
         self.state.tsc = self.state.tsc_host = 1
 
@@ -223,7 +228,8 @@ class Pc:
     def answer(self, io: Io) -> Answer:
         """Answer a port, MMIO or MSR access, or an interrupt acknowledge.
 
-        Absent memory reads all ones, display memory is the VGA's; every MSR that the daemon does not keep faults.
+        Absent memory reads all ones, display memory is the VGA's; every MSR that the daemon does not keep faults; of
+        those it keeps, a write of IA32_APIC_BASE is asked.
         """
         generation = self._generation
         data, fault = b"", False
@@ -244,6 +250,8 @@ class Pc:
                 for i in range(io.count):
                     element = self.memory.read(io.address + i * step, io.size)
                     self.memory.write(io.target + i * step, element)
+            case IoKind.MSR_WRITE if io.address == _APIC_BASE:
+                pass
             case IoKind.MSR_READ | IoKind.MSR_WRITE:
                 fault = True
             case IoKind.INTERRUPT_ACK:

@@ -14,6 +14,7 @@ BOCHS = Path("/usr/share/bochs/BIOS-bochs-legacy")
 BOCHS_32 = Path("/usr/share/bochs/BIOS-bochs-latest")
 SEABIOS = Path("/usr/share/seabios/bios.bin")
 GRUB = Path("/usr/share/qemu/grub.bin")
+U_BOOT = Path("/usr/lib/u-boot/qemu-x86/u-boot.rom")
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", "native"]
 
 
@@ -55,3 +56,11 @@ def test_grub_rom_obeys_its_prompt(tmp_path: Path) -> None:
     result = report(GRUB, *steps, "--expect", "on qemu", "--screenshot", file, "--timeout", 250)
     assert any("GNU GRUB" in row for row in result["screen"])
     assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_u_boot_obeys_its_prompt() -> None:
+    """It writes IA32_APIC_BASE without asking CPUID for an APIC, sets up MTRRs, and talks to the serial port."""
+    steps = ("--expect", "stop autoboot", "--keys", " ", "--expect", "=>", "--keys", r"echo it ${nothing}runs\n")
+    result = report(U_BOOT, *steps, "--expect", "it runs", "--timeout", 200)
+    assert result["resets"] == 0
+    assert result["stats"]["questions"]["msr-write"] == 1

@@ -158,6 +158,16 @@ def test_the_hypervisor_hears_of_what_is_its_own(number, field):
     assert getattr(m, field) == 0xFEE00800
 
 
+def test_apic_base_is_there_without_an_apic():
+    """From the P6 on (SDM vol. 4, table 2-2): firmware reads it before it asks CPUID."""
+    m = machine("apic")
+    m.apic_base = 0xFEE00100
+    assert read(m, 0x1B) == 0xFEE00100
+    m.msrs[0x1B] = 0
+    assert write(m, 0x1B, 0xFEE00000) is None
+    assert read(m, 0x1B) == 0xFEE00000
+
+
 def test_the_rest_is_forwarded():
     m = machine()
     m.msrs[0x8B] = 0x12_00000034
