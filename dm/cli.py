@@ -22,14 +22,14 @@ from dm.version import VERSION
 
 #: Subcommand: (module, one line for --help).  Only those whose module is installed are offered.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "serve": ("dm.server.command", "run the daemon that hypervisors connect to"),
-    "boot": ("dm.shim.command", "boot a disk image on the daemon alone, with a small built-in PC"),
+    "serve": ("dm.commands.serve", "run the daemon that hypervisors connect to"),
+    "boot": ("dm.commands.boot", "boot a disk image on the daemon alone, with a small built-in PC"),
     "keygen": ("dm.keys", "make CURVE keys for daemons and clients on tcp"),
-    "qmp": ("dm.qmp.command", "send a QMP command to a daemon"),
-    "vectors": ("dm.vectors.command", "check an engine against recorded hardware tests"),
-    "isa": ("dm.isa.command", "print the opcode map, disassemble, report coverage"),
-    "explain": ("dm.machine.command", "say why a hypervisor could or could not enter a state"),
-    "bench": ("dm.bench.command", "measure the engines"),
+    "qmp": ("dm.commands.qmp", "send a QMP command to a daemon"),
+    "vectors": ("dm.commands.vectors", "check an engine against recorded hardware tests"),
+    "isa": ("dm.commands.isa", "print the opcode map, disassemble, report coverage"),
+    "explain": ("dm.commands.explain", "say why a hypervisor could or could not enter a state"),
+    "bench": ("dm.commands.bench", "measure the engines"),
 }
 
 

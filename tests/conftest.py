@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dm.isa import coverage
+from dm.isa.map import coverage
 
 #: Signals that a test sends, or whose effect on a child it looks at.
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
@@ -54,8 +54,8 @@ STRICT = os.environ.get("DM_STRICT") == "1"
 settings.register_profile("dm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dm")
 #: The table of executed forms in this tree; a test run reads the installed package's.
-TREE = Path(__file__).resolve().parents[1] / "dm/isa/executed.txt"
-#: Test modules (as dm.isa.coverage names them): tests collected, and those of them that have passed.
+TREE = Path(__file__).resolve().parents[1] / "dm/isa/map/executed.txt"
+#: Test modules (as dm.isa.map.coverage names them): tests collected, and those of them that have passed.
 _collected: Counter[str] = Counter()
 _passed: Counter[str] = Counter()
 
@@ -87,7 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare --write-executed."""
     parser.addoption(
         "--write-executed", action="store_true",
-        help="renew the claims of the test modules run, in dm/isa/executed.txt, about the forms that they execute",
+        help="renew the claims of the test modules run, in dm/isa/map/executed.txt, about the forms that they execute",
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if broken:
         what = f"{len(broken)} claims about forms are not true (pytest --write-executed renews)"
         text = "\n".join([f"{what}:", *(f"  {claim}" for claim in broken[:20])])
-        name = "dm/isa/executed.txt"
+        name = "dm/isa/map/executed.txt"
         report = pytest.TestReport(name, (name, None, name), {}, "failed", text, "call")
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         reporter.stats.setdefault("failed", []).append(report)  # so that the last line of the run counts it

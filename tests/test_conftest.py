@@ -100,15 +100,15 @@ def test_long_tests_run_when_they_are_named(tmp_path: Path, words: list[str], re
 
 #: A plugin, which the processes of pytest-xdist load too: what is claimed of test_it.
 CLAIMS = """
-from dm.isa import coverage
+from dm.isa.map import coverage
 
 NOP, HLT = (coverage.Execution(row, "16", "test_it", "real") for row in ("90 NOP", "F4 HLT"))
 coverage.load = lambda: {NOP, HLT, HLT._replace(test="test_other")}
 coverage.save = lambda table, path: print("kept", sorted((e.test, e.row) for e in table))
 """
 EXECUTES = """
-from dm.isa import coverage
-from dm.isa.decode import decode
+from dm.isa.map import coverage
+from dm.isa.map.decode import decode
 
 def test_nop():
     coverage.executed(decode(b"\\x90", False), "real", completed=True)

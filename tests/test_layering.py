@@ -25,6 +25,7 @@ ALLOWED = {
     "shim": {"engine", "fast", "isa", "machine", "protocol"},
     "vectors": {"engine", "isa", "machine"},
     "bench": {"engine", "isa", "machine", "protocol", "server", "shim", "vectors"},
+    "commands": {"bench", "engine", "isa", "machine", "protocol", "qmp", "server", "shim", "streams", "vectors"},
     "cli": {"engine", "streams"},
     "emulator": {"engine", "machine"},
     "version": set(),

@@ -50,7 +50,8 @@ MODEL: Final = Field("model", 8, architectural=False)
 # Kept by the engine.
 #: Mask of the stack pointer: FFFFh or FFFFFFFFh by SS.B; recomputed by the `segment_changed` primitive.
 STACK_MASK: Final = Field("stack_mask", 32, architectural=False)
-#: 1 while `deliver` runs: a fault then is combined with the event under delivery (dm.isa.events.raise_exception).
+#: 1 while `deliver` runs: a fault then is combined with the event under delivery (dm.isa.mechanisms.events,
+#: raise_exception).
 DELIVERING: Final = Field("delivering", 8, architectural=False)
 #: Shadow that the instruction at hand leaves behind.  On every retirement SHADOW takes its value and it becomes 0.
 SHADOW_NEXT: Final = Field("shadow_next", 8)

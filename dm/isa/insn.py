@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dm.isa import features, mode
+from dm.isa import features
 from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
-from dm.isa.forms import FIXED, Row
+from dm.isa.map.forms import FIXED, Row
+from dm.isa.mechanisms import mode
 from dm.machine.state import Seg
 from dm.microcode import Field, Microcode, Value
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dm.isa.decode import Decoded
+from dm.isa.map.decode import Decoded
 
 CF, PF, AF, ZF, SF, OF = 0x001, 0x004, 0x010, 0x040, 0x080, 0x800
 BOTH: Final = "both parts"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final, TextIO
 
-from dm.isa.decode import NeedMore
-from dm.isa.disassembler import Line, disassemble
+from dm.isa.map.decode import NeedMore
+from dm.isa.map.disassembler import Line, disassemble
 from dm.machine.state import State
 from dm.machine.text import to_json
 from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError

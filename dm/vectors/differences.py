@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dm.isa.decode import LONGEST, decode
+from dm.isa.map.decode import LONGEST, decode
 from dm.isa.parts import INTEL
 from dm.machine.state import Seg
 from dm.vectors.case import Case

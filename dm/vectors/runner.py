@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dm.engine.api import CpuConfig, Engine
 from dm.engine.parts import part
-from dm.isa import coverage
-from dm.isa.decode import LONGEST, NeedMore, TooLong, decode
+from dm.isa.map import coverage
+from dm.isa.map.decode import LONGEST, NeedMore, TooLong, decode
 from dm.vectors import differences
 from dm.vectors.case import Case, Outcome, Stuck, Unimplemented, World
 from dm.vectors.differences import Difference
@@ -140,7 +140,7 @@ def with_undefined(case: Case) -> Case:
 
 
 def executed(case: Case) -> None:
-    """Record that a case has been run and came out as on hardware (:func:`dm.isa.coverage.executed`)."""
+    """Record that a case has been run and came out as on hardware (:func:`dm.isa.map.coverage.executed`)."""
     with contextlib.suppress(NeedMore, TooLong):
         decoded = decode(case.code[:LONGEST].ljust(LONGEST, b"\0"), bool(case.state.cs.attributes & 0x4000))
         coverage.executed(decoded, coverage.mode_of(case.state), completed=not case.faults)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from dm import cli
-from dm.bench import command, engines, no_transport, programs
+from dm.bench import engines, no_transport, programs
 from dm.bench.compare import Comparison, summary
 from dm.bench.engines import BenchError, Figure
 from dm.bench.floors import FLOORS, judge
 from dm.bench.kernels import KERNELS
 from dm.bench.peers import Missing, Peer
+from dm.commands import bench as command
 
 
 @pytest.fixture(autouse=True)

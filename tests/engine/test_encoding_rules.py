@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "isa"))
 from encode import encode
 
 from dm.engine.api import CpuConfig, CpuidEntry, ExitReason
-from dm.isa.decode import decode, variants
-from dm.isa.forms import ROWS
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import ROWS
 from dm.isa.parts import PARTS
 
 GP, UD = 13, 6

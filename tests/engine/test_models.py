@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "isa"))
 from encode import vex
 
 from dm.engine.api import CpuConfig, ExitReason
-from dm.isa.decode import decode, variants
 from dm.isa.features import MODELS
-from dm.isa.forms import MAPS, ROWS, Row
 from dm.isa.lineage import Lineage
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import MAPS, ROWS, Row
 
 PARTS = ("80286", "80386", "p6")
 PART = {"80286": Lineage.I80286, "80386": Lineage.I80386, "p6": Lineage.INTEL}

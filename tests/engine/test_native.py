@@ -15,7 +15,7 @@ from guest import Machine, make_engine
 import dm.engine
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
 from dm.engine.native import build, generate
-from dm.isa import decode
+from dm.isa.map import decode
 from dm.machine.state import State
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def _offset(kind, number):
 def test_decoder_agrees_with_the_reference():
     from dm.engine import _native
     from dm.engine.native.generate import Output
-    from dm.isa.forms import ROWS
+    from dm.isa.map.forms import ROWS
 
     output = Output()
     output.expand()

@@ -15,8 +15,8 @@ from dm.engine.python_engine.cells import Cells, lazy
 from dm.engine.python_engine.host_tsc import host_tsc
 from dm.engine.python_engine.machine import Machine as Cpu
 from dm.isa import primitives
-from dm.isa.decode import decode, variants
-from dm.isa.forms import ROWS
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import ROWS
 from dm.machine.state import State
 from dm.microcode import Primitive
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from dm.isa.decode import NeedMore, TooLong, decode, lookup
-from dm.isa.forms import MAPS, PREFIXES, VEX_MAPS, Row
 from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
+from dm.isa.map.decode import NeedMore, TooLong, decode, lookup
+from dm.isa.map.forms import MAPS, PREFIXES, VEX_MAPS, Row
 
 _MANDATORY = {"66": b"\x66", "F3": b"\xf3", "F2": b"\xf2"}
 _REPEAT = {"rep": b"\xf3", "repe": b"\xf3", "repne": b"\xf2", "": b""}

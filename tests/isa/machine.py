@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dm.isa import catalogue, coverage, features, flags, segmentation
-from dm.isa.decode import decode, variants
-from dm.isa.forms import ROWS, Row
+from dm.isa import catalogue, features, flags
 from dm.isa.insn import Variant, expand
 from dm.isa.lineage import lineage
+from dm.isa.map import coverage
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import ROWS, Row
+from dm.isa.mechanisms import segmentation
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure

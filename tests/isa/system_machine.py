@@ -11,7 +11,7 @@ from typing import Any
 
 from machine import Fault, Machine, function
 
-from dm.isa import events, paging, segmentation
+from dm.isa.mechanisms import events, paging, segmentation
 from dm.machine.state import Activity, EventType
 
 NO_EVENT = int(EventType.NONE)

@@ -8,11 +8,12 @@ import pytest
 from encode import encode, home
 from machine import Hypervisor, Machine, Unsupported, execute, fails, forms
 
-from dm.isa import features, opcodes
-from dm.isa.coverage import form_name
-from dm.isa.forms import Row, parse
+from dm.isa import features
 from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
+from dm.isa.map import opcodes
+from dm.isa.map.coverage import form_name
+from dm.isa.map.forms import Row, parse
 
 EM, TS, NE = 4, 8, 0x20
 OSFXSR, VMXE, SMXE, OSXSAVE, KL, PKE, CET, TSD = 1 << 9, 1 << 13, 1 << 14, 1 << 18, 1 << 19, 1 << 22, 1 << 23, 4

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dm.isa.assembler import assemble
-from dm.isa.disassembler import listing
+from dm.isa.map.assembler import assemble
+from dm.isa.map.disassembler import listing
 
 
 def texts(source, origin=0, **symbols):

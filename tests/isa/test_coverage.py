@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from dm import cli
-from dm.isa import command, coverage
-from dm.isa.coverage import Execution
-from dm.isa.decode import decode, variants
-from dm.isa.forms import ROWS
+from dm.commands import isa as command
 from dm.isa.insn import Variant
+from dm.isa.map import coverage
+from dm.isa.map.coverage import Execution
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import ROWS
 
 TESTS = Path(__file__).resolve().parents[1]
 ADD = next(row for row in ROWS if row.text == "01 /r ADD Ev,Gv")

@@ -9,12 +9,13 @@ import pytest
 from encode import vex
 
 from dm import cli
-from dm.isa import command, objdump
-from dm.isa.decode import NeedMore
-from dm.isa.disassembler import disassemble, listing
-from dm.isa.forms import MAPS, ROWS
+from dm.commands import isa as command
 from dm.isa.lineage import Lineage
-from dm.isa.objdump import Text
+from dm.isa.map import objdump
+from dm.isa.map.decode import NeedMore
+from dm.isa.map.disassembler import disassemble, listing
+from dm.isa.map.forms import MAPS, ROWS
+from dm.isa.map.objdump import Text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from machine import function
 from system_machine import CS, DS, ES, FS, GS, NO_EVENT, SS, TSS, System, descriptor, gate
 
-from dm.isa import events
+from dm.isa.mechanisms import events
 from dm.machine.state import Activity, EventType
 
 DE, DB, NMI, OF, BR, UD, DF, TSF, NP, SSF, GP, PF = 0, 1, 2, 4, 5, 6, 8, 10, 11, 12, 13, 14

@@ -7,15 +7,15 @@ from machine import forms
 
 from dm.isa import catalogue
 from dm.isa.flags import CONDITIONS
-from dm.isa.forms import ROWS
 from dm.isa.insn import expand
+from dm.isa.map.forms import ROWS
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.print_python import PythonPrinter, PythonTarget
 from dm.microcode.verify import is_transaction
 
 #: Owned by the modules of user-level instructions.
 MODULES = {
-    f"dm.isa.{name}"
+    f"dm.isa.instructions.{name}"
     for name in "arithmetic logic shift multiply bcd bits bmi move stack flow strings io flagops misc fpu".split()
 }
 NAMES = sorted(name for name, describe in catalogue.DESCRIPTIONS.items() if describe.__module__ in MODULES)

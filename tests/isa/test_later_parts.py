@@ -10,9 +10,9 @@ from machine import Machine, Unsupported, execute, fails, forms
 from system_machine import System
 
 from dm.isa import features
-from dm.isa.coverage import form_name
-from dm.isa.forms import Row
 from dm.isa.insn import Variant
+from dm.isa.map.coverage import form_name
+from dm.isa.map.forms import Row
 
 ALL = (1 << 64) - 1
 UD, GP = 6, 13

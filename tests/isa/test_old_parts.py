@@ -6,9 +6,9 @@ import pytest
 from machine import Unsupported, forms
 from system_machine import CS, DS, ES, LDTR, SS, TR, System, descriptor, gate
 
-from dm.isa.coverage import form_name
-from dm.isa.forms import Row
 from dm.isa.insn import Variant
+from dm.isa.map.coverage import form_name
+from dm.isa.map.forms import Row
 
 GP, UD = 13, 6
 

@@ -6,7 +6,8 @@ import pytest
 from machine import Unsupported, function
 from system_machine import DS, System, SystemFault
 
-from dm.isa import features, paging
+from dm.isa import features
+from dm.isa.mechanisms import paging
 
 P, RW, US, A, D, PS = 1, 2, 4, 0x20, 0x40, 0x80
 NX = 1 << 63

@@ -13,10 +13,10 @@ from machine import Machine, execute, forms
 from system_machine import DS, GDT, LDT, LDTR, TR, TSS2, System, descriptor
 
 from dm.isa import features
-from dm.isa.coverage import form_name
-from dm.isa.forms import MAPS, ROWS, Row
 from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
+from dm.isa.map.coverage import form_name
+from dm.isa.map.forms import MAPS, ROWS, Row
 from dm.machine.state import Seg
 
 #: Where memory operands are, and what lies there before: no byte of it may change that is not written.

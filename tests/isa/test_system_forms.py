@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from machine import forms
 
-from dm.isa import events, paging, segmentation
 from dm.isa.insn import expand
+from dm.isa.mechanisms import events, paging, segmentation
 from dm.microcode import Procedure
 from dm.microcode.ir import Block, Call, If, Loop
 from dm.microcode.print_c import CPrinter, CTarget

@@ -17,9 +17,10 @@ from system_machine import SS, System
 from dm.engine import create
 from dm.engine.api import CpuConfig, Engine
 from dm.engine.parts import part
-from dm.isa import coverage, undefined
-from dm.isa.decode import TooLong, decode
-from dm.isa.forms import ROWS
+from dm.isa import undefined
+from dm.isa.map import coverage
+from dm.isa.map.decode import TooLong, decode
+from dm.isa.map.forms import ROWS
 from dm.vectors import hwamd
 from dm.vectors.case import Fault
 from dm.vectors.memory import Memory

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dm.machine import command
+from dm.commands import explain as command
 from dm.machine.state import State
 from dm.machine.text import from_json, to_json
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from dm.isa.decode import lookup
-from dm.isa.forms import PREFIXES, VEX_MAPS
+from dm.isa.map.decode import lookup
+from dm.isa.map.forms import PREFIXES, VEX_MAPS
 
 ARENA = 0x40000
 CODE = 0x30000

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import host
 from generate import CODE32, Request
 
-from dm.isa import features, opcodes
-from dm.isa.decode import decode
-from dm.isa.forms import parse
+from dm.isa import features
 from dm.isa.lineage import lineage
+from dm.isa.map import opcodes
+from dm.isa.map.decode import decode
+from dm.isa.map.forms import parse
 
 pytestmark = pytest.mark.modify_ldt
 UD = 6

@@ -21,10 +21,10 @@ from encode import encode
 from worlds import CODE, Machine, World
 
 from dm.engine import native_status
-from dm.isa import coverage
-from dm.isa.decode import decode, variants
-from dm.isa.forms import ROWS
 from dm.isa.lineage import Lineage
+from dm.isa.map import coverage
+from dm.isa.map.decode import decode, variants
+from dm.isa.map.forms import ROWS
 from dm.machine.state import State
 
 #: Mode of the world, paging, CPUID table.

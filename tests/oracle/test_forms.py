@@ -24,8 +24,8 @@ from generate import CODE16, CODE32, CODE_LENGTH, Request
 
 from dm.engine import create, native_status
 from dm.engine.api import CpuConfig, CpuidEntry
-from dm.isa.decode import variants
-from dm.isa.forms import ROWS
+from dm.isa.map.decode import variants
+from dm.isa.map.forms import ROWS
 from dm.vectors import hwamd
 from dm.vectors.memory import Memory
 from dm.vectors.runner import executed, run_case

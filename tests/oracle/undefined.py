@@ -5,8 +5,8 @@ from __future__ import annotations
 from generate import Request
 
 from dm.isa import undefined
-from dm.isa.decode import Decoded, NeedMore, TooLong, decode
 from dm.isa.insn import Variant
+from dm.isa.map.decode import Decoded, NeedMore, TooLong, decode
 
 _NOTHING = Decoded(None, Variant(16, 16, False), 0)
 

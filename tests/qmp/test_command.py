@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dm.qmp import command
+from dm.commands import qmp as command
 
 
 def run(*words: str) -> int:

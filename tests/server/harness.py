@@ -18,7 +18,7 @@ from dm.protocol import codec, schema
 
 HERE = Path(__file__).resolve().parent
 SERVE = (
-    "import argparse, sys; from dm.server import command; p = argparse.ArgumentParser(); "
+    "import argparse, sys; from dm.commands import serve as command; p = argparse.ArgumentParser(); "
     "command.add_arguments(p); sys.exit(command.main(p.parse_args()))"
 )
 

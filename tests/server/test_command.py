@@ -10,8 +10,8 @@ import time
 import pytest
 from harness import command, environment, flat, session
 
+from dm.commands import serve
 from dm.protocol.schema import DoneReason
-from dm.server import command as serve
 from dm.server.endpoint import parse_endpoint
 
 
@@ -74,7 +74,7 @@ def test_bad_arguments(words, expected, capsys):
 
 def test_importing_the_command_imports_neither_zmq_nor_asyncio():
     code = (
-        "import sys; import dm.server.command; sys.exit(any(m in sys.modules for m in ('zmq', 'asyncio', 'threading')))"
+        "import sys; import dm.commands.serve; sys.exit(any(m in sys.modules for m in ('zmq', 'asyncio', 'threading')))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=100).returncode == 0
 

@@ -4,9 +4,9 @@ import pytest
 from harness import Daemon, Peer, flat, session
 from test_command import arguments
 
+from dm.commands import serve
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass, Kind, Region
-from dm.server import command as serve
 from dm.shim.client import Shim
 from dm.shim.errors import Refused
 from dm.shim.ram import Ram

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dm import cli
-from dm.shim import command
+from dm.commands import boot as command
 from dm.shim.ends import Status
 from dm.shim.script import Expect
 

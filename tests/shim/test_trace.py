@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from dm.machine.command import parse
+from dm.commands.explain import parse
 from dm.machine.state import State
 from dm.shim.memory import GuestMemory
 from dm.shim.trace import Trace

@@ -14,10 +14,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import dm.engine
+from dm.commands.vectors import report, run_all
 from dm.engine.api import CpuConfig, Engine, Exit, ExitReason, MemoryMap, Until
-from dm.isa import coverage
+from dm.isa.map import coverage
 from dm.machine.state import EventType, Segment, State
-from dm.vectors.command import report, run_all
 from dm.vectors.formats import find_files
 from dm.vectors.runner import run_file
 

@@ -12,8 +12,9 @@ import pytest
 
 import dm.engine
 from dm.cli import Parser
+from dm.commands import vectors as command
 from dm.engine.api import CpuConfig, Engine
-from dm.vectors import command, hw286
+from dm.vectors import hw286
 from dm.vectors.case import FormatError
 from dm.vectors.formats import find_files
 from dm.vectors.runner import run_file

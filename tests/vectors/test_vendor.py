@@ -9,8 +9,9 @@ import pytest
 from ring_three import row, write
 
 from dm.cli import Parser
+from dm.commands import vectors as command
 from dm.isa.parts import AMD, INTEL
-from dm.vectors import command, vendor
+from dm.vectors import vendor
 from dm.vectors.differences import DIFFERENCES
 from dm.vectors.formats import open_file
 from dm.vectors.runner import part_of

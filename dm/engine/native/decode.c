@@ -1,4 +1,4 @@
-/* The decoder: the steps of dm.isa.decode.decode over the same tables. */
+/* The decoder: the steps of dm.isa.map.decode.decode over the same tables. */
 
 #include "cpu.h"
 

@@ -13,7 +13,7 @@ _PACKAGE: Final = _HERE.parent.parent
 def digest() -> str:
     """Return the SHA-256 of the instruction descriptions, the microcode and the runtime's sources, as hex digits."""
     sources = [
-        *(_PACKAGE / "isa").glob("*.py"),
+        *(_PACKAGE / "isa").rglob("*.py"),
         *(_PACKAGE / "microcode").glob("*.py"),
         *(_PACKAGE / "machine" / name for name in ("state.py", "cells.py", "rules.py")),
         *(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")),

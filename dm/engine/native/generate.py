@@ -8,21 +8,19 @@ with the same text share one function.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import dm.isa
 from dm.engine.native import pairs
 from dm.engine.native.digest import digest
-from dm.isa import cells, decode, forms, insn
+from dm.isa import catalogue, cells, insn
 from dm.isa import primitives as p
-from dm.isa.forms import Row
 from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
+from dm.isa.map import decode, forms
+from dm.isa.map.forms import Row
 from dm.machine import rules
 from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
@@ -60,14 +58,13 @@ _ENGINE_CELLS: Final = frozenset({"features", "more_features", "vendor", "model"
 
 
 def load_isa() -> dict[str, Procedure]:
-    """Import all of dm.isa, which fills DESCRIPTIONS, and return the procedures of :data:`ENTRIES` by name.
+    """Return the procedures of :data:`ENTRIES` by name.
 
     Raises:
         MicrocodeError: a procedure is missing or does not have the parameters the runtime passes.
     """
-    modules = [importlib.import_module(f"dm.isa.{m.name}") for m in pkgutil.iter_modules(dm.isa.__path__)]
     found: dict[str, Procedure] = {}
-    for module in [*modules, rules]:
+    for module in [*catalogue.MODULES, rules]:
         for value in vars(module).values():
             if isinstance(value, Procedure) and value.name in ENTRIES:
                 found[value.name] = value

@@ -4,7 +4,7 @@
 #include "procedures.h"
 
 enum { TF = 1 << 8, RF = 1 << 16, VM = 1 << 17, AC = 1 << 18, SMAP = 21, AM = 18 };
-enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.events.boundary */
+enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.mechanisms.events.boundary */
 
 static const struct insn entry = {.handler = (void *)enter_indirect};
 

@@ -18,7 +18,7 @@ from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, Fault, NeedExact
 from dm.engine.python_engine.translate import procedures
 
-#: Access kinds of the page walk; IMPLICIT is what dm.isa.paging says.
+#: Access kinds of the page walk; IMPLICIT is what dm.isa.mechanisms.paging says.
 READ, WRITE, USER, FETCH, IMPLICIT = 0, 1, 2, 4, 8
 _SS: Final = 2
 

@@ -23,8 +23,8 @@ from dm.engine.python_engine.signals import (
     Unsupported,
 )
 from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, TRANSFER, procedures
-from dm.isa.decode import LONGEST
-from dm.isa.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
+from dm.isa.map.decode import LONGEST
+from dm.isa.mechanisms.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.rules import Policy
 from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update
 

@@ -15,7 +15,7 @@ from dm.engine.python_engine.machine import Machine
 from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import Fault, Firmware, NeedExact
 from dm.engine.python_engine.translate import Handler, form, invalid
-from dm.isa.decode import LONGEST, Decoded, NeedMore, TooLong, decode
+from dm.isa.map.decode import LONGEST, Decoded, NeedMore, TooLong, decode
 
 _CS: Final = 1
 _CODE32: Final = 0x4000

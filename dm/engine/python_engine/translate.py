@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from dm.engine.python_engine.signals import Fault, Hypervisor, Unsupported
 from dm.isa.catalogue import DESCRIPTIONS
-from dm.isa.events import boundary, deliver, raise_exception
-from dm.isa.forms import Row
 from dm.isa.insn import Variant, expand
-from dm.isa.paging import page_walk
+from dm.isa.map.forms import Row
+from dm.isa.mechanisms.events import boundary, deliver, raise_exception
+from dm.isa.mechanisms.paging import page_walk
+from dm.isa.mechanisms.segmentation import segment_check
 from dm.isa.primitives import SEGMENT_CHANGED
-from dm.isa.segmentation import segment_check
 from dm.machine.rules import enterable
 from dm.microcode import Field, Microcode, Primitive, Procedure
 from dm.microcode.ir import Block, Call, If, Loop

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from dm.isa.assembler import Assembly
+from dm.isa.map.assembler import Assembly
 from dm.shim.bios import services
 from dm.shim.bios.font import font
 from dm.shim.memory import BIOS, TRAPS, GuestMemory

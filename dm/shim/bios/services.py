@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from dm.isa.assembler import Assembly, assemble
+from dm.isa.map.assembler import Assembly, assemble
 
 #: Offset of the code in segment F000h, and where it has to end.
 START: Final = 0xD100

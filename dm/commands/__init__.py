@@ -1,0 +1,1 @@
+"""The subcommands of ``x86-dm``, a module each: its options, and what it prints."""

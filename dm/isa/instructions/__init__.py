@@ -1,0 +1,1 @@
+"""One short description of each instruction, in modules by family."""

@@ -1,0 +1,174 @@
+"""Instructions as text, from the same opcode map and decoder that the engines use.
+
+Mnemonics are those of the map, operands are written as Intel's assemblers do: ``add byte ptr es:[bx+si+0x10],al``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dm.isa.map.decode import LONGEST, NONE, Decoded, NeedMore, TooLong, decode
+from dm.isa.map.forms import FIXED, Row
+from dm.machine.state import Seg
+
+REGISTERS: Final = {
+    8: ("al", "cl", "dl", "bl", "ah", "ch", "dh", "bh"),
+    16: ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di"),
+    32: ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"),
+}
+SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "?", "?")
+_POINTERS: Final = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 0: ""}
+_SI, _DI, _BX = 6, 7, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One instruction: its bytes, and its text; ``row`` None means that the bytes are none (#UD)."""
+
+    code: bytes
+    text: str
+    row: Row | None
+
+
+def disassemble(code: bytes, code32: bool, eip: int = 0) -> Line:
+    """Return the instruction at the start of ``code``.
+
+    Args:
+        code: bytes, up to 15 of them are looked at.
+        code32: default operand and address size (CS.D).
+        eip: address of the first byte, for relative targets.
+
+    Raises:
+        NeedMore: the bytes end inside the instruction.
+    """
+    try:
+        d = decode(code[:LONGEST], code32)
+    except TooLong:
+        return Line(bytes(code[:LONGEST]), "(too long)", None)
+    raw = bytes(code[: d.length])
+    if d.row is None:
+        return Line(raw, "(bad)", None)
+    return Line(raw, text(d, eip), d.row)
+
+
+def listing(code: bytes, code32: bool, eip: int = 0) -> list[Line]:
+    """Return all instructions in ``code``; bytes that end inside one come last as ``(incomplete)``."""
+    lines = []
+    at = 0
+    while at < len(code):
+        try:
+            line = disassemble(code[at : at + LONGEST], code32, eip + at & 0xFFFFFFFF)
+        except NeedMore:
+            line = Line(bytes(code[at:]), "(incomplete)", None)
+        lines.append(line)
+        at += len(line.code)
+    return lines
+
+
+def text(d: Decoded, eip: int = 0) -> str:
+    """Return a decoded instruction as text; ``eip`` is where it was decoded."""
+    row, variant = d.row, d.variant
+    if row is None:
+        return "(bad)"
+    name = row.names[variant.osize == 32].lower()
+    prefix = f"{'lock ' if variant.lock else ''}{variant.rep + ' ' if variant.rep else ''}"
+    writer = _Operands(d, row, eip)
+    if row.operands[:1] == ("E",) or row.mnemonic in ("MMX", "SSE", "SSEMMX", "AVX"):
+        # Not described one by one: the opcode byte and the register field stand for the mnemonic.
+        words = [f"{d.opcode:02x}/{d.reg}", writer.memory(0) if variant.memory else str(d.rm)]
+        return f"{prefix}{name} {','.join([*words, *(writer.operand(form) for form in row.immediates)])}"
+    # The accumulator of MUL and DIV is not written, nor the register number that fences ignore.
+    implied = row.mnemonic in ("MUL", "IMUL", "DIV", "IDIV") and row.operands[0] in FIXED
+    operands = [writer.operand(form) for form in row.operands[implied:] if form != "R"]
+    if row.mnemonic == "XLAT":
+        operands = [writer.string(8, d.seg, _BX)]
+    elif row.mnemonic == "JCXZ" and variant.asize == 32:
+        name = "jecxz"
+    return f"{prefix}{name} {','.join(operands)}".rstrip()
+
+
+class _Operands:
+    """Writes the operands of one instruction."""
+
+    def __init__(self, d: Decoded, row: Row, eip: int) -> None:
+        self.d, self.row, self.eip = d, row, eip
+        self.osize, self.asize = d.variant.osize, d.variant.asize
+
+    def operand(self, form: str) -> str:
+        """Return the text for a form of the opcode map."""
+        d, osize = self.d, self.osize
+        if form in FIXED:
+            kind, number = FIXED[form]
+            if kind == "seg":
+                return SEGMENTS[number]
+            return REGISTERS[{"g8": 8, "g16": 16, "gv": osize}[kind]][number]
+        if form in ("1", "3"):
+            return form
+        width = {"b": 8, "w": 16, "d": 32, "q": 64, "s": 0, "p": osize + 16, "a": 2 * osize}.get(form[1:], osize)
+        match form[0]:
+            case "E" | "M" | "R":
+                if d.variant.memory:
+                    return self.memory(0 if form == "M" else width)
+                return REGISTERS[width][d.rm]
+            case "G":
+                return REGISTERS[width][d.reg]
+            case "Z":
+                return REGISTERS[width][d.rm]
+            case "B":
+                return REGISTERS[width][d.imm2]
+            case "I":
+                return self.immediate(form)
+            case "J":
+                return hex(self.eip + d.length + d.imm & (0xFFFF if osize == 16 else 0xFFFFFFFF))
+            case "O":
+                return f"{SEGMENTS[d.seg]}:{d.disp:#x}"
+            case "A":
+                return f"{d.imm2:#x}:{d.imm:#x}"
+            case "S":
+                return SEGMENTS[d.reg]
+            case "C" | "D" | "T":
+                # LOCK is how AMD's parts name CR8 outside 64-bit mode.
+                return f"{form[0].lower()}r{d.reg + 8 * d.variant.lock}"
+            case "X":
+                return self.string(width, d.seg, _SI)
+            case "Y":
+                return self.string(width, Seg.ES, _DI)
+        raise ValueError(f"{self.row.text}: unknown operand form {form}")
+
+    def immediate(self, form: str) -> str:
+        """An immediate, cut to the operand size."""
+        if form == "Ib" and "Iw" in self.row.operands:
+            return hex(self.d.imm2)
+        return hex(self.d.imm & (0xFFFF if self.osize == 16 else 0xFFFFFFFF))
+
+    def string(self, width: int, seg: int, register: int) -> str:
+        """The element a string instruction is at."""
+        return f"{_POINTERS[width]}{SEGMENTS[seg]}:[{REGISTERS[self.asize][register]}]"
+
+    def memory(self, width: int) -> str:
+        """A ModRM memory operand of ``width`` bits (0: of no size)."""
+        d, names = self.d, REGISTERS[self.asize]
+        size = self._access_size(width)
+        if d.base == NONE and d.index == NONE:
+            return f"{_POINTERS[size]}{SEGMENTS[d.seg]}:{d.disp:#x}"
+        parts = [] if d.base == NONE else [names[d.base]]
+        if d.index != NONE:
+            parts.append(names[d.index] + (f"*{1 << d.scale}" if self.asize == 32 else ""))
+        default = Seg.SS if d.base == 5 or (d.base == 4 and self.asize == 32) else Seg.DS
+        segment = "" if d.seg == default else f"{SEGMENTS[d.seg]}:"
+        return f"{_POINTERS[size]}{segment}[{'+'.join(parts)}{self._displacement()}]"
+
+    def _access_size(self, width: int) -> int:
+        # Selectors and the machine status word are words in memory whatever the operand size.
+        first = self.row.operands[0]
+        narrow = self.row.mnemonic in ("SLDT", "STR", "SMSW") or (first == "Ev" and self.row.operands[1:] == ("Sw",))
+        return 16 if narrow else width
+
+    def _displacement(self) -> str:
+        disp, width = self.d.disp, self.asize
+        disp &= (1 << width) - 1
+        if not disp:
+            return ""
+        negative = disp >> (width - 1)
+        return f"-{(1 << width) - disp:#x}" if negative else f"+{disp:#x}"

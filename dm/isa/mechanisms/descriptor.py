@@ -1,0 +1,201 @@
+"""Segment descriptors: format, fetching from GDT and LDT, filling descriptor caches (SDM vol. 3A, 3.4.5)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.isa import primitives as p
+from dm.isa.cells import ATTRIBUTES, BASE, LIMIT, SELECTOR, UNUSABLE, cell
+from dm.isa.features import before_386
+from dm.isa.mechanisms import mode
+from dm.machine.state import Seg
+from dm.microcode import Microcode, Value
+from dm.microcode.ir import procedure
+
+GDTR_BASE: Final = cell("gdtr_base")
+GDTR_LIMIT: Final = cell("gdtr_limit")
+
+#: System descriptor types (SDM vol. 3A, table 3-2).
+TSS16, LDT, TSS16_BUSY, CALL16, TASK_GATE, INT16, TRAP16 = 1, 2, 3, 4, 5, 6, 7
+TSS32, TSS32_BUSY, CALL32, INT32, TRAP32 = 9, 11, 12, 14, 15
+
+
+def one_of(value: Value, *numbers: int) -> Value:
+    """Return whether a value below 16 is one of ``numbers``, 1 bit."""
+    mask = sum(1 << n for n in numbers)
+    return value.m.const(16, mask).bit(value)
+
+
+def is_null(selector: Value) -> Value:
+    """Return whether the selector is null (0-3)."""
+    return (selector & 0xFFFC) == 0
+
+
+def rpl(selector: Value) -> Value:
+    """Return the requested privilege level, 8 bits."""
+    return (selector & 3).trunc(8)
+
+
+def error_code(selector: Value) -> Value:
+    """Return the error code that names a selector, 32 bits (SDM vol. 3A, 6.13)."""
+    return (selector & 0xFFFC).zext(32)
+
+
+class Descriptor:
+    """The parts of an 8-byte descriptor, each as a value.  Gates have ``gate_*`` instead of base and limit."""
+
+    def __init__(self, raw: Value) -> None:
+        self.raw = raw
+
+    @property
+    def base(self) -> Value:
+        """Base address, 64 bits."""
+        return (self.raw >> 16) & 0xFFFFFF | (self.raw >> 32) & 0xFF000000
+
+    @property
+    def limit(self) -> Value:
+        """Limit in bytes, scaled by G, 32 bits."""
+        pages = (self.raw & 0xFFFF | (self.raw >> 32) & 0xF0000).trunc(32)
+        return self.raw.m.select(self.raw.bit(55), (pages << 12) | 0xFFF, pages)
+
+    @property
+    def attributes(self) -> Value:
+        """Attributes as a cache holds them, 16 bits."""
+        return (self.raw >> 40).trunc(16) & 0xF0FF
+
+    @property
+    def type(self) -> Value:
+        """Type, 8 bits, below 16."""
+        return self.raw.bits(40, 4).trunc(8)
+
+    @property
+    def is_segment(self) -> Value:
+        """S: code or data, not a system descriptor."""
+        return self.raw.bit(44)
+
+    @property
+    def is_code(self) -> Value:
+        """A code segment."""
+        return self.raw.bit(44) & self.raw.bit(43)
+
+    @property
+    def is_conforming(self) -> Value:
+        """A conforming code segment."""
+        return self.is_code & self.raw.bit(42)
+
+    @property
+    def is_readable(self) -> Value:
+        """Data, or readable code."""
+        return self.raw.bit(44) & (~self.raw.bit(43) | self.raw.bit(41))
+
+    @property
+    def is_writable(self) -> Value:
+        """Writable data."""
+        return self.raw.bit(44) & ~self.raw.bit(43) & self.raw.bit(41)
+
+    @property
+    def dpl(self) -> Value:
+        """Descriptor privilege level, 8 bits."""
+        return self.raw.bits(45, 2).trunc(8)
+
+    @property
+    def present(self) -> Value:
+        """P."""
+        return self.raw.bit(47)
+
+    @property
+    def is_long(self) -> Value:
+        """L: 64-bit code when EFER.LMA is set."""
+        return self.raw.bit(53)
+
+    @property
+    def is_64_bit_code(self) -> Value:
+        """L without D: the only code that gates lead to in IA-32e mode."""
+        return self.raw.bits(53, 2) == 1
+
+    @property
+    def gate_selector(self) -> Value:
+        """Selector in a gate, 16 bits."""
+        return (self.raw >> 16).trunc(16)
+
+    @property
+    def gate_count(self) -> Value:
+        """Parameter count in a call gate, 32 bits."""
+        return self.raw.bits(32, 5).trunc(32)
+
+    @property
+    def gate_is_32(self) -> Value:
+        """Whether a call, interrupt or trap gate is a 32-bit one."""
+        return self.raw.bit(43)
+
+    @property
+    def gate_offset(self) -> Value:
+        """Offset in a gate, 32 bits; a 16-bit gate's upper word is ignored."""
+        whole = (self.raw & 0xFFFF | (self.raw >> 32) & 0xFFFF0000).trunc(32)
+        return self.raw.m.select(self.gate_is_32, whole, whole & 0xFFFF)
+
+
+def linear_32(m: Microcode, address: Value) -> Value:
+    """Return the linear address (64 bits) of a table entry of up to 16 bytes as 32 bits.
+
+    In IA-32e mode a table may lie beyond 4 GiB, where the engines do not reach: exit ``unsupported``.
+    """
+    with m.If(mode.long_mode(m) & ((address + 15) >> 32).nz()):
+        p.unsupported(m, "TABLE_ABOVE_4_GIB")
+    return address.trunc(32)
+
+
+@procedure(result=1, selector=16, size=32)
+def in_table(m: Microcode, selector: Value, size: Value) -> None:
+    """Return whether ``size`` bytes of descriptor lie within the GDT or LDT."""
+    last = (selector & 0xFFF8).zext(32) + size - 1
+    with m.If(selector.bit(2)):
+        m.return_(~m.get(UNUSABLE, Seg.LDTR) & (last <= m.get(LIMIT, Seg.LDTR)))
+    m.return_(last <= m.get(GDTR_LIMIT).zext(32))
+
+
+@procedure(result=32, selector=16)
+def descriptor_address(m: Microcode, selector: Value) -> None:
+    """Return the linear address of a selector's descriptor."""
+    table = m.select(selector.bit(2), m.get(BASE, Seg.LDTR), m.get(GDTR_BASE))
+    m.return_(linear_32(m, table + (selector & 0xFFF8).zext(64)))
+
+
+def of_part(m: Microcode, raw: Value) -> Value:
+    """Return a descriptor as the part modelled sees it.
+
+    The 80286 takes no notice of the last word, and system types with bit 3 (those of the 80386) are none to it.
+    """
+    lower = raw & 0x0000FFFFFFFFFFFF
+    newer = ~raw.bit(44) & raw.bit(43)
+    old = m.select(newer, lower & 0x0000F0FFFFFFFFFF, lower)
+    return m.select(before_386(m), old, raw)
+
+
+@procedure(result=64, selector=16, vector=8)
+def fetch_descriptor(m: Microcode, selector: Value, vector: Value) -> None:
+    """Return the descriptor a selector names; outside its table: ``vector``(selector)."""
+    mode.fault_if(
+        m, ~m.call(in_table, selector, 8), vector, error_code(selector), "DESCRIPTOR_TABLE_LIMIT", selector.zext(32)
+    )
+    m.return_(of_part(m, m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector))))
+
+
+@procedure(result=64, selector=16, raw=64)
+def mark_accessed(m: Microcode, selector: Value, raw: Value) -> None:
+    """Set the accessed bit in memory unless it is set; return the descriptor with it."""
+    with m.If(~raw.bit(40)):
+        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 1)
+    m.return_(raw | 1 << 40)
+
+
+@procedure(seg=8, selector=16, raw=64)
+def load_cache(m: Microcode, seg: Value, selector: Value, raw: Value) -> None:
+    """Fill a segment register, hidden part included, from a descriptor."""
+    d = Descriptor(raw)
+    m.set(SELECTOR, selector, seg)
+    m.set(BASE, d.base, seg)
+    m.set(LIMIT, d.limit, seg)
+    m.set(ATTRIBUTES, d.attributes, seg)
+    m.set(UNUSABLE, 0, seg)
+    m.call(p.SEGMENT_CHANGED, seg)

@@ -1,0 +1,206 @@
+"""Segment registers: access checks, loading them in every mode, LES LDS LSS LFS LGS (SDM vol. 3A, chapters 3 and 5).
+
+The descriptor cache is what counts: a real-mode load sets selector and base and leaves limit and attributes alone.
+"""
+
+from __future__ import annotations
+
+from dm.isa import primitives as p
+from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, SHADOW, SHADOW_NEXT, UNUSABLE
+from dm.isa.features import is_amd
+from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.isa.mechanisms import mode
+from dm.isa.mechanisms.descriptor import (
+    Descriptor,
+    error_code,
+    fetch_descriptor,
+    is_null,
+    load_cache,
+    mark_accessed,
+    rpl,
+)
+from dm.isa.mechanisms.mode import fault_if
+from dm.machine.state import Seg, Shadow
+from dm.microcode import Microcode, Value
+from dm.microcode.ir import procedure
+
+
+@procedure(seg=8, offset=32, size=32, write=1)
+def segment_check(m: Microcode, seg: Value, offset: Value, size: Value, write: Value) -> None:
+    """Check one data access of ``size`` bytes; return when it is allowed, else #SS(0) through SS, #GP(0) elsewhere.
+
+    SDM vol. 3A, 5.3-5.5.  Code or data does not matter in real-address and virtual-8086 mode.
+    """
+
+    def refuse(condition: Value, cause: str, *operands: Value) -> None:
+        with m.If(condition):
+            with m.If(seg == Seg.SS):
+                p.fault(m, p.SS, 0, f"SS_{cause}", *operands)
+            p.fault(m, p.GP, 0, f"SEGMENT_{cause}", *operands)
+
+    attributes = m.get(ATTRIBUTES, seg)
+    limit = m.get(LIMIT, seg)
+    refuse(m.get(UNUSABLE, seg), "NULL", offset, size)
+    refuse(~attributes.bit(7), "NOT_PRESENT", offset, size)
+    code, bit1 = attributes.bit(3), attributes.bit(1)
+    checked = mode.protected(m)
+    # Bit 1 of the type is W for data, R for code.
+    refuse(write & ~code & ~bit1, "READ_ONLY", offset, size)
+    refuse(write & code & checked, "WRITE_TO_CODE", offset, size)
+    refuse(~write & code & ~bit1 & checked, "EXECUTE_ONLY", offset, size)
+    last = size - 1
+    with m.If(~code & attributes.bit(2)):
+        top = m.select(attributes.bit(14), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
+        refuse((offset <= limit) | (offset > top) | (last > top - offset), "LIMIT", offset, size, limit)
+    with m.Else():
+        refuse((offset > limit) | (last > limit - offset), "LIMIT", offset, size, limit)
+
+
+def load_real(m: Microcode, seg: Value, selector: Value) -> None:
+    """Load a segment register outside protected mode (SDM vol. 3A, 20.1.1 and 20.2.1)."""
+    m.set(SELECTOR, selector, seg)
+    m.set(BASE, selector.zext(64) << 4, seg)
+    with m.If(mode.virtual_8086(m)):
+        m.set(LIMIT, 0xFFFF, seg)
+        m.set(ATTRIBUTES, 0xF3, seg)
+        m.set(UNUSABLE, 0, seg)
+    with m.If(m.get(UNUSABLE, seg)):
+        m.set(UNUSABLE, 0, seg)
+        m.set(ATTRIBUTES, m.get(ATTRIBUTES, seg) & 0xF000 | 0x93, seg)
+    m.call(p.SEGMENT_CHANGED, seg)
+
+
+def load_null(m: Microcode, seg: Value, selector: Value) -> None:
+    """Make a segment register null.  Intel clears the base, AMD keeps it; limit and attributes stay."""
+    m.set(SELECTOR, selector, seg)
+    m.set(UNUSABLE, 1, seg)
+    with m.If(~is_amd(m)):
+        m.set(BASE, 0, seg)
+    m.call(p.SEGMENT_CHANGED, seg)
+
+
+@procedure(seg=8, selector=16)
+def load_protected(m: Microcode, seg: Value, selector: Value) -> None:
+    """Load ES, SS, DS, FS or GS through a descriptor: every check in the manual's order (SDM vol. 2, MOV)."""
+    null = is_null(selector)
+    error = error_code(selector)
+    shown = selector.zext(32)
+    with m.If(null):
+        fault_if(m, seg == Seg.SS, p.GP, 0, "SS_SELECTOR_NULL")
+        load_null(m, seg, selector)
+        m.return_()
+    raw = m.call(fetch_descriptor, selector, p.GP)
+    d = Descriptor(raw)
+    cpl = m.get(CPL)
+    with m.If(seg == Seg.SS):
+        fault_if(m, rpl(selector) != cpl, p.GP, error, "SS_RPL", shown, cpl.zext(32))
+        fault_if(m, ~d.is_writable, p.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
+        fault_if(m, d.dpl != cpl, p.GP, error, "SS_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+        fault_if(m, ~d.present, p.SS, error, "SS_NOT_PRESENT", shown)
+    with m.Else():
+        fault_if(m, ~d.is_readable, p.GP, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
+        low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
+        fault_if(m, ~d.is_conforming & low, p.GP, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+        fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
+
+
+def load_register(x: Insn, seg: Value | int, selector: Value, *, shadow: bool = True) -> None:
+    """Load ES, SS, DS, FS or GS in whatever mode the CPU is in; use :func:`end_load` to end the path.
+
+    Args:
+        x: form being described.
+        seg: number of the segment register, 8 bits when a Value; never CS.
+        selector: 16 bits.
+        shadow: whether loading SS blocks events for one instruction (MOV and POP do, LSS does not).
+
+    Raises (in the guest):
+        #GP, #NP or #SS(selector), #GP(0): see :func:`load_protected`.
+    """
+    m = x.m
+    number = m.value(8, seg)
+    with m.If(mode.protected(m)):
+        m.call(load_protected, number, selector)
+    with m.Else():
+        load_real(m, number, selector)
+    if shadow:
+        # Of a row of such loads only the first holds events back (SDM vol. 2, MOV and POP); AMD's parts do so for each
+        # (measured, both).
+        again = (m.get(SHADOW) & int(Shadow.MOV_SS)).nz() & ~is_amd(m)
+        with m.If((number == Seg.SS) & ~again):
+            m.set(SHADOW_NEXT, int(Shadow.MOV_SS))
+
+
+def end_load(x: Insn, seg: Value | int) -> None:
+    """End an instruction that has loaded a segment register, all registers being written.
+
+    SS (shadow, stack size) and every load in protected mode (whether the state can be given back may depend on it) end
+    with a checkpoint; real-mode loads of the others go on in line.
+    """
+    m = x.m
+    with m.If(mode.pe(m) | (m.value(8, seg) == Seg.SS)):
+        p.checkpoint(m)
+
+
+def move_to_segment(x: Insn, seg: Value, src: Operand) -> None:
+    """Describe MOV Sw,Ew: #UD for CS and the encodings that name nothing, before the operand is read."""
+    x.fault_if((seg == Seg.CS) | (seg > Seg.GS), p.UD, 0, "NO_SUCH_SEGMENT", seg.zext(32))
+    load_register(x, seg, src.read())
+    end_load(x, seg)
+
+
+def _load_far_pointer(x: Insn, seg: Seg, dst: Operand, src: Memory) -> None:
+    offset = src.load(x.osize)
+    selector = src.load(16, x.osize // 8)
+    load_register(x, seg, selector, shadow=False)
+    dst.write(offset)
+    end_load(x, seg)
+
+
+@instruction()
+def LES(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load ES and a register from a far pointer."""
+    _load_far_pointer(x, Seg.ES, dst, src)
+
+
+@instruction()
+def LDS(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load DS and a register from a far pointer."""
+    _load_far_pointer(x, Seg.DS, dst, src)
+
+
+@instruction()
+def LSS(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load SS and a register from a far pointer."""
+    _load_far_pointer(x, Seg.SS, dst, src)
+
+
+@instruction()
+def LFS(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load FS and a register from a far pointer."""
+    _load_far_pointer(x, Seg.FS, dst, src)
+
+
+@instruction()
+def LGS(x: Insn, dst: Operand, src: Memory) -> None:
+    """Load GS and a register from a far pointer."""
+    _load_far_pointer(x, Seg.GS, dst, src)
+
+
+@procedure()
+def null_inaccessible(m: Microcode) -> None:
+    """After a return to an outer level: make null what that level may not use (SDM vol. 2, RET and IRET)."""
+    cpl = m.get(CPL)
+    for seg in (Seg.ES, Seg.DS, Seg.FS, Seg.GS):
+        attributes = m.get(ATTRIBUTES, seg)
+        dpl = (attributes >> 5).trunc(8) & 3
+        conforming = (attributes & 0xC) == 0xC
+        with m.If(~m.get(UNUSABLE, seg) & ~conforming & (dpl < cpl)):
+            load_null(m, m.const(8, seg), m.const(16, 0))
+
+
+@procedure(es=16, ss=16, ds=16, fs=16, gs=16)
+def load_virtual_8086(m: Microcode, es: Value, ss: Value, ds: Value, fs: Value, gs: Value) -> None:
+    """Load the data segments of a virtual-8086 task; EFLAGS.VM is set already."""
+    for seg, selector in ((Seg.ES, es), (Seg.SS, ss), (Seg.DS, ds), (Seg.FS, fs), (Seg.GS, gs)):
+        load_real(m, m.const(8, seg), selector)

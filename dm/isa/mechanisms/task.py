@@ -1,0 +1,264 @@
+"""Hardware task switches by JMP, CALL, event and IRET, 16- and 32-bit TSSs (SDM vol. 3A, chapter 7).
+
+The old task's state is saved and the new one's registers are set before COMMIT.  What fails later (LDT and segment
+descriptors) is a fault of the new task; each descriptor loaded before it stays loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dm.isa import flags
+from dm.isa import primitives as p
+from dm.isa.cells import (
+    ATTRIBUTES,
+    BASE,
+    CPL,
+    CR0,
+    CR3,
+    DR7,
+    EIP,
+    GPR32,
+    LIMIT,
+    PENDING_DEBUG,
+    SELECTOR,
+    UNUSABLE,
+)
+from dm.isa.mechanisms import mode
+from dm.isa.mechanisms.descriptor import (
+    LDT,
+    TSS16,
+    TSS16_BUSY,
+    TSS32,
+    TSS32_BUSY,
+    Descriptor,
+    descriptor_address,
+    error_code,
+    fetch_descriptor,
+    in_table,
+    is_null,
+    load_cache,
+    mark_accessed,
+    one_of,
+    rpl,
+)
+from dm.isa.mechanisms.mode import fault_if
+from dm.isa.mechanisms.paging import load_pdptes
+from dm.isa.mechanisms.segmentation import load_null, load_real
+from dm.machine.state import Seg
+from dm.microcode import Microcode, Value
+from dm.microcode.ir import procedure
+
+#: What caused the switch.
+JMP, CALL, EVENT, IRET = 0, 1, 2, 3
+
+#: Last byte a TSS must have (SDM vol. 3A, 7.2.2).
+LAST16, LAST32 = 0x2B, 0x67
+
+#: Flags that exist in a TSS image, and the fixed bit 1.
+FLAGS16, FLAGS32 = 0x7FD5, 0x3F7FD5
+
+#: DR6/pending-debug bit for the T flag of a TSS.
+BT = 15
+
+#: DR7 bits that every task switch clears: L0-L3 and LE.
+LOCAL_BREAKPOINTS: Final = 0x155
+
+#: Data segments in the order their faults come.
+DATA: Final = (Seg.DS, Seg.ES, Seg.FS, Seg.GS)
+
+
+@procedure(result=64, selector=16, vector=8, busy=1)
+def check_tss(m: Microcode, selector: Value, vector: Value, busy: Value) -> None:
+    """Return a TSS descriptor: in the GDT, of the right type and present, else ``vector`` or #NP (selector)."""
+    error, shown = error_code(selector), selector.zext(32)
+    fault_if(m, selector.bit(2) | is_null(selector), vector, error, "TSS_NOT_IN_GDT", shown)
+    raw = m.call(fetch_descriptor, selector, vector)
+    d = Descriptor(raw)
+    good = m.select(busy, one_of(d.type, TSS16_BUSY, TSS32_BUSY), one_of(d.type, TSS16, TSS32)) & ~d.is_segment
+    fault_if(m, ~good, vector, error, "TSS_TYPE", shown, d.type.zext(32))
+    fault_if(m, ~d.present, p.NP, error, "TSS_NOT_PRESENT", shown)
+    m.return_(raw)
+
+
+@procedure(image=32)
+def save_task(m: Microcode, image: Value) -> None:
+    """Write the registers to the current TSS; ``image`` is EFLAGS as saved, cell EIP the address to resume at."""
+    base = m.get(BASE, Seg.TR).trunc(32)
+
+    def save(at: int, value: Value) -> None:
+        m.call(p.STORE_SYSTEM[value.width], base + at, value)
+
+    with m.If(m.get(ATTRIBUTES, Seg.TR).bit(3)):
+        save(0x20, m.get(EIP))
+        save(0x24, image)
+        for i in range(8):
+            save(0x28 + 4 * i, m.get(GPR32, i))
+        for seg in range(6):
+            save(0x48 + 4 * seg, m.get(SELECTOR, seg))
+    with m.Else():
+        save(0x0E, m.get(EIP).trunc(16))
+        save(0x10, image.trunc(16))
+        for i in range(8):
+            save(0x12 + 2 * i, m.get(GPR32, i).trunc(16))
+        for seg in range(4):
+            save(0x22 + 2 * seg, m.get(SELECTOR, seg))
+
+
+@procedure(result=16, base=32, wide=1)
+def load_task(m: Microcode, base: Value, wide: Value) -> None:
+    """Read the new TSS into registers, EFLAGS, EIP, CR3 and (invalid as yet) selectors; return the LDT selector."""
+    for seg in range(6):
+        m.set(UNUSABLE, 1, seg)
+    with m.If(wide):
+        m.set(EIP, m.call(p.LOAD_SYSTEM[32], base + 0x20))
+        flags.set_eflags(m, m.call(p.LOAD_SYSTEM[32], base + 0x24) & FLAGS32)
+        for i in range(8):
+            m.set(GPR32, m.call(p.LOAD_SYSTEM[32], base + (0x28 + 4 * i)), i)
+        for seg in range(6):
+            m.set(SELECTOR, m.call(p.LOAD_SYSTEM[16], base + (0x48 + 4 * seg)), seg)
+        ldt = m.call(p.LOAD_SYSTEM[16], base + 0x60)
+        with m.If(m.call(p.LOAD_SYSTEM[8], base + 0x64).bit(0)):
+            m.set(PENDING_DEBUG, m.get(PENDING_DEBUG) | 1 << BT)
+        cr3 = m.call(p.LOAD_SYSTEM[32], base + 0x1C).zext(64)
+        with m.If(p.cr0_bit(m, mode.PG)):
+            with m.If(mode.cr4_bit(m, mode.PAE)):
+                m.call(load_pdptes, cr3)
+            m.set(CR3, cr3)
+            m.call(p.TLB_FLUSH, 0)
+        m.return_(ldt)
+    m.set(EIP, m.call(p.LOAD_SYSTEM[16], base + 0x0E).zext(32))
+    flags.set_eflags(m, m.call(p.LOAD_SYSTEM[16], base + 0x10).zext(32) & FLAGS16)
+    for i in range(8):
+        # The upper halves are undefined; ones, as parts of this class leave them.
+        m.set(GPR32, m.call(p.LOAD_SYSTEM[16], base + (0x12 + 2 * i)).zext(32) | 0xFFFF0000, i)
+    for seg in range(4):
+        m.set(SELECTOR, m.call(p.LOAD_SYSTEM[16], base + (0x22 + 2 * seg)), seg)
+    for seg in (Seg.FS, Seg.GS):
+        m.set(SELECTOR, 0, seg)
+    m.return_(m.call(p.LOAD_SYSTEM[16], base + 0x2A))
+
+
+@procedure(selector=16)
+def load_task_ldt(m: Microcode, selector: Value) -> None:
+    """Load LDTR for a new task; whatever is wrong with it is #TS(selector)."""
+    error, shown = error_code(selector), selector.zext(32)
+    with m.If(is_null(selector)):
+        load_null(m, m.const(8, Seg.LDTR), selector)
+        m.return_()
+    bad = selector.bit(2) | ~m.call(in_table, selector & 0xFFFB, 8)
+    fault_if(m, bad, p.TS, error, "LDT_SELECTOR", shown)
+    raw = m.call(fetch_descriptor, selector, p.TS)
+    d = Descriptor(raw)
+    fault_if(m, (d.type != LDT) | d.is_segment | ~d.present, p.TS, error, "LDT_DESCRIPTOR", shown, d.type.zext(32))
+    m.call(load_cache, Seg.LDTR, selector, raw)
+
+
+@procedure()
+def load_task_code_stack(m: Microcode) -> None:
+    """Load CS and SS of a new task (SDM vol. 3A, table 7-1)."""
+    cs, ss = m.get(SELECTOR, Seg.CS), m.get(SELECTOR, Seg.SS)
+    error, shown = error_code(cs), cs.zext(32)
+    fault_if(m, is_null(cs), p.TS, 0, "CS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, cs, p.TS)
+    code, level = Descriptor(raw), rpl(cs)
+    fault_if(m, ~code.is_code, p.TS, error, "NOT_CODE", shown, code.type.zext(32))
+    bad = m.select(code.is_conforming, code.dpl > level, code.dpl != level)
+    fault_if(m, bad, p.TS, error, "CODE_DPL", shown, code.dpl.zext(32))
+    fault_if(m, ~code.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    m.call(load_cache, Seg.CS, cs, m.call(mark_accessed, cs, raw))
+    m.call(p.COMMIT)
+    error, shown = error_code(ss), ss.zext(32)
+    fault_if(m, is_null(ss), p.TS, 0, "SS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, ss, p.TS)
+    stack = Descriptor(raw)
+    fault_if(m, rpl(ss) != level, p.TS, error, "SS_RPL", shown, level.zext(32))
+    fault_if(m, ~stack.is_writable, p.TS, error, "SS_NOT_WRITABLE", shown, stack.type.zext(32))
+    fault_if(m, stack.dpl != level, p.TS, error, "SS_DPL", shown, stack.dpl.zext(32), level.zext(32))
+    fault_if(m, ~stack.present, p.SS, error, "SS_NOT_PRESENT", shown)
+    m.call(load_cache, Seg.SS, ss, m.call(mark_accessed, ss, raw))
+    m.call(p.COMMIT)
+
+
+@procedure(seg=8)
+def load_task_data(m: Microcode, seg: Value) -> None:
+    """Load DS, ES, FS or GS of a new task from the selector already in it."""
+    selector = m.get(SELECTOR, seg)
+    error, shown = error_code(selector), selector.zext(32)
+    with m.If(is_null(selector)):
+        load_null(m, seg, selector)
+        m.return_()
+    raw = m.call(fetch_descriptor, selector, p.TS)
+    d, cpl = Descriptor(raw), m.get(CPL)
+    fault_if(m, ~d.is_readable, p.TS, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
+    low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
+    fault_if(m, ~d.is_conforming & low, p.TS, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
+
+
+@procedure(selector=16, raw=64, kind=8, resume=32)
+def switch_task(m: Microcode, selector: Value, raw: Value, kind: Value, resume: Value) -> None:
+    """Switch to the task of a checked TSS descriptor (SDM vol. 3A, 7.3).
+
+    Args:
+        m: builder.
+        selector: selector of the new TSS.
+        raw: its descriptor, from :func:`check_tss`.
+        kind: JMP, CALL, EVENT or IRET.
+        resume: EIP saved in the old TSS.
+    """
+    new = Descriptor(raw)
+    wide = raw.bit(43)
+    error = error_code(selector)
+    least = m.select(wide, m.const(32, LAST32), m.const(32, LAST16))
+    fault_if(m, new.limit < least, p.TS, error, "TSS_LIMIT", least, new.limit)
+    old_selector = m.get(SELECTOR, Seg.TR)
+    old_least = m.select(m.get(ATTRIBUTES, Seg.TR).bit(3), m.const(32, 0x5F), m.const(32, 0x29))
+    old_limit = m.get(LIMIT, Seg.TR)
+    fault_if(m, old_limit < old_least, p.TS, error_code(old_selector), "TSS_LIMIT", old_least, old_limit)
+    nested = (kind == CALL) | (kind == EVENT)
+    base = new.base.trunc(32)
+
+    image = flags.eflags(m)
+    m.set(EIP, resume)
+    m.call(save_task, m.select(kind == IRET, image & ~m.const(32, 1 << flags.NT), image))
+    with m.If(~nested):
+        m.call(p.AND_SYSTEM8, m.call(descriptor_address, old_selector) + 5, 0xFD)
+    with m.If(nested):
+        m.call(p.STORE_SYSTEM[16], base, old_selector)
+    with m.If(kind != IRET):
+        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 2)
+    m.call(load_cache, Seg.TR, selector, raw | 1 << 41)
+    m.set(CR0, m.get(CR0) | 1 << mode.TS)
+    m.set(DR7, m.get(DR7) & (0xFFFFFFFFFFFFFFFF ^ LOCAL_BREAKPOINTS))
+    ldt = m.call(load_task, base, wide)
+    with m.If(nested):
+        flags.set_flag(m, flags.NT, 1)
+    vm = mode.virtual_8086(m)
+    level = m.select(vm, m.const(8, 3), rpl(m.get(SELECTOR, Seg.CS)))
+    m.set(CPL, level)
+    load_null(m, m.const(8, Seg.LDTR), ldt)
+    for seg in range(6):
+        m.call(p.SEGMENT_CHANGED, seg)
+    m.call(p.COMMIT)
+
+    m.call(load_task_ldt, ldt)
+    m.call(p.COMMIT)
+    with m.If(vm):
+        for seg in range(6):
+            load_real(m, m.const(8, seg), m.get(SELECTOR, seg))
+        m.call(p.COMMIT)
+    with m.Else():
+        m.call(load_task_code_stack)
+        for seg in DATA:
+            m.call(load_task_data, seg)
+            m.call(p.COMMIT)
+
+
+@procedure()
+def check_task_eip(m: Microcode) -> None:
+    """#GP(0) in the new task when its EIP lies beyond CS.limit: the last step, after an error code was pushed."""
+    m.call(p.COMMIT)
+    eip, limit = m.get(EIP), m.get(LIMIT, Seg.CS)
+    fault_if(m, eip > limit, p.GP, 0, "CS_LIMIT", eip, limit)
