@@ -349,10 +349,10 @@ class Boot:
 
     def _look(self) -> None:
         screen = Screen.of(self.pc)
-        if screen != self._screen:
+        if self._screen is None or screen != self._screen:
             self._screen = screen
             self._transcript.update(screen.text())
-        self._console.show(screen, self._transcript)
+        self._console.show(self._screen, self._transcript)
 
     def _play(self) -> bool:
         """Go on in the script as far as possible; True when it is done."""

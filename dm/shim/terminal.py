@@ -58,6 +58,8 @@ class PlainConsole:
         self._printed: dict[int, str] = {}
         self._looks: deque[dict[int, str]] = deque(maxlen=2)
         self._rested = 0
+        self._screen: Screen | None = None
+        self._unchanged = 0
         self._partial = ""
         self._plain = Plain()
         self._transcript = Transcript()
@@ -71,6 +73,10 @@ class PlainConsole:
         """Print rows that have scrolled off, or are unchanged for two looks and not being written."""
         self._attend()
         self._transcript = transcript
+        self._unchanged = self._unchanged + 1 if screen is self._screen else 0
+        self._screen = screen
+        if self._unchanged > _RESTED + 2:  # all of it has been printed; an idle guest's screen costs nothing
+            return
         rows = transcript.numbered()
         top = transcript.first + len(transcript.history)
         busy = top + screen.cursor[1] if screen.cursor else -1

@@ -36,7 +36,8 @@ MESSAGE: Final = WORK + 0x100
 MESSAGE_SIZE: Final = 0x100
 
 _KEYBOARD: Final = """
-int16:      push bp
+int16:      sti                         ; as the AT's BIOS does
+            push bp
             mov bp,sp
             push ds
             push bx
