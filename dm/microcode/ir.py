@@ -1,8 +1,8 @@
 """The language: typed values, statements and the builder that records them.
 
 A description is an ordinary Python function that is given a :class:`Microcode` builder ``m``.  Python's own ``if`` and
-``for`` run while the description is expanded; ``m.If`` and ``m.Loop`` become code.  Values are unsigned, 1, 8, 16, 32
-or 64 bits wide; an operation needs operands of one width (an ``int`` takes the width of the other side) and wraps.
+``for`` run while the description is expanded; ``m.If`` and ``m.Loop`` become code.  Values are unsigned, 1, 8, 16, 32,
+64 or 128 bits wide; an operation needs operands of one width (an ``int`` takes the width of the other side) and wraps.
 
     with m.If(a < b):
         m.set(field, a + 1)
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-WIDTHS: Final = (1, 8, 16, 32, 64)
+WIDTHS: Final = (1, 8, 16, 32, 64, 128)
 
 
 class MicrocodeError(Exception):

@@ -1,9 +1,10 @@
 """Print microcode as C.
 
-All arithmetic is unsigned with explicit masks; values below 32 bits live zero-extended in ``uint32_t``.  Primitives
+All arithmetic is unsigned with explicit masks; values below 32 bits live zero-extended in ``uint32_t``, those of 128 in
+``uint128_t`` (GCC's and Clang's ``unsigned __int128``).  Primitives
 are macros ``NAME(result, args…, BAIL)`` of the runtime, where BAIL is ``BAIL_HANDLER``, ``BAIL_PROCEDURE`` or
-``BAIL_PROCEDURE_VALUE``: what to do when the instruction is abandoned.  The runtime also has popcount32, popcount64,
-SDIV32, SREM32, SDIV64 and SREM64.
+``BAIL_PROCEDURE_VALUE``: what to do when the instruction is abandoned.  The runtime also has, for 32, 64 and 128 bits,
+popcount, SDIV and SREM, and clz128, ctz128 and bswap128.
 """
 
 from __future__ import annotations
@@ -60,11 +61,14 @@ class CTarget:
 
 def ctype(width: int) -> str:
     """C type that holds a value of this width."""
-    return "uint64_t" if width == 64 else "uint32_t"
+    return {64: "uint64_t", 128: "uint128_t"}.get(width, "uint32_t")
 
 
 def literal(value: int, width: int) -> str:
     """C literal."""
+    if width == 128:
+        low = literal(value & (1 << 64) - 1, 64)
+        return f"((uint128_t){literal(value >> 64, 64)} << 64 | {low})" if value >> 64 else f"(uint128_t){low}"
     if value < 10:
         return f"{value}u" if width < 64 else f"UINT64_C({value})"
     return f"{value:#x}u" if width < 64 else f"UINT64_C({value:#x})"
@@ -215,7 +219,7 @@ class CPrinter:
         if op in _COMPARE:
             return f"{a} {_COMPARE[op]} {b}"
         wide = ctype(width)
-        container = 64 if width == 64 else 32
+        container = max(width, 32)
         match op:
             case "not":
                 return masked(f"~{a}")
@@ -238,17 +242,23 @@ class CPrinter:
             case "zext":
                 return f"({wide}){a}"
             case "trunc":
-                return f"(uint32_t){a}" if width == 32 else f"(uint32_t){a} & {mask}"
+                return f"({wide}){a} & {mask}" if narrow else f"({wide}){a}"
             case "sext":
-                return masked(f"({wide}){'(int64_t)' if width == 64 else ''}{_signed(a, source)}")
+                return masked(f"({wide}){f'(int{width}_t)' if width >= 64 else ''}{_signed(a, source)}")
             case "popcount":
                 return f"({wide})popcount{container}({a})"
             case "clz":
+                if width == 128:
+                    return f"({wide})clz128({a})"
                 base = f"__builtin_clz{'ll' if width == 64 else ''}({a})"
                 return f"({a} ? ({wide}){base} - {container - width}u : {width}u)"
             case "ctz":
+                if width == 128:
+                    return f"({wide})ctz128({a})"
                 return f"({a} ? ({wide})__builtin_ctz{'ll' if width == 64 else ''}({a}) : {width}u)"
             case "bswap":
+                if width == 128:
+                    return f"bswap128({a})"
                 return a if width == 8 else f"__builtin_bswap{width}({a})"
             case "select":
                 return f"{a} ? {b} : {self._text(value.args[2])}"
@@ -256,8 +266,8 @@ class CPrinter:
 
 
 def _signed(text: str, width: int) -> str:
-    if width == 64:
-        return f"(int64_t){text}"
+    if width >= 64:
+        return f"(int{width}_t){text}"
     if width == 1:
         return f"-(int32_t)({text})"
     return f"(int{width}_t){text}" if width == 32 else f"(int32_t)(int{width}_t){text}"

@@ -61,21 +61,21 @@ def printed(op: str, width: int, numbers: list[int]) -> int:
     return result
 
 
-@given(st.sampled_from(BINARY), st.sampled_from([8, 16, 32, 64]), st.data())
+@given(st.sampled_from(BINARY), st.sampled_from([8, 16, 32, 64, 128]), st.data())
 def test_binary_operations_print_as_they_fold(op: str, width: int, data: st.DataObject) -> None:
     number = st.integers(0, (1 << width) - 1) | st.sampled_from([0, 1, (1 << width) - 1, 1 << (width - 1)])
     a, b = data.draw(number), data.draw(number)
     assert printed(op, width, [a, b]) == evaluate(op, width, [a, b], width)
 
 
-@given(st.sampled_from(["shl", "shr", "sar"]), st.sampled_from([8, 16, 32, 64]), st.data())
+@given(st.sampled_from(["shl", "shr", "sar"]), st.sampled_from([8, 16, 32, 64, 128]), st.data())
 def test_shifts_print_as_they_fold(op: str, width: int, data: st.DataObject) -> None:
     a = data.draw(st.integers(0, (1 << width) - 1))
     b = data.draw(st.integers(0, min(255, (1 << width) - 1)))
     assert printed(op, width, [a, b]) == evaluate(op, width, [a, b], width)
 
 
-@given(st.sampled_from(UNARY), st.sampled_from([8, 16, 32, 64]), st.data())
+@given(st.sampled_from(UNARY), st.sampled_from([8, 16, 32, 64, 128]), st.data())
 def test_unary_operations_print_as_they_fold(op: str, width: int, data: st.DataObject) -> None:
     a = data.draw(st.integers(0, (1 << width) - 1))
     assert printed(op, width, [a]) == evaluate(op, width, [a], width)
@@ -93,6 +93,8 @@ def test_unary_operations_print_as_they_fold(op: str, width: int, data: st.DataO
         ("clz", 16, [1], 15),
         ("ctz", 8, [0], 8),
         ("bswap", 32, [0x12345678], 0x78563412),
+        ("mul", 128, [(1 << 64) - 1, (1 << 64) - 1], (1 << 128) - (1 << 65) + 1),
+        ("sar", 128, [1 << 127, 200], (1 << 128) - 1),
     ],
 )
 def test_definitions_at_the_edges(op: str, width: int, args: list[int], result: int) -> None:

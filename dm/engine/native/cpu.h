@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api.h"
+#include "arithmetic.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the native engine needs a little-endian host"
@@ -482,19 +483,6 @@ void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions);
 /* fetch.c */
 int single_step(struct cpu *cpu);
 int single_resume(struct cpu *cpu);
-
-/* Without a library call, which would cost fast handlers a stack frame. */
-static inline uint32_t popcount32(uint32_t v)
-{
-    v -= v >> 1 & 0x55555555;
-    v = (v & 0x33333333) + (v >> 2 & 0x33333333);
-    return ((v + (v >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
-}
-
-static inline uint32_t popcount64(uint64_t v)
-{
-    return popcount32((uint32_t)v) + popcount32((uint32_t)(v >> 32));
-}
 
 static inline uint32_t cs_linear(const struct cpu *cpu, uint32_t eip)
 {

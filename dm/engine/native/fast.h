@@ -46,11 +46,6 @@
 #define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
 #define GPR64(o) (*(any64 *)((uint8_t *)cpu->a.gpr + (o)))
 
-#define SDIV32(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int32_t)(0u - (uint32_t)(a)) : (a) / (b))
-#define SREM32(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
-#define SDIV64(a, b) ((b) == 0 ? 0 : (b) == -1 ? (int64_t)(UINT64_C(0) - (uint64_t)(a)) : (a) / (b))
-#define SREM64(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
-
 /* What each check costs is measured with builds that lack it (build.py --without); they are never the product. */
 #ifdef WITHOUT_LIMITS
 #define BEYOND(o, bytes, top) 0
