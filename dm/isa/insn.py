@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dm.isa import features
+from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
 from dm.isa.map.forms import FIXED, Row
@@ -191,8 +191,8 @@ class Insn:
         return self.register(number, self.asize)
 
     def fault(self, vector: int | Value, error: int | Value, cause: str, *operands: int | Value) -> None:
-        """End this path with an exception (see :func:`dm.isa.primitives.fault`)."""
-        p.fault(self.m, vector, error, cause, *operands)
+        """End this path with an exception (see :func:`dm.isa.ends.fault`)."""
+        ends.fault(self.m, vector, error, cause, *operands)
 
     def fault_if(self, condition: Value, vector: int, error: int | Value, cause: str, *operands: int | Value) -> None:
         """Raise an exception where ``condition`` holds."""
@@ -301,5 +301,5 @@ def expand(row: Row, variant: Variant, name: str) -> Microcode:
         x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
     DESCRIPTIONS[row.mnemonic](x, *[x.operand(form) for form in row.operands])
     if not x.m.ended:
-        x.m.end(p.NEXT)
+        x.m.end(ends.NEXT)
     return x.m.finish()

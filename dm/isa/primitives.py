@@ -1,4 +1,4 @@
-"""What microcode asks of an engine: memory, ports, and the ways an instruction ends.
+"""What microcode asks of an engine: memory, ports, MSRs, time, and what it derives from segments and paging.
 
 Addresses are (segment number, 32-bit offset), never linear, except for the ``*_system`` accesses, which are supervisor
 accesses to a linear address whatever CPL is (descriptor tables, TSS; SDM vol. 3A, 4.6.1), and the ``*_physical`` ones
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa.cells import CR0, EIP
-from dm.microcode import Microcode, Primitive, Terminator, Value
+from dm.isa.cells import CR0
+from dm.microcode import Microcode, Primitive, Value
 
 _WIDTHS = (8, 16, 32, 64)
 
@@ -90,26 +90,6 @@ COMMIT: Final = Primitive("commit", (), commits=True)
 #: the rest of the state is as before.
 KEEP: Final = Primitive("keep", (), exact=True)
 
-# Terminators.
-#: Go on with the next instruction in line.
-NEXT: Final = Terminator("next")
-#: Near transfer to a target fixed by the instruction's own bytes.
-JUMP: Final = Terminator("jump", (32,))
-#: Near transfer to a computed target.
-JUMP_INDIRECT: Final = Terminator("jump_indirect", (32,))
-#: Go on at cell EIP after the run loop has looked at everything (mode, flags, shadows, events, `until`).
-CHECKPOINT: Final = Terminator("checkpoint")
-#: The same after a far transfer of control, which IA32_DEBUGCTL.BTF counts as a branch.
-TRANSFER: Final = Terminator("transfer")
-#: A REP iteration is done (or ``n`` at once): run the same instruction again, as a boundary of its own.
-REPEAT: Final = Terminator("repeat", (32,))
-#: Raise an exception: (vector, error code, three operands of the cause); the label is the cause.
-FAULT: Final = Terminator("fault", (8, 32, 32, 32, 32), aborts=True)
-#: Leave before this instruction: the part has it, this emulator does not.  The label says what.
-UNSUPPORTED: Final = Terminator("unsupported", (), aborts=True)
-#: Leave before this instruction, which is the hypervisor's to execute.  The label names it.
-HYPERVISOR: Final = Terminator("hypervisor", (), aborts=True)
-
 #: Exception vectors (SDM vol. 3A, table 6-1).
 DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = (
     0,
@@ -131,56 +111,7 @@ DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = (
     19,
 )
 
-#: Every cause used by :func:`fault`, in order of first use; engines number them by position.
-CAUSES: Final[list[str]] = []
-
-
-def fault(m: Microcode, vector: int | Value, error: int | Value, cause: str, *operands: int | Value) -> None:
-    """End this path with an exception.
-
-    Args:
-        m: builder.
-        vector: exception vector, 8 bits when a Value.
-        error: error code, 32 bits when a Value; 0 for vectors that push none.
-        cause: stable upper-case name of the violated rule, e.g. ``SS_LIMIT``.
-        operands: up to three 32-bit numbers that explain it (offset, size, limit).
-    """
-    if cause not in CAUSES:
-        CAUSES.append(cause)
-    given = [*operands, 0, 0, 0][:3]
-    m.end(FAULT, vector, error, *given, labels=(cause,))
-
-
-def unsupported(m: Microcode, what: str) -> None:
-    """End this path with exit ``unsupported``; ``what`` is a stable upper-case name."""
-    if what not in CAUSES:
-        CAUSES.append(what)
-    m.end(UNSUPPORTED, labels=(what,))
-
-
-def hypervisor(m: Microcode, what: str) -> None:
-    """End this path with exit ``hypervisor``; ``what`` is the name of the instruction, upper-case."""
-    if what not in CAUSES:
-        CAUSES.append(what)
-    m.end(HYPERVISOR, labels=(what,))
-
 
 def cr0_bit(m: Microcode, bit: int) -> Value:
     """Return a bit of CR0 (PE 0, MP 1, EM 2, TS 3, NE 5, WP 16, AM 18, PG 31)."""
     return m.get(CR0).bit(bit)
-
-
-def next_eip(m: Microcode) -> Value:
-    """Return the address behind this instruction (32 bits, not wrapped at 64 KiB)."""
-    return m.argument("next_eip", 32)
-
-
-def this_eip(m: Microcode) -> Value:
-    """Return the address of this instruction's first prefix or opcode byte (32 bits)."""
-    return m.argument("this_eip", 32)
-
-
-def checkpoint(m: Microcode) -> None:
-    """End this path: the next instruction in line, after the run loop has looked at everything."""
-    m.set(EIP, next_eip(m))
-    m.end(CHECKPOINT)

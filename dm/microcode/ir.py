@@ -700,6 +700,17 @@ def ends(statement: Statement) -> bool:
     return False
 
 
+def statements(block: Block) -> Iterator[Statement]:
+    """Yield all statements of a block, nested ones too."""
+    for s in block.body:
+        yield s
+        if isinstance(s, If):
+            yield from statements(s.then)
+            yield from statements(s.other)
+        elif isinstance(s, Loop):
+            yield from statements(s.body)
+
+
 def _breaks(block: Block) -> bool:
     for statement in block.body:
         if isinstance(statement, Break):

@@ -6,7 +6,7 @@ It stands in for an engine in the tests of descriptions only: no paging, no even
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from dm.isa.mechanisms import segmentation
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure
-from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.ir import Call, statements
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 
 assert catalogue.DESCRIPTIONS
@@ -398,24 +398,14 @@ class Machine:
         return self
 
 
-def _calls(block: Block) -> Iterator[Procedure]:
-    for statement in block.body:
-        if isinstance(statement, Call) and isinstance(statement.target, Procedure):
-            yield statement.target
-        elif isinstance(statement, If):
-            yield from _calls(statement.then)
-            yield from _calls(statement.other)
-        elif isinstance(statement, Loop):
-            yield from _calls(statement.body)
-
-
 @functools.cache
 def function(name: str, code: Microcode | Procedure) -> Callable[..., Any]:
     """Return printed code as a Python function; the procedures it calls come along."""
     body = code.code if isinstance(code, Procedure) else code
     scope: dict[str, Any] = dict(RUNTIME)
-    for called in _calls(body.root):
-        scope[called.name] = function(called.name, called)
+    for s in statements(body.root):
+        if isinstance(s, Call) and isinstance(s.target, Procedure):
+            scope[s.target.name] = function(s.target.name, s.target)
     exec(compile(PythonPrinter(PythonTarget()).function(body), name, "exec"), scope)
     made: Callable[..., Any] = scope[name]
     return made

@@ -15,7 +15,7 @@ from typing import Final
 
 from dm.engine.native import pairs
 from dm.engine.native.digest import digest
-from dm.isa import catalogue, cells, insn
+from dm.isa import catalogue, cells, ends, insn
 from dm.isa import primitives as p
 from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
@@ -24,7 +24,7 @@ from dm.isa.map.forms import Row
 from dm.machine import rules
 from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
-from dm.microcode.ir import Block, Call, End, Get, If, Loop, Set, Statement
+from dm.microcode.ir import Block, Call, End, Get, If, Loop, Set, statements
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.verify import is_transaction
 
@@ -80,17 +80,6 @@ def load_isa() -> dict[str, Procedure]:
 
 
 # ------------------------------------------------------------------------------------------------ looking at microcode
-
-
-def statements(block: Block) -> Iterator[Statement]:
-    """Yield all statements of a block, nested ones too."""
-    for s in block.body:
-        yield s
-        if isinstance(s, If):
-            yield from statements(s.then)
-            yield from statements(s.other)
-        elif isinstance(s, Loop):
-            yield from statements(s.body)
 
 
 @dataclass
@@ -387,9 +376,9 @@ class Output:
         lines += ["};", "", "const uint16_t decode_leaves[] = {"]
         for i in range(0, len(leaves), 24):
             lines.append("    " + " ".join(f"{leaf}," for leaf in leaves[i : i + 24]))
-        lines += ["};", "", f"const unsigned label_count = {len(p.CAUSES) + len(OWN_LABELS) + 1};"]
+        lines += ["};", "", f"const unsigned label_count = {len(ends.CAUSES) + len(OWN_LABELS) + 1};"]
         lines.append('const char *const labels[] = {\n    "",')
-        lines += [f'    "{cause}",' for cause in (*OWN_LABELS, *p.CAUSES)]
+        lines += [f'    "{cause}",' for cause in (*OWN_LABELS, *ends.CAUSES)]
         lines += ["};", ""]
         return "\n".join(lines)
 
@@ -438,7 +427,7 @@ OWN_LABELS: Final = (
 
 def labels_header() -> str:
     """Return the numbers of all causes; call it after everything has been expanded."""
-    names = [*OWN_LABELS, *p.CAUSES]
+    names = [*OWN_LABELS, *ends.CAUSES]
     lines = [f"    LABEL_{name} = {i + 1}," for i, name in enumerate(names)]
     return "#ifndef DM_LABELS_H\n#define DM_LABELS_H\n\nenum label {\n" + "\n".join(lines) + "\n};\n\n#endif\n"
 

@@ -10,7 +10,7 @@ class Abandon(Exception):
 
 
 class Fault(Abandon):
-    """A guest exception: vector, error code, cause (a name of dm.isa.primitives.CAUSES) and its three operands."""
+    """A guest exception: vector, error code, cause (a name of dm.isa.ends.CAUSES) and its three operands."""
 
     def __init__(self, cause: str, vector: int, error: int, a: int = 0, b: int = 0, c: int = 0) -> None:
         super().__init__(cause, vector, error, a, b, c)

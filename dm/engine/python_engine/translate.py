@@ -23,7 +23,7 @@ from dm.isa.mechanisms.segmentation import segment_check
 from dm.isa.primitives import SEGMENT_CHANGED
 from dm.machine.rules import enterable
 from dm.microcode import Field, Microcode, Primitive, Procedure
-from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.ir import Block, Call, statements
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 from dm.microcode.verify import is_transaction
 
@@ -32,8 +32,6 @@ CHECKPOINT: Final = -1
 REPEAT: Final = -2
 NEXT_SEGMENT: Final = -3
 TRANSFER: Final = -4
-
-_GPR_KEEP: Final = {8: 0xFF, 16: 0xFFFF}
 
 
 class _Target(PythonTarget):
@@ -123,15 +121,7 @@ _names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsup
 
 
 def _called(block: Block) -> Iterator[Procedure | Primitive]:
-    for statement in block.body:
-        match statement:
-            case Call(target):
-                yield target
-            case If(_, then, other):
-                yield from _called(then)
-                yield from _called(other)
-            case Loop(body):
-                yield from _called(body)
+    return (s.target for s in statements(block) if isinstance(s, Call))
 
 
 @cache

@@ -7,7 +7,7 @@ operation is on, whether a transaction is running).
 
 from __future__ import annotations
 
-from dm.isa import features
+from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, EFER
 from dm.isa.insn import Insn, Operand, instruction
@@ -15,7 +15,7 @@ from dm.isa.mechanisms import mode
 
 
 def _leave(x: Insn) -> None:
-    p.unsupported(x.m, x.row.mnemonic)
+    ends.unsupported(x.m, x.row.mnemonic)
 
 
 def _undefined_above_0(x: Insn) -> None:
@@ -33,7 +33,7 @@ def VMCALL(x: Insn) -> None:
     amd = features.is_amd(m)
     own = amd if x.row.mnemonic == "VMMCALL" else ~amd
     x.fault_if(~own & ~features.has(m, "hypervisor"), p.UD, 0, "NO_FEATURE")
-    p.hypervisor(m, x.row.mnemonic)
+    ends.hypervisor(m, x.row.mnemonic)
 
 
 @instruction("XSAVE", "XRSTOR", "XSAVEOPT", "XSAVEC", "XSAVES", "XRSTORS")
@@ -90,7 +90,7 @@ def SHADOW_STACK(x: Insn, *_: Operand) -> None:
     """Shadow stacks: #UD without CR4.CET; RDSSPD, a long NOP on older parts, does nothing then."""
     if x.row.mnemonic == "RDSSPD":
         with x.m.If(~features.has(x.m, "cet_ss") | ~mode.cr4_bit(x.m, mode.CET)):
-            x.m.end(p.NEXT)
+            x.m.end(ends.NEXT)
     else:
         x.fault_if(~mode.cr4_bit(x.m, mode.CET), p.UD, 0, "CET_CLEAR")
     _leave(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import ACTIVITY, ATTRIBUTES, BASE, CPL, CR0, CR2, CR3, CR4, DR, DR6, DR7, EFER, MODEL, cell
 from dm.isa.features import has
@@ -132,7 +132,7 @@ def write_cr4(m: Microcode, value: Value) -> None:
             elsewhere = elsewhere | (has(m, feature).zext(32) << bit)
     fault_if(m, (value & ~(allowed | elsewhere)).nz(), p.GP, 0, "CR4_RESERVED", value, allowed)
     with m.If((value & ~allowed).nz()):
-        p.unsupported(m, "CR4_EXTENSION")
+        ends.unsupported(m, "CR4_EXTENSION")
     lma = mode.long_mode(m)
     fault_if(m, lma & ~value.bit(mode.PAE), p.GP, 0, "CR4_PAE_IN_LONG_MODE", value)
     changed = value ^ m.get(CR4).trunc(32)
@@ -193,7 +193,7 @@ def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
         x.m.set(CR8, value.zext(64))
     else:
         x.m.call(write_cr, dst.number, value)
-    p.checkpoint(x.m)
+    ends.checkpoint(x.m)
 
 
 def _require_cr8(x: Insn, operand: Special) -> None:
@@ -239,14 +239,14 @@ def move_from_dr(x: Insn, dst: Operand, src: Special) -> None:
 def move_to_dr(x: Insn, dst: Special, src: Operand) -> None:
     """Describe MOV Dd,Rd."""
     x.m.call(write_dr, dst.number, src.read())
-    p.checkpoint(x.m)
+    ends.checkpoint(x.m)
 
 
 def test_register(x: Insn, register: Special) -> None:
     """Describe MOV to and from TR6 and TR7 of the 80386, which look into its TLB (80386 manual, 10.6.2)."""
     x.fault_if(register.number < 6, p.UD, 0, "NO_SUCH_TR", register.number.zext(32))
     mode.require_cpl0(x.m)
-    p.unsupported(x.m, "TEST_REGISTER")
+    ends.unsupported(x.m, "TEST_REGISTER")
 
 
 @instruction()
@@ -269,7 +269,7 @@ def LMSW(x: Insn, src: Operand) -> None:
     low = (src.read() & 0xF).zext(32)
     old = m.get(CR0).trunc(32)
     m.call(write_cr0, old & 0xFFFFFFF1 | low)
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -278,7 +278,7 @@ def CLTS(x: Insn) -> None:
     m = x.m
     mode.require_cpl0(m)
     m.set(CR0, m.get(CR0) & (0xFFFFFFFFFFFFFFFF ^ (1 << mode.TS)))
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -287,7 +287,7 @@ def INVLPG(x: Insn, page: Memory) -> None:
     m = x.m
     mode.require_cpl0(m)
     m.call(p.TLB_FLUSH_PAGE, m.get(BASE, page.segment).trunc(32) + page.offset())
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -304,7 +304,7 @@ def INVPCID(x: Insn, kind: Operand, descriptor: Memory) -> None:
     top = linear.sar(47)
     x.fault_if((which == 0) & (top != 0) & (top != 0xFFFFFFFFFFFFFFFF), p.GP, 0, "NOT_CANONICAL", which)
     m.call(p.TLB_FLUSH, 1)
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -313,7 +313,7 @@ def HLT(x: Insn) -> None:
     m = x.m
     mode.require_cpl0(m)
     m.set(ACTIVITY, int(Activity.HALTED))
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction("INVD", "WBINVD")
@@ -330,7 +330,7 @@ def _set_ac(x: Insn, value: int) -> None:
     # Translations may have been checked under the other AC.
     with m.If(mode.cr4_bit(m, mode.SMAP)):
         m.call(p.TLB_FLUSH, 1)
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -351,7 +351,7 @@ def _extended_control(x: Insn, write: bool) -> None:
     if write:
         mode.require_cpl0(m)
     # XCR0 is not part of the state that travels.
-    p.unsupported(m, "XCR0")
+    ends.unsupported(m, "XCR0")
 
 
 @instruction()

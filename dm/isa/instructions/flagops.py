@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, SHADOW_NEXT
 from dm.isa.insn import Insn, instruction
@@ -81,7 +81,7 @@ def CLI(x: Insn) -> None:
         flags.set_flag(m, flags.VIF, 0)
     with m.Else():
         flags.set_flag(m, flags.IF, 0)
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -95,4 +95,4 @@ def STI(x: Insn) -> None:
         with m.If(~flags.flag(m, flags.IF)):
             m.set(SHADOW_NEXT, int(Shadow.STI))
         flags.set_flag(m, flags.IF, 1)
-    p.checkpoint(m)
+    ends.checkpoint(m)

@@ -5,7 +5,7 @@ The target must lie within CS before anything is changed.  With a 16-bit operand
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import LIMIT
 from dm.isa.features import is_amd
@@ -30,16 +30,16 @@ def _checked(x: Insn, target: Value) -> Value:
 
 
 def _relative(x: Insn, distance: Operand) -> Value:
-    return _checked(x, p.next_eip(x.m) + distance.read())
+    return _checked(x, ends.next_eip(x.m) + distance.read())
 
 
 @instruction()
 def JMP(x: Insn, where: Operand) -> None:
     """Jump."""
     if isinstance(where, Constant):
-        x.m.end(p.JUMP, _relative(x, where))
+        x.m.end(ends.JUMP, _relative(x, where))
     else:
-        x.m.end(p.JUMP_INDIRECT, _checked(x, where.read()))
+        x.m.end(ends.JUMP_INDIRECT, _checked(x, where.read()))
 
 
 @instruction()
@@ -47,7 +47,7 @@ def XBEGIN(x: Insn, where: Operand) -> None:
     """Begin a transaction, which every part may abort at once: EAX = 0 (no reason given), and on at the fallback."""
     target = _relative(x, where)
     x.register(Gpr.AX, 32).write(x.m.const(32, 0))
-    x.m.end(p.JUMP, target)
+    x.m.end(ends.JUMP, target)
 
 
 @instruction()
@@ -71,7 +71,7 @@ def XTEST(x: Insn) -> None:
 def J(x: Insn, where: Operand) -> None:
     """Jump where the condition holds."""
     with x.m.If(flags.condition(x.m, x.row.opcode & 15)):
-        x.m.end(p.JUMP, _relative(x, where))
+        x.m.end(ends.JUMP, _relative(x, where))
 
 
 @instruction()
@@ -79,9 +79,9 @@ def CALL(x: Insn, where: Operand) -> None:
     """Push the address of the next instruction and jump."""
     m = x.m
     direct = isinstance(where, Constant)
-    target = _cut(x, p.next_eip(m) + where.read() if direct else where.read())
+    target = _cut(x, ends.next_eip(m) + where.read() if direct else where.read())
     limit = m.get(LIMIT, Seg.CS)
-    back = p.next_eip(m).fit(x.osize)
+    back = ends.next_eip(m).fit(x.osize)
     with m.If(target > limit):
         # Hardware looks at the stack first (the manual has it the other way round); Intel's parts have pushed by then,
         # although ESP stays.
@@ -93,7 +93,7 @@ def CALL(x: Insn, where: Operand) -> None:
             m.call(p.STORE[x.osize], Seg.SS, at, back)
         x.fault(p.GP, 0, "CS_LIMIT", target, limit)
     push(m, back)
-    m.end(p.JUMP if direct else p.JUMP_INDIRECT, target)
+    m.end(ends.JUMP if direct else ends.JUMP_INDIRECT, target)
 
 
 @instruction()
@@ -104,7 +104,7 @@ def RET(x: Insn, parameters: Operand | None = None) -> None:
     size = x.osize // 8
     released = m.const(32, size) if parameters is None else parameters.read().zext(32) + size
     set_esp(m, moved(m, released))
-    m.end(p.JUMP_INDIRECT, target)
+    m.end(ends.JUMP_INDIRECT, target)
 
 
 def _loop(x: Insn, where: Operand, also: Value | None = None) -> None:
@@ -116,7 +116,7 @@ def _loop(x: Insn, where: Operand, also: Value | None = None) -> None:
     with m.If(again if also is None else again & also):
         target = _relative(x, where)
         count.write(left)
-        m.end(p.JUMP, target)
+        m.end(ends.JUMP, target)
     count.write(left)
 
 
@@ -148,4 +148,4 @@ def _zero_or_by_prefix(x: Insn, own: str) -> Value:
 def JCXZ(x: Insn, where: Operand) -> None:
     """JCXZ, JECXZ: jump where (E)CX, by address size, is 0."""
     with x.m.If(x.count_register(Gpr.CX).read() == 0):
-        x.m.end(p.JUMP, _relative(x, where))
+        x.m.end(ends.JUMP, _relative(x, where))

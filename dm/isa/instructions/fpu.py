@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import features
+from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import FXSAVE
 from dm.isa.insn import Insn, Memory, Operand, Register, instruction
@@ -65,7 +65,7 @@ def _no_pending_exception(x: Insn) -> None:
     m = x.m
     with m.If((image_word(m, FSW) & _ES) != 0):
         x.fault_if(p.cr0_bit(m, NE), p.MF, 0, "X87_PENDING")
-        p.unsupported(m, "FERR")
+        ends.unsupported(m, "FERR")
 
 
 @instruction()
@@ -91,11 +91,11 @@ def X87(x: Insn, operand: Operand) -> None:
                 _fldcw(x, operand)
             with m.If(reg == 7):
                 operand.store(image_word(m, FCW))
-                m.end(p.NEXT)
+                m.end(ends.NEXT)
         elif x.row.opcode == 0xDD:
             with m.If(reg == 7):
                 operand.store(image_word(m, FSW))
-                m.end(p.NEXT)
+                m.end(ends.NEXT)
     elif isinstance(operand, Register) and x.row.opcode in (0xDB, 0xDF):
         with m.If(reg == 4):
             if x.row.opcode == 0xDB:
@@ -103,7 +103,7 @@ def X87(x: Insn, operand: Operand) -> None:
             else:
                 _fnstsw_ax(x, operand.number)
     _no_pending_exception(x)
-    p.unsupported(m, "X87")
+    ends.unsupported(m, "X87")
 
 
 #: Bytes of the memory operand by opcode and ModRM.reg (SDM vol. 2, appendix A.5; environments in their 16-bit form).
@@ -129,7 +129,7 @@ def _no_coprocessor(x: Insn, operand: Operand, reg: Value) -> None:
             if sizes[number] != sizes[0]:
                 size = m.select(reg == number, m.const(32, sizes[number]), size)
         m.call(p.PROBE_READ, operand.segment, operand.offset(), size)
-    m.end(p.NEXT)
+    m.end(ends.NEXT)
 
 
 def _fldcw(x: Insn, operand: Memory) -> None:
@@ -141,7 +141,7 @@ def _fldcw(x: Insn, operand: Memory) -> None:
     unmasked = (status & ~control & 0x3F) != 0
     set_image_word(m, FCW, control)
     set_image_word(m, FSW, m.select(unmasked, status | (_ES | _B), status & (0xFFFF ^ (_ES | _B))))
-    m.end(p.NEXT)
+    m.end(ends.NEXT)
 
 
 def _control(x: Insn, number: Value) -> None:
@@ -150,14 +150,14 @@ def _control(x: Insn, number: Value) -> None:
     with m.If(number == 2):
         # The exception flags, stack fault, ES and B.
         set_image_word(m, FSW, image_word(m, FSW) & 0x7F00)
-        m.end(p.NEXT)
+        m.end(ends.NEXT)
     with m.If(number == 3):
         for offset in range(_ENVIRONMENT_END):
             m.set(FXSAVE, 0, offset)
         set_image_word(m, FCW, 0x37F)
-        m.end(p.NEXT)
+        m.end(ends.NEXT)
     with m.If(number <= 4):
-        m.end(p.NEXT)
+        m.end(ends.NEXT)
     x.fault(p.UD, 0, "UNDEFINED")
 
 
@@ -165,7 +165,7 @@ def _fnstsw_ax(x: Insn, number: Value) -> None:
     """DF E0."""
     with x.m.If(number == 0):
         x.register(0, 16).write(image_word(x.m, FSW))
-        x.m.end(p.NEXT)
+        x.m.end(ends.NEXT)
 
 
 def _mmx(x: Insn) -> None:
@@ -249,14 +249,14 @@ def STMXCSR(x: Insn, dst: Operand) -> None:
 def MMX(x: Insn, *_: Operand) -> None:
     """MMX: #UD with CR0.EM, #NM with CR0.TS, a pending #MF, else unsupported."""
     _mmx(x)
-    p.unsupported(x.m, "MMX")
+    ends.unsupported(x.m, "MMX")
 
 
 @instruction()
 def SSE(x: Insn, *_: Operand) -> None:
     """SSE and its successors: #UD with CR0.EM or without CR4.OSFXSR, #NM with CR0.TS, else unsupported."""
     _sse(x)
-    p.unsupported(x.m, "SSE")
+    ends.unsupported(x.m, "SSE")
 
 
 @instruction()
@@ -265,7 +265,7 @@ def SSEMMX(x: Insn, operand: Operand) -> None:
     _sse(x)
     if not (x.row.opcode == 0x2A and x.row.prefix == "66" and isinstance(operand, Memory)):
         _no_pending_exception(x)
-    p.unsupported(x.m, "SSE")
+    ends.unsupported(x.m, "SSE")
 
 
 @instruction()
@@ -273,11 +273,11 @@ def AVX(x: Insn, *_: Operand) -> None:
     """What has a VEX or EVEX prefix: #UD outside protected mode and without CR4.OSXSAVE, else unsupported."""
     mode.require_protected(x.m)
     mode.require_osxsave(x.m)
-    p.unsupported(x.m, "AVX")
+    ends.unsupported(x.m, "AVX")
 
 
 @instruction()
 def XOP(x: Insn, *_: Operand) -> None:
     """AMD's XOP prefix.  The general-register instructions behind it need no OSXSAVE: that is not looked at here."""
     mode.require_protected(x.m)
-    p.unsupported(x.m, "XOP")
+    ends.unsupported(x.m, "XOP")

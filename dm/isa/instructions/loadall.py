@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, CR0, EIP, GPR16, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.insn import Insn, instruction
@@ -63,4 +63,4 @@ def LOADALL(x: Insn) -> None:
     level = (m.get(ATTRIBUTES, Seg.SS) >> 5).trunc(8) & 3
     m.set(CPL, m.select(new.bit(0), level, m.const(8, 0)))
     m.set(EIP, _word(m, _IP).zext(32))
-    m.end(p.CHECKPOINT)
+    m.end(ends.CHECKPOINT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, cell
 from dm.isa.features import is_amd
@@ -48,7 +48,7 @@ def CPUID(x: Insn) -> None:
         # Beyond the last leaf Intel's parts show the last basic one.
         leaf.v = m.call(p.CPUID_READ, m.const(32, 0), 0, 0)
     with m.If((leaf.v == 0xD) & (subleaf < 2) & mode.cr4_bit(m, mode.OSXSAVE)):
-        p.unsupported(m, "CPUID_XSAVE_SIZE")
+        ends.unsupported(m, "CPUID_XSAVE_SIZE")
     eax, ebx, ecx, edx = (m.call(p.CPUID_READ, leaf.v, subleaf, which) for which in range(4))
     basic, extended = leaf.v == 1, (leaf.v == 0x80000001) & is_amd(m)
     osxsave, ospke = mode.cr4_bit(m, mode.OSXSAVE), mode.cr4_bit(m, mode.PKE)
@@ -101,7 +101,7 @@ def RDPMC(x: Insn) -> None:
     """Performance counters are the hypervisor's."""
     m = x.m
     x.fault_if(~mode.cr4_bit(m, mode.PCE) & (m.get(CPL) != 0), p.GP, 0, "PCE")
-    p.unsupported(m, "RDPMC")
+    ends.unsupported(m, "RDPMC")
 
 
 @instruction("RDRAND", "RDSEED")
@@ -133,4 +133,4 @@ def MONITOR(x: Insn) -> None:
     """Waiting for a store is the hypervisor's business; #UD above CPL 0."""
     m = x.m
     x.fault_if(m.get(CPL) != 0, p.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
-    p.unsupported(m, x.row.mnemonic)
+    ends.unsupported(m, x.row.mnemonic)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import BASE, CR0, EFER, cell
 from dm.isa.features import has
@@ -231,4 +232,4 @@ def WRMSR(x: Insn) -> None:
     _require_msr(x)
     high, low = x.register(Gpr.DX, 32).read(), x.register(Gpr.AX, 32).read()
     m.call(write_msr, x.register(Gpr.CX, 32).read(), (high.zext(64) << 32) | low.zext(64))
-    p.checkpoint(m)
+    ends.checkpoint(m)

@@ -5,7 +5,7 @@ The stack pointer is SP or ESP by SS.B, whatever the operand size; the rest of E
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, GPR32, MODEL, STACK_MASK
 from dm.isa.features import before_386, is_amd, is_amd_or_old
@@ -254,4 +254,4 @@ def _replace_flags(x: Insn, new: Value, mask: Value) -> None:
     mask = mask | flags.ARITHMETIC
     flags.set_eflags(m, (old & ~mask) | (new & mask))
     set_esp(m, moved(m, x.osize // 8))
-    p.checkpoint(m)
+    ends.checkpoint(m)

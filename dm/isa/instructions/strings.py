@@ -6,7 +6,7 @@ found them.
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.features import is_amd, is_amd_1a
 from dm.isa.insn import Insn, Memory, Operand, instruction
@@ -19,7 +19,7 @@ def _begin(x: Insn) -> None:
     """With REP and a count of 0 nothing happens."""
     if x.variant.rep:
         with x.m.If(x.count_register(Gpr.CX).read() == 0):
-            x.m.end(p.NEXT)
+            x.m.end(ends.NEXT)
 
 
 def _advance(x: Insn, width: int, *indexes: int, by: Value | None = None) -> None:
@@ -47,9 +47,9 @@ def _end(x: Insn, done: Value | None = None, by: Value | None = None) -> None:
     over = left == 0
     with m.If(over if done is None else over | done):
         flags.set_flag(m, flags.RF, 0)
-        m.end(p.NEXT)
+        m.end(ends.NEXT)
     flags.set_flag(m, flags.RF, 1)
-    m.end(p.REPEAT, 1 if by is None else by)
+    m.end(ends.REPEAT, 1 if by is None else by)
 
 
 def _count(x: Insn) -> tuple[Value, Value, Value]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, FLAGS, GPR32, GPR64, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import has, is_amd
@@ -64,10 +64,10 @@ def SYSENTER(x: Insn) -> None:
         m.call(p.SEGMENT_CHANGED, Seg.CS)
         m.set(GPR64, esp, Gpr.SP)
         m.set(EIP, ia32e.below_4_gib(m, eip))
-        m.end(p.TRANSFER)
+        m.end(ends.TRANSFER)
     m.set(GPR32, esp.trunc(32), Gpr.SP)
     m.set(EIP, eip.trunc(32))
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)
 
 
 @instruction()
@@ -80,7 +80,7 @@ def SYSEXIT(x: Insn) -> None:
     _enter(m, 3, (cs + 16) | 3, (cs + 24) | 3)
     m.set(GPR32, esp, Gpr.SP)
     m.set(EIP, eip)
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)
 
 
 def _require_syscall(m: Microcode) -> None:
@@ -88,7 +88,7 @@ def _require_syscall(m: Microcode) -> None:
     usable = is_amd(m) & has(m, "syscall") & m.get(EFER).bit(mode.SCE) & mode.protected(m)
     fault_if(m, ~usable, p.UD, 0, "NO_SYSCALL")
     with m.If(mode.long_mode(m)):
-        p.unsupported(m, "SYSCALL_IN_LONG_MODE")
+        ends.unsupported(m, "SYSCALL_IN_LONG_MODE")
 
 
 @instruction()
@@ -98,11 +98,11 @@ def SYSCALL(x: Insn) -> None:
     _require_syscall(m)
     star = m.get(STAR)
     cs = (star >> 32).trunc(16) & 0xFFFC
-    m.set(GPR32, p.next_eip(m), Gpr.CX)
+    m.set(GPR32, ends.next_eip(m), Gpr.CX)
     _clear(m, flags.VM, flags.IF, flags.RF)
     _enter(m, 0, cs, cs + 8)
     m.set(EIP, star.trunc(32))
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)
 
 
 @instruction()
@@ -119,4 +119,4 @@ def SYSRET(x: Insn) -> None:
     m.call(p.SEGMENT_CHANGED, Seg.SS)
     flags.set_flag(m, flags.IF, 1)
     m.set(EIP, m.get(GPR32, Gpr.CX))
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)

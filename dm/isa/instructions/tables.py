@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, SELECTOR
 from dm.isa.features import before_386
@@ -47,7 +47,7 @@ def _load_table(x: Insn, src: Memory, base: Field, limit: Field) -> None:
         new_base = new_base & 0xFFFFFF
     m.set(limit, new_limit)
     m.set(base, new_base.zext(64))
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 def _store_table(x: Insn, dst: Memory, base: Field, limit: Field) -> None:
@@ -120,7 +120,7 @@ def LLDT(x: Insn, src: Operand) -> None:
     mode.require_protected(m)
     mode.require_cpl0(m)
     m.call(load_ldtr, src.read())
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 @instruction()
@@ -130,7 +130,7 @@ def LTR(x: Insn, src: Operand) -> None:
     mode.require_protected(m)
     mode.require_cpl0(m)
     m.call(load_tr, src.read())
-    p.checkpoint(m)
+    ends.checkpoint(m)
 
 
 def _store_selector(x: Insn, dst: Operand, seg: Seg) -> None:

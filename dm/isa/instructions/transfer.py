@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, EIP, GPR32, GPR64, LIMIT, SELECTOR
 from dm.isa.features import is_amd
@@ -329,10 +330,10 @@ def JMPF(x: Insn, target: Operand) -> None:
     m = x.m
     selector, eip = _far_target(x, target)
     with m.If(mode.protected(m)):
-        m.call(jump_protected, selector, eip, p.next_eip(m))
+        m.call(jump_protected, selector, eip, ends.next_eip(m))
     with m.Else():
         m.call(enter_real, selector, eip)
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)
 
 
 @instruction()
@@ -342,12 +343,12 @@ def CALLF(x: Insn, target: Operand) -> None:
     selector, eip = _far_target(x, target)
     wide = int(x.osize == 32)
     with m.If(mode.protected(m)):
-        m.call(call_protected, selector, eip, p.next_eip(m), wide)
+        m.call(call_protected, selector, eip, ends.next_eip(m), wide)
     with m.Else():
         m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), wide)
-        m.call(frames.push, p.next_eip(m), wide)
+        m.call(frames.push, ends.next_eip(m), wide)
         m.call(enter_real, selector, eip)
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)
 
 
 @instruction()
@@ -360,4 +361,4 @@ def RETF(x: Insn, count: Operand | None = None) -> None:
         m.call(return_protected, extra, wide)
     with m.Else():
         m.call(return_real, extra, wide)
-    m.end(p.TRANSFER)
+    m.end(ends.TRANSFER)

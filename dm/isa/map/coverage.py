@@ -14,14 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dm.isa import primitives as p
 from dm.isa.catalogue import DESCRIPTIONS
 from dm.isa.insn import Variant, expand
 from dm.isa.lineage import Lineage
 from dm.isa.map.decode import Decoded, lookup, variants
 from dm.isa.map.forms import PREFIXES, ROWS, Row
 from dm.machine.state import Seg, State
-from dm.microcode.ir import Block, End, If, Loop
+from dm.microcode.ir import End, statements
 
 #: The kept table.
 TABLE: Final = Path(__file__).with_name("executed.txt")
@@ -103,26 +102,10 @@ def running_test() -> str:
 @cache
 def completes(row: Row, variant: Variant) -> bool:
     """Return whether a form has an end other than an exception or an exit to the hypervisor."""
-
-    def ends(block: Block) -> Iterator[str]:
-        for s in block.body:
-            match s:
-                case End(terminator, _, _):
-                    yield terminator.name
-                case If(_, then, other):
-                    yield from ends(then)
-                    yield from ends(other)
-                case Loop(body):
-                    yield from ends(body)
-                case _:
-                    pass
-
     if row.mnemonic not in DESCRIPTIONS:
         return True
-    return any(
-        name not in (p.FAULT.name, p.UNSUPPORTED.name, p.HYPERVISOR.name)
-        for name in ends(expand(row, variant, "form").root)
-    )
+    body = expand(row, variant, "form").root
+    return any(isinstance(s, End) and not s.terminator.aborts for s in statements(body))
 
 
 def load(path: Path = TABLE) -> set[Execution]:

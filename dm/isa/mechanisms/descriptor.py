@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import before_386
@@ -141,7 +142,7 @@ def linear_32(m: Microcode, address: Value) -> Value:
     In IA-32e mode a table may lie beyond 4 GiB, where the engines do not reach: exit ``unsupported``.
     """
     with m.If(mode.long_mode(m) & ((address + 15) >> 32).nz()):
-        p.unsupported(m, "TABLE_ABOVE_4_GIB")
+        ends.unsupported(m, "TABLE_ABOVE_4_GIB")
     return address.trunc(32)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import (
     ACTIVITY,
@@ -406,10 +406,10 @@ def boundary(m: Microcode, window: Value) -> None:
     unsupported.
     """
     with m.If(mode.long_mode(m) & m.get(ATTRIBUTES, Seg.CS).bit(13)):
-        p.unsupported(m, "CODE_64_BIT")
+        ends.unsupported(m, "CODE_64_BIT")
     # Shadow stacks and branch tracking, whose MSRs are no part of the state, would change every near transfer.
     with m.If(mode.cr4_bit(m, mode.CET) & mode.protected(m)):
-        p.unsupported(m, "CET")
+        ends.unsupported(m, "CET")
     activity, shadow = m.get(ACTIVITY), m.get(SHADOW)
     with m.If(activity == Activity.WAIT_FOR_SIPI):
         m.return_(WAIT_FOR_SIPI)
@@ -466,21 +466,21 @@ def INT(x: Insn, vector: Operand) -> None:
     """Software interrupt."""
     m = x.m
     with m.If(mode.pe(m)):
-        m.call(interrupt_n, vector.read(), p.next_eip(m))
+        m.call(interrupt_n, vector.read(), ends.next_eip(m))
     with m.Else():
-        m.call(interrupt_real, vector.read(), p.next_eip(m))
+        m.call(interrupt_real, vector.read(), ends.next_eip(m))
     _no_single_step(m)
-    m.end(p.CHECKPOINT)
+    m.end(ends.CHECKPOINT)
 
 
 def _soft_exception(x: Insn, vector: int) -> None:
     m = x.m
     with m.If(mode.pe(m)):
-        m.call(interrupt_protected, vector, 1, 0, 0, p.next_eip(m))
+        m.call(interrupt_protected, vector, 1, 0, 0, ends.next_eip(m))
     with m.Else():
-        m.call(interrupt_real, vector, p.next_eip(m))
+        m.call(interrupt_real, vector, ends.next_eip(m))
     _no_single_step(m)
-    m.end(p.CHECKPOINT)
+    m.end(ends.CHECKPOINT)
 
 
 @instruction()
@@ -501,10 +501,10 @@ def ICEBP(x: Insn) -> None:
     """INT1: a #DB that leaves DR6 alone and whose gate's DPL does not matter; delivered as an event of its own."""
     m = x.m
     _inject(m, EventType.PRIVILEGED_SOFT, p.DB, 0, 0)
-    m.set(INJECT_LENGTH, (p.next_eip(m) - p.this_eip(m)).trunc(8))
+    m.set(INJECT_LENGTH, (ends.next_eip(m) - ends.this_eip(m)).trunc(8))
     _no_single_step(m)
-    m.set(EIP, p.this_eip(m))
-    m.end(p.CHECKPOINT)
+    m.set(EIP, ends.this_eip(m))
+    m.end(ends.CHECKPOINT)
 
 
 def existing_flags(m: Microcode) -> Value:
@@ -639,9 +639,9 @@ def IRET(x: Insn) -> None:
             with m.Else():
                 refused = m.const(1, 1) if wide else ~mode.cr4_bit(m, mode.VME)
                 with m.If(refused):
-                    p.fault(m, p.GP, 0, "VM86_IOPL", iopl.zext(32))
+                    ends.fault(m, p.GP, 0, "VM86_IOPL", iopl.zext(32))
                 with m.Else():
                     m.call(iret_virtual)
         with m.Else():
-            m.call(iret_protected, wide, p.next_eip(m))
-    m.end(p.TRANSFER)
+            m.call(iret_protected, wide, ends.next_eip(m))
+    m.end(ends.TRANSFER)

@@ -7,6 +7,7 @@ reach, are exit ``unsupported`` before that.
 
 from __future__ import annotations
 
+from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, GPR64, LIMIT, SELECTOR, UNUSABLE
 from dm.isa.mechanisms import mode
@@ -60,7 +61,7 @@ def interrupt_slot(number: Value) -> Value:
 def open_stack(m: Microcode, pointer: Value, size: Value, level: Value) -> None:
     """Go to privilege ``level`` and make SS flat, for ``size`` bytes to be pushed below ``pointer``."""
     with m.If((pointer >> 32).nz() | (pointer < size.zext(64))):
-        p.unsupported(m, "STACK_ABOVE_4_GIB")
+        ends.unsupported(m, "STACK_ABOVE_4_GIB")
     m.set(CPL, level)
     m.set(BASE, 0, Seg.SS)
     m.set(LIMIT, 0xFFFFFFFF, Seg.SS)
@@ -106,5 +107,5 @@ class Stack:
 def below_4_gib(m: Microcode, rip: Value) -> Value:
     """Return a 64-bit target as 32 bits."""
     with m.If((rip >> 32).nz()):
-        p.unsupported(m, "RIP_ABOVE_4_GIB")
+        ends.unsupported(m, "RIP_ABOVE_4_GIB")
     return rip.trunc(32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, CR0, CR4, EFER
 from dm.microcode import Microcode, Value
@@ -45,9 +45,9 @@ def cr4_bit(m: Microcode, bit: int) -> Value:
 def fault_if(
     m: Microcode, condition: Value, vector: int | Value, error: int | Value, cause: str, *operands: int | Value
 ) -> None:
-    """Raise an exception where ``condition`` holds (see :func:`dm.isa.primitives.fault`)."""
+    """Raise an exception where ``condition`` holds (see :func:`dm.isa.ends.fault`)."""
     with m.If(condition):
-        p.fault(m, vector, error, cause, *operands)
+        ends.fault(m, vector, error, cause, *operands)
 
 
 def require_cpl0(m: Microcode) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import flags
+from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import CPL, CR3, EFER, cell
 from dm.isa.features import has
@@ -47,7 +47,7 @@ def page_fault(m: Microcode, linear: Value, access: Value, why: Value) -> None:
     nx = mode.cr4_bit(m, mode.PAE) & m.get(EFER).bit(mode.NXE)
     fetch = access.bit(2) & (nx | mode.cr4_bit(m, mode.SMEP))
     code = why | ((access & 3).zext(32) << 1) | (fetch.zext(32) << 4)
-    p.fault(m, p.PF, code, "PAGE_FAULT", linear, code)
+    ends.fault(m, p.PF, code, "PAGE_FAULT", linear, code)
 
 
 @procedure(linear=32, access=8, rights=8)
@@ -127,7 +127,7 @@ def walk_32(m: Microcode, linear: Value, access: Value) -> None:
             with m.If(_store(m, pde_at, pde, _updated(m, pde, False, write))):  # noqa: SIM117 - m.If nests in the guest
                 with m.If(_store(m, pte_at, pte, _updated(m, pte, True, write))):
                     m.return_((pte & 0xFFFFF000 | linear & 0xFFF).zext(64))
-    p.unsupported(m, "PAGE_TABLE_CONTENTION")
+    ends.unsupported(m, "PAGE_TABLE_CONTENTION")
 
 
 def _extended_rights(m: Microcode, *entries: Value) -> Value:
@@ -190,7 +190,7 @@ def walk_pae(m: Microcode, linear: Value, access: Value) -> None:
         pdpte = m.get(PDPTE, (linear >> 30).trunc(8))
         _not_present(m, linear, access, pdpte)
         _two_levels(m, linear, access, pdpte, reserved, [], [])
-    p.unsupported(m, "PAGE_TABLE_CONTENTION")
+    ends.unsupported(m, "PAGE_TABLE_CONTENTION")
 
 
 @procedure(result=64, linear=32, access=8)
@@ -218,7 +218,7 @@ def walk_4_level(m: Microcode, linear: Value, access: Value) -> None:
                     m.return_(pdpte & (ADDRESS & ~0x3FFFFFFF) | (linear & 0x3FFFFFFF).zext(64))
         with m.Else():
             _two_levels(m, linear, access, pdpte, reserved, [pml4e, pdpte], [pml4e_at, pdpte_at])
-    p.unsupported(m, "PAGE_TABLE_CONTENTION")
+    ends.unsupported(m, "PAGE_TABLE_CONTENTION")
 
 
 @procedure(result=64, linear=32, access=8)
@@ -234,7 +234,7 @@ def page_walk(m: Microcode, linear: Value, access: Value) -> None:
     """
     with m.If(mode.long_mode(m)):
         with m.If(mode.cr4_bit(m, mode.LA57)):
-            p.unsupported(m, "FIVE_LEVEL_PAGING")
+            ends.unsupported(m, "FIVE_LEVEL_PAGING")
         m.return_(m.call(walk_4_level, linear, access))
     with m.If(mode.cr4_bit(m, mode.PAE)):
         m.return_(m.call(walk_pae, linear, access))

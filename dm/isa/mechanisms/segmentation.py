@@ -5,6 +5,7 @@ The descriptor cache is what counts: a real-mode load sets selector and base and
 
 from __future__ import annotations
 
+from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, SHADOW, SHADOW_NEXT, UNUSABLE
 from dm.isa.features import is_amd
@@ -35,8 +36,8 @@ def segment_check(m: Microcode, seg: Value, offset: Value, size: Value, write: V
     def refuse(condition: Value, cause: str, *operands: Value) -> None:
         with m.If(condition):
             with m.If(seg == Seg.SS):
-                p.fault(m, p.SS, 0, f"SS_{cause}", *operands)
-            p.fault(m, p.GP, 0, f"SEGMENT_{cause}", *operands)
+                ends.fault(m, p.SS, 0, f"SS_{cause}", *operands)
+            ends.fault(m, p.GP, 0, f"SEGMENT_{cause}", *operands)
 
     attributes = m.get(ATTRIBUTES, seg)
     limit = m.get(LIMIT, seg)
@@ -139,7 +140,7 @@ def end_load(x: Insn, seg: Value | int) -> None:
     """
     m = x.m
     with m.If(mode.pe(m) | (m.value(8, seg) == Seg.SS)):
-        p.checkpoint(m)
+        ends.checkpoint(m)
 
 
 def move_to_segment(x: Insn, seg: Value, src: Operand) -> None:
