@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dm.microcode.builder import Microcode, Procedure
+from dm.microcode.effects import effects
 from dm.microcode.ir import (
     Block,
     Break,
@@ -22,16 +24,14 @@ from dm.microcode.ir import (
     If,
     Let,
     Loop,
-    Microcode,
     Primitive,
-    Procedure,
     ReadVar,
     Return,
     Set,
+    Signature,
     Value,
     WriteVar,
 )
-from dm.microcode.verify import effects
 
 
 class CTarget:
@@ -183,7 +183,7 @@ class CPrinter:
                     emit(f"END_{terminator.name.upper()}({', '.join(given)});")
 
     def _call(
-        self, emit: Callable[[str], None], target: Primitive | Procedure, args: tuple[Value, ...], result: Value | None
+        self, emit: Callable[[str], None], target: Signature, args: tuple[Value, ...], result: Value | None
     ) -> None:
         name, given = target.name, [self._text(a) for a in args]
         if isinstance(target, Primitive):
@@ -196,7 +196,7 @@ class CPrinter:
             emit("SPILL();")
         assign = f"const {ctype(result.width)} t{result.number} = " if result is not None else ""
         emit(f"{assign}{name}({', '.join(['cpu', *given])});")
-        if effects(target).aborts:
+        if isinstance(target, Procedure) and effects(target).aborts:
             emit(f"if (UNLIKELY(cpu->bail)) {self.bail};")
         if self._locals:
             emit("RELOAD();")

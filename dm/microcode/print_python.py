@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from dm.microcode.builder import Microcode, Procedure
+from dm.microcode.evaluate import evaluate
 from dm.microcode.ir import (
     Block,
     Break,
@@ -18,8 +20,6 @@ from dm.microcode.ir import (
     If,
     Let,
     Loop,
-    Microcode,
-    Procedure,
     ReadVar,
     Return,
     Set,
@@ -297,15 +297,11 @@ class PythonPrinter:
 
 def sdiv(a: int, b: int, width: int) -> int:
     """Signed quotient as :meth:`Value.sdiv` defines it; printed code calls it."""
-    from dm.microcode.ir import evaluate
-
     return evaluate("sdiv", width, [a, b], width)
 
 
 def srem(a: int, b: int, width: int) -> int:
     """Signed remainder as :meth:`Value.srem` defines it; printed code calls it."""
-    from dm.microcode.ir import evaluate
-
     return evaluate("srem", width, [a, b], width)
 
 

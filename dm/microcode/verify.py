@@ -1,11 +1,9 @@
-"""Checks on finished microcode: every value is defined where it is used, every path ends, faults come before changes.
+"""Checks on finished microcode: every value is defined where it is used, every path ends.
 
-Widths are checked while the code is recorded (:mod:`dm.microcode.ir`).
+Widths are checked while the code is recorded (:mod:`dm.microcode.builder`).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from dm.microcode.ir import (
     Block,
@@ -17,10 +15,9 @@ from dm.microcode.ir import (
     If,
     Let,
     Loop,
-    Microcode,
     MicrocodeError,
-    Procedure,
     ReadVar,
+    Recorder,
     Return,
     Set,
     Value,
@@ -30,18 +27,18 @@ from dm.microcode.ir import (
 )
 
 
-def verify(m: Microcode) -> None:
+def verify(m: Recorder) -> None:
     """Check one handler or procedure.
 
     Raises:
         MicrocodeError: naming the code and what is wrong.
     """
-    if not m.ended:
+    if not (m.root.body and ends(m.root.body[-1])):
         raise MicrocodeError(f"{m.name}: a path does not end")
     _check(m, m.root, set(), set())
 
 
-def _check(m: Microcode, block: Block, temps: set[int], variables: set[int]) -> None:
+def _check(m: Recorder, block: Block, temps: set[int], variables: set[int]) -> None:
     temps, variables = set(temps), set(variables)
 
     def use(value: Value | None) -> None:
@@ -99,82 +96,3 @@ def _check(m: Microcode, block: Block, temps: set[int], variables: set[int]) -> 
                     use(a)
             case Break():
                 pass
-
-
-@dataclass
-class Effects:
-    """What code may do: abort, change state or memory, and whether it may abort *after* it has changed something."""
-
-    aborts: bool = False
-    changes: bool = False
-    late_abort: bool = False
-
-
-def is_transaction(code: Microcode) -> bool:
-    """Return whether an engine has to be ready to undo this handler from its start.
-
-    That is so with ``late_abort``, and where a primitive that is ``exact`` is called in any case.
-    """
-    whole = (s.target for s in code.root.body if isinstance(s, Call))
-    return effects(code).late_abort or any(getattr(target, "exact", False) for target in whole)
-
-
-_procedures: dict[Procedure, Effects] = {}
-
-
-def effects(code: Microcode | Procedure) -> Effects:
-    """Return the effects of a handler or procedure.
-
-    Code with ``late_abort`` can be left half done by a fault or by an access that must wait for an answer, so an
-    engine has to run it as a transaction (state saved, stores withheld).
-    """
-    if isinstance(code, Procedure):
-        known = _procedures.get(code)
-        if known is None:
-            _procedures[code] = Effects(True, True, True)  # recursion: the worst
-            known = _procedures[code] = effects(code.code)
-        return known
-    total = Effects()
-    _walk(code.root, False, total)
-    return total
-
-
-def _walk(block: Block, changed: bool, total: Effects) -> bool:
-    """Follow one block; return whether something may have changed at its end."""
-    for statement in block.body:
-        match statement:
-            case Set(cell, _, _):
-                if cell.architectural:
-                    changed = total.changes = True
-            case Call(target, _, _):
-                e = effects(target) if isinstance(target, Procedure) else None
-                aborts = e.aborts if e else getattr(target, "aborts", False)
-                if aborts:
-                    total.aborts = True
-                    if changed or (e is not None and e.late_abort):
-                        total.late_abort = True
-                if getattr(target, "exact", False):
-                    total.aborts = total.changes = True
-                    return False  # whoever gets further can undo everything
-                if e is None and getattr(target, "commits", False):
-                    changed = False
-                elif e.changes if e else (getattr(target, "stores", False) or getattr(target, "changes", False)):
-                    changed = total.changes = True
-            case If(_, then, other):
-                a = _walk(then, changed, total)
-                b = _walk(other, changed, total)
-                # A side whose path has ended does not flow on.
-                open_a = not (then.body and ends(then.body[-1]))
-                open_b = not (other.body and ends(other.body[-1]))
-                changed = (a and open_a) or (b and open_b) or (changed and (open_a or open_b))
-            case Loop(body):
-                changed = _walk(body, changed, total) or changed
-                _walk(body, changed, total)
-            case End(terminator, _, _):
-                if terminator.aborts:
-                    total.aborts = True
-                    if changed:
-                        total.late_abort = True
-            case _:
-                pass
-    return changed

@@ -9,9 +9,9 @@ from dm.isa import catalogue
 from dm.isa.flags import CONDITIONS
 from dm.isa.insn import expand
 from dm.isa.map.forms import ROWS
+from dm.microcode.effects import is_transaction
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.print_python import PythonPrinter, PythonTarget
-from dm.microcode.verify import is_transaction
 
 #: Owned by the modules of user-level instructions.
 MODULES = {

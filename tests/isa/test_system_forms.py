@@ -8,10 +8,10 @@ from machine import forms
 from dm.isa.insn import expand
 from dm.isa.mechanisms import events, paging, segmentation
 from dm.microcode import Procedure
-from dm.microcode.ir import Block, Call, If, Loop
+from dm.microcode.effects import effects
+from dm.microcode.ir import Block, Call, statements
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.print_python import PythonPrinter, PythonTarget
-from dm.microcode.verify import effects
 
 FAMILIES = (
     "MOV LES LDS LSS LFS LGS JMPF CALLF RETF INT INT3 INTO ICEBP IRET LGDT LIDT SGDT SIDT LLDT LTR SLDT STR LAR LSL "
@@ -45,15 +45,7 @@ def test_instruction(name):
 
 
 def called(block: Block) -> set[Procedure]:
-    found: set[Procedure] = set()
-    for statement in block.body:
-        if isinstance(statement, Call) and isinstance(statement.target, Procedure):
-            found.add(statement.target)
-        elif isinstance(statement, If):
-            found |= called(statement.then) | called(statement.other)
-        elif isinstance(statement, Loop):
-            found |= called(statement.body)
-    return found
+    return {s.target for s in statements(block) if isinstance(s, Call) and isinstance(s.target, Procedure)}
 
 
 @pytest.mark.parametrize("procedure", ENTRY_POINTS, ids=lambda procedure: procedure.name)

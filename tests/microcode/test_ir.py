@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Terminator, Value
-from dm.microcode.ir import evaluate, signed
+from dm.microcode.effects import effects
+from dm.microcode.evaluate import evaluate, signed
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
-from dm.microcode.verify import effects
 
 CELL = Field("cell", 32)
 NEXT = Terminator("next")
@@ -128,8 +128,9 @@ def test_a_value_made_in_one_branch_cannot_be_used_outside() -> None:
     with m.If(m.get(CELL) == 0):
         inside = m.get(CELL) + 1
     m.set(CELL, inside)
+    m.end(NEXT)
     with pytest.raises(MicrocodeError, match="may be undefined"):
-        m.finish(NEXT)
+        m.finish()
 
 
 def test_every_path_must_end() -> None:
@@ -161,7 +162,8 @@ def test_constant_conditions_are_decided_while_described() -> None:
         m.end(FAULT, 13)
     with m.Else():
         m.set(CELL, 5)
-    m.finish(NEXT)
+    m.end(NEXT)
+    m.finish()
     assert "fault" not in PythonPrinter(PythonTarget()).function(m)
 
 
@@ -211,7 +213,8 @@ def code(*steps: str) -> Microcode:
             case "maybe fault":
                 with m.If(m.get(CELL) == 7):
                     m.end(FAULT, 13)
-    return m.finish(NEXT)
+    m.end(NEXT)
+    return m.finish()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,8 @@ def test_a_change_on_a_path_that_ends_does_not_count_after_it() -> None:
         m.set(CELL, 2)
         m.end(NEXT)
     m.call(LOAD, 0)
-    assert not effects(m.finish(NEXT)).late_abort
+    m.end(NEXT)
+    assert not effects(m.finish()).late_abort
 
 
 def test_a_loop_that_stores_and_comes_back_is_late() -> None:
@@ -244,4 +248,5 @@ def test_a_loop_that_stores_and_comes_back_is_late() -> None:
     with m.Loop():
         m.break_if(m.get(CELL) == 0)
         m.call(STORE, 0, 0)
-    assert effects(m.finish(NEXT)).late_abort
+    m.end(NEXT)
+    assert effects(m.finish()).late_abort

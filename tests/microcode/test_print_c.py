@@ -14,7 +14,8 @@ import pytest
 
 import dm.engine.native
 from dm.microcode import Microcode, Procedure, Value
-from dm.microcode.ir import WIDTHS, evaluate
+from dm.microcode.evaluate import evaluate
+from dm.microcode.ir import WIDTHS
 from dm.microcode.print_c import CPrinter, CTarget, ctype
 
 BINARY = ("add", "sub", "mul", "and", "or", "xor", "udiv", "urem", "sdiv", "srem")

@@ -24,9 +24,9 @@ from dm.isa.map.forms import Row
 from dm.machine import rules
 from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
+from dm.microcode.effects import is_transaction
 from dm.microcode.ir import Block, Call, End, Get, If, Loop, Set, statements
 from dm.microcode.print_c import CPrinter, CTarget
-from dm.microcode.verify import is_transaction
 
 #: Procedures that the runtime calls by name, with their prototypes' parameter widths and result.
 ENTRIES: Final[dict[str, tuple[tuple[int, ...], int]]] = {
@@ -174,7 +174,7 @@ class Target(CTarget):
         if index.op == "const":
             n = index.const
             return str((n & 3) * 8 + (n >> 2) if width == 8 else n * 8)
-        if index.op == "arg" and index.m.procedure is None:
+        if index.op == "arg" and index.m.is_handler:
             kind = self._class(index.name)
             if kind is None or (kind == "g8") != (width == 8):
                 raise MicrocodeError(f"{index.m.name}: operand {index.name} does not name a {width}-bit register")

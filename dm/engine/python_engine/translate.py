@@ -22,10 +22,10 @@ from dm.isa.mechanisms.paging import page_walk
 from dm.isa.mechanisms.segmentation import segment_check
 from dm.isa.primitives import SEGMENT_CHANGED
 from dm.machine.rules import enterable
-from dm.microcode import Field, Microcode, Primitive, Procedure
-from dm.microcode.ir import Block, Call, statements
+from dm.microcode import Field, Microcode, Procedure
+from dm.microcode.effects import is_transaction
+from dm.microcode.ir import Block, Call, Signature, statements
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
-from dm.microcode.verify import is_transaction
 
 #: Results of handlers that are neither None nor a target.
 CHECKPOINT: Final = -1
@@ -105,7 +105,7 @@ Handler = Callable[[Any, Any], int | None]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.verify.is_transaction`)."""
+    """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.effects.is_transaction`)."""
 
     run: Handler
     exact: bool
@@ -120,21 +120,21 @@ _lock: Final = threading.RLock()
 _names: Final[dict[str, Any]] = {**RUNTIME, "Fault": Fault, "Unsupported": Unsupported, "Hypervisor": Hypervisor}
 
 
-def _called(block: Block) -> Iterator[Procedure | Primitive]:
+def _called(block: Block) -> Iterator[Signature]:
     return (s.target for s in statements(block) if isinstance(s, Call))
 
 
 @cache
-def _loads_segments(target: Procedure | Primitive) -> bool:
+def _loads_segments(target: Signature) -> bool:
     """Whether it may load a segment register: whether the state can be given back may then change."""
-    if isinstance(target, Primitive):
-        return target is SEGMENT_CHANGED
-    return any(map(_loads_segments, _called(target.code.root)))
+    if isinstance(target, Procedure):
+        return any(_loads_segments(one) for one in _called(target.code.root))
+    return target is SEGMENT_CHANGED
 
 
 def _compile(code: Microcode) -> tuple[Any, str]:
     called = list(_called(code.root))
-    source = (_segment_printer if any(map(_loads_segments, called)) else _printer).function(code)
+    source = (_segment_printer if any(_loads_segments(one) for one in called) else _printer).function(code)
     for target in called:
         if isinstance(target, Procedure):
             procedure(target)

@@ -13,8 +13,7 @@ from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import load_pdptes
 from dm.machine.state import Activity, Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 CR8: Final = cell("cr8")
 

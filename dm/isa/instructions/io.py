@@ -9,8 +9,7 @@ from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import linear_32
 from dm.machine.state import Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 #: Offset of the I/O map base in a 32-bit TSS, and the smallest limit of such a TSS.
 _MAP_BASE, _TSS_LIMIT = 0x66, 0x67

@@ -19,8 +19,7 @@ from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import reserved_address
 from dm.machine.state import Gpr, Seg
-from dm.microcode import Field, Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Field, Microcode, Value, procedure
 
 TSC, TSC_AUX, EFER_MSR = 0x10, 0xC0000103, 0xC0000080
 

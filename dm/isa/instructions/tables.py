@@ -34,8 +34,7 @@ from dm.isa.mechanisms.events import IDTR_BASE, IDTR_LIMIT
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_null
 from dm.machine.state import Seg
-from dm.microcode import Field, Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Field, Microcode, Value, procedure
 
 
 def _load_table(x: Insn, src: Memory, base: Field, limit: Field) -> None:

@@ -28,8 +28,7 @@ from dm.isa.mechanisms.descriptor import (
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_real, null_inaccessible
 from dm.machine.state import Gpr, Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 
 def check_eip(m: Microcode, eip: Value, limit: Value) -> None:

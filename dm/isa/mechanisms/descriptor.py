@@ -10,8 +10,7 @@ from dm.isa.cells import ATTRIBUTES, BASE, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import before_386
 from dm.isa.mechanisms import mode
 from dm.machine.state import Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 GDTR_BASE: Final = cell("gdtr_base")
 GDTR_LIMIT: Final = cell("gdtr_limit")

@@ -61,8 +61,7 @@ from dm.isa.mechanisms.descriptor import (
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_null, load_real, load_virtual_8086
 from dm.machine.state import Activity, EventType, Seg, Shadow
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 IDTR_BASE: Final = cell("idtr_base")
 IDTR_LIMIT: Final = cell("idtr_limit")

@@ -19,8 +19,7 @@ from dm.isa.mechanisms.descriptor import (
 )
 from dm.isa.mechanisms.mode import fault_if
 from dm.machine.state import Gpr, Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 
 def element_size(m: Microcode, wide: Value) -> Value:

@@ -14,8 +14,7 @@ from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import Descriptor, descriptor_address, error_code, in_table, linear_32
 from dm.isa.mechanisms.mode import fault_if
 from dm.machine.state import Gpr, Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 
 def is_64_bit_target(m: Microcode, code: Descriptor) -> Value:

@@ -13,8 +13,7 @@ from dm.isa.cells import CPL, CR3, EFER, cell
 from dm.isa.features import has
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.mode import fault_if
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 PDPTE: Final = cell("pdpte")
 

@@ -22,8 +22,7 @@ from dm.isa.mechanisms.descriptor import (
 )
 from dm.isa.mechanisms.mode import fault_if
 from dm.machine.state import Seg, Shadow
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 
 @procedure(seg=8, offset=32, size=32, write=1)

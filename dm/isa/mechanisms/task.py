@@ -46,8 +46,7 @@ from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import load_pdptes
 from dm.isa.mechanisms.segmentation import load_null, load_real
 from dm.machine.state import Seg
-from dm.microcode import Microcode, Value
-from dm.microcode.ir import procedure
+from dm.microcode import Microcode, Value, procedure
 
 #: What caused the switch.
 JMP, CALL, EVENT, IRET = 0, 1, 2, 3
