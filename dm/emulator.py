@@ -19,14 +19,26 @@ from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
 
 import dm.engine
-from dm.engine.api import QUESTIONS, CpuConfig, CpuidEntry, Exit, ExitReason, MemoryMap, Region, RegionKind, Until
+from dm.engine.api import (
+    FREELY,
+    MOST_STEPS,
+    QUESTIONS,
+    CpuConfig,
+    CpuidEntry,
+    Exit,
+    ExitReason,
+    MemoryMap,
+    Region,
+    RegionKind,
+    RunRequest,
+    Until,
+)
 from dm.engine.parts import names, part
 from dm.machine.state import EventType, State
 
 _E = TypeVar("_E", EventType, Until)
 
 PAGE: Final = 4096
-_MOST: Final = 1 << 62
 #: Steps between two looks for signals (Ctrl-C): some milliseconds of the native engine, which cannot look itself.
 _SLICE: Final = 1 << 22
 _BACKED: Final = (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE)
@@ -87,6 +99,8 @@ class Emulator:
         self._engine = dm.engine.create(engine, _cpu(cpu, tuple(cpuid), model))
         self._question: Exit | None = None
         self._answered = False
+        self._request: RunRequest = FREELY
+        self._asked: tuple[Until, int, bool, bool, int | None, bytes] | None = None  # what it was made of
         try:
             self._engine.set_map(self._map)
             if state is not None:
@@ -210,23 +224,23 @@ class Emulator:
         until = _member(Until, until, "until")
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
             raise TypeError(f"budget is {type(budget).__name__}, a number of steps or None is needed")
-        limit = _MOST if budget is None else budget
-        if not 0 <= limit <= _MOST:
+        limit = MOST_STEPS if budget is None else budget
+        if not 0 <= limit <= MOST_STEPS:
             raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
-        if self.question is not None:
-            raise ValueError(f"the question {self.question.reason} is open: answer it first")
+        if self._question is not None and not self._answered:
+            raise ValueError(f"the question {self._question.reason} is open: answer it first")
         total: Exit | None = None
         left, stop = limit, False
         while True:
             piece = 0 if stop else min(left, _SLICE)
-            end = self._engine.run(
-                Until.NEVER if stop else until,
-                piece,
-                progress=progress and total is None,
-                window=window and not stop,
-                mmio=mmio if total is None else None,
-                code=code if total is None else b"",
-            )
+            if total is None:
+                asked = until, piece, progress, window, mmio, code
+            else:
+                asked = Until.NEVER if stop else until, piece, False, window and not stop, None, b""
+            if asked != self._asked:  # making a request costs half as much as a short run
+                self._request = RunRequest(*asked)
+                self._asked = *asked[:-1], self._request.code  # a copy, should `code` be changed
+            end = self._engine.run(self._request)
             self._question, self._answered = (end if end.reason in QUESTIONS else None), False
             total = end if total is None else _joined(total, end)
             if self._question is None:

@@ -222,6 +222,14 @@ def test_given_bytes_and_mmio(vm):
     assert (end.reason, end.address) == (ExitReason.MMIO_READ, 0x20000)
 
 
+def test_given_bytes_that_change_are_read_anew(vm):
+    code = bytearray.fromhex("40")  # inc ax
+    vm.run(budget=1, code=code)
+    code[0] = 0x48  # dec ax
+    vm.run(budget=1, code=code)
+    assert vm.state.eax == 0
+
+
 def test_reports_add_up_over_questions(vm):
     vm.memory = [
         Region(0xB8000, 0x1000, RegionKind.COALESCED),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dm.bench import image
 from dm.bench.kernels import DEVICE, MEMORY, ORIGIN, Kernel, real_mode
 from dm.engine import create
-from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, Until
+from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.machine.state import State
 
 
@@ -144,18 +144,19 @@ def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> 
     state.ecx = 0x7FFFFFFF
     engine.set_state(state)
     registers = {"general": list(engine.get_groups()["general"])}
+    step = RunRequest(budget=1)
 
     def one() -> None:
-        engine.run(Until.NEVER, 1)
+        engine.run(step)
 
     def groups() -> None:
         engine.set_groups(registers)
-        engine.run(Until.NEVER, 1)
+        engine.run(step)
         engine.get_groups()
 
     def whole() -> None:
         engine.set_state(state)
-        engine.run(Until.NEVER, 1)
+        engine.run(step)
         engine.get_state()
 
     names = {

@@ -9,9 +9,14 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from dm.machine.state import EventType, State
+
+#: Most steps of one run.
+MOST_STEPS: Final = 1 << 62
+#: Most bytes of an instruction: dm.isa.map.decode.LONGEST, without the tables that come with it.
+_LONGEST: Final = 15
 
 #: State groups: name to flat list of values, as :func:`dm.machine.state.get_group` gives them.
 Groups: TypeAlias = dict[str, list[int | bytes]]
@@ -92,6 +97,54 @@ class Until(StrEnum):
     PROTECTED = "protected"
     INSTRUCTIONS = "instructions"
     NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is to do and what ends it.  It may be used again, which costs less than making another one.
+
+    ``until``: end with ``enterable`` at the first boundary where this policy's rules hold.
+    ``budget``: end with ``budget`` after this many steps (instructions or REP iterations), 0 to 2**62.
+    ``progress``: retire one step or deliver one event before ``until`` is tested.
+    ``window``: end with ``interrupt-window`` when an external interrupt could be taken (IF=1, no shadow).
+    ``mmio``: guest-physical address (64 bits) the first instruction must touch, else ``mmio-mismatch`` with nothing
+    changed.
+    ``code``: instruction bytes, at most 15, that win over memory for the first fetch.
+    ``stop_at``: linear address (32 bits); end with ``debug`` before an instruction there, the first one too.  Every
+    boundary is looked at then, which is slower than running freely.
+
+    While a question is open (its answer given) all of this applies from the next boundary on.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    until: Until = Until.NEVER
+    budget: int = MOST_STEPS
+    progress: bool = False
+    window: bool = False
+    mmio: int | None = None
+    code: bytes = b""
+    stop_at: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check all values, so that engines need not."""
+        if not isinstance(self.until, Until):
+            raise ValueError(f"until is {self.until!r}, a member of Until is needed")
+        if not 0 <= self.budget <= MOST_STEPS:
+            raise ValueError(f"budget is {self.budget}, 0 to 2**62 is needed")
+        if len(self.code) > _LONGEST:
+            raise ValueError(f"code has {len(self.code)} bytes, at most {_LONGEST} make an instruction")
+        if self.mmio is not None and not 0 <= self.mmio < 1 << 64:
+            raise ValueError(f"mmio is {self.mmio:#x}, an address of 64 bits is needed")
+        if self.stop_at is not None and not 0 <= self.stop_at < 1 << 32:
+            raise ValueError(f"stop_at is {self.stop_at:#x}, a linear address of 32 bits is needed")
+        if not isinstance(self.code, bytes):  # a copy: nobody is to change it
+            object.__setattr__(self, "code", bytes(self.code))
+
+
+#: Run until something other than a limit ends it.
+FREELY: Final = RunRequest()
 
 
 class ExitReason(StrEnum):
@@ -259,30 +312,11 @@ class Engine(Protocol):
         """Replace the memory map, also between a question and its answer; takes effect at once."""
         ...
 
-    def run(
-        self,
-        until: Until = Until.NEVER,
-        budget: int = 1 << 62,
-        *,
-        progress: bool = False,
-        window: bool = False,
-        mmio: int | None = None,
-        code: bytes = b"",
-        stop_at: int | None = None,
-    ) -> Exit:
+    def run(self, request: RunRequest = FREELY) -> Exit:
         """Run guest code; never blocks on anything but the CPU, the GIL is released by the native engine.
 
-        Args:
-            until: end with ``enterable`` at the first boundary where this policy's rules hold.
-            budget: end with ``budget`` after this many steps (instructions or REP iterations).
-            progress: retire one step or deliver one event before ``until`` is tested.
-            window: end with ``interrupt-window`` when an external interrupt could be taken (IF=1, no shadow).
-            mmio: guest-physical address the first instruction must touch, else ``mmio-mismatch``, nothing changed.
-            code: instruction bytes that win over memory for the first fetch.
-            stop_at: linear address (32 bits); end with ``debug`` before an instruction there, the first one too.  Every
-                boundary is looked at then, which is slower than running freely.
-
-        While a question is open (its answer given) these arguments apply from the next boundary on.
+        Raises:
+            ValueError: a question is open.
         """
         ...
 

@@ -8,7 +8,19 @@ from enum import IntEnum
 from typing import Any, Final
 
 from dm.engine import _native
-from dm.engine.api import QUESTIONS, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RegionKind, Until, check_copied
+from dm.engine.api import (
+    FREELY,
+    QUESTIONS,
+    CpuConfig,
+    Exit,
+    ExitReason,
+    Groups,
+    MemoryMap,
+    RegionKind,
+    RunRequest,
+    Until,
+    check_copied,
+)
 from dm.isa import features
 from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
@@ -67,7 +79,6 @@ POLICIES: Final = {
     Until.PROTECTED: int(Policy.PROTECTED),
 }
 
-_MAX_CODE: Final = 15
 _VALUE_TYPES: Final = {int, bytes}
 
 
@@ -187,7 +198,7 @@ class NativeEngine:
         self._cpu: Any = _ffi.gc(cpu, _lib.dm_free)
         self._exit: Any = _ffi.new("struct dm_exit *")
         self._request: Any = _ffi.new("struct dm_request *")
-        self._asked: tuple[Any, ...] = ()  # what the request holds
+        self._asked: RunRequest | None = None  # what it holds
         self._wire = bytearray(WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
         self._current = False  # the wire holds the state as it is now
@@ -301,46 +312,34 @@ class NativeEngine:
             _ffi.release(buffer)
         self._memory = buffers
 
-    def run(
-        self,
-        until: Until = Until.NEVER,
-        budget: int = 1 << 62,
-        *,
-        progress: bool = False,
-        window: bool = False,
-        mmio: int | None = None,
-        code: bytes = b"",
-        stop_at: int | None = None,
-    ) -> Exit:
+    def run(self, request: RunRequest = FREELY) -> Exit:
         """Run guest code; see :meth:`dm.engine.api.Engine.run`.
 
         Raises:
-            ValueError: a question is open, or an argument is out of range.
+            ValueError: a question is open.
         """
-        cpu, request = self._open, self._request
+        cpu = self._open
         if self._question is not None and not self._answered:
             raise ValueError(f"the question {self._question.reason} is open: answer it first")
-        if not 0 <= budget <= 1 << 62:
-            raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
-        if len(code) > _MAX_CODE:
-            raise ValueError(f"code has {len(code)} bytes, at most {_MAX_CODE} make an instruction")
-        asked = until, budget, progress, window, mmio, code, stop_at
-        if asked != self._asked:  # else it stands there already
-            self._asked = ()  # as long as a value may be refused
-            request.policy, request.budget = POLICIES[until], budget
-            request.progress, request.window = progress, window
-            request.has_mmio, request.mmio = mmio is not None, mmio or 0
-            request.has_stop_at, request.stop_at = stop_at is not None, stop_at or 0
-            request.code_size = len(code)
-            if code:
-                _ffi.memmove(request.code, code, len(code))
-            self._asked = asked
+        if request is not self._asked and request != self._asked:  # else it stands there already
+            self._write(request)
         self._current = False
-        _lib.dm_run(cpu, request, self._exit)
+        _lib.dm_run(cpu, self._request, self._exit)
         made = self._result(self._exit)
         self._question = made if made.reason in QUESTIONS else None
         self._answered = False
         return made
+
+    def _write(self, request: RunRequest) -> None:
+        """Write a request where C reads it."""
+        c, self._asked = self._request, None  # should a value be refused, what stands there is nobody's request
+        c.policy, c.budget = POLICIES[request.until], request.budget
+        c.progress, c.window = request.progress, request.window
+        c.has_mmio, c.mmio = request.mmio is not None, request.mmio or 0
+        c.has_stop_at, c.stop_at = request.stop_at is not None, request.stop_at or 0
+        c.code_size = len(request.code)
+        _ffi.memmove(c.code, request.code, len(request.code))
+        self._asked = request
 
     def _result(self, out: Any) -> Exit:
         reason = REASONS[out.reason]

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Final
 
-from dm.engine.api import QUESTIONS, Exit, ExitReason, Until
+from dm.engine.api import QUESTIONS, Exit, ExitReason, RunRequest, Until
 from dm.machine.state import EventType
 from dm.protocol import schema
 from dm.protocol.codec import ProtocolError
@@ -134,8 +134,7 @@ class Execution:
         first = run.report.steps == 0 and not open_steps
         # then only the open instruction is finished, whatever else could end the run
         last = open_steps > 0 and (run.registers is not None or run.ending(open_steps) is not None)
-        started = time.perf_counter_ns()
-        result = self._engine.run(
+        slice_request = RunRequest(
             Until.NEVER if last else _UNTIL[request.until],
             0 if last else run.budget(slice_.steps, open_steps),
             progress=first and run.must_progress,  # an open one is progress already
@@ -144,6 +143,8 @@ class Execution:
             code=request.code if first else b"",
             stop_at=None if last else request.stop_at,
         )
+        started = time.perf_counter_ns()
+        result = self._engine.run(slice_request)
         run.report.add(result)
         taken = time.perf_counter_ns() - started
         run.ran_ns += taken

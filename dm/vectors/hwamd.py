@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from dm.engine.api import CpuConfig, Engine, ExitReason
+from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.state import Segment, State
 from dm.vectors import packed
 from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck, ended
@@ -224,10 +224,10 @@ class RingThree:
     @staticmethod
     def _step(engine: Engine, budget: int) -> State:
         """Run ``budget`` steps; a fault taken on the way runs into its handler's HLT."""
-        end = engine.run(budget=budget)
+        end = engine.run(RunRequest(budget=budget))
         state = engine.get_state()
         if end.reason is ExitReason.BUDGET and state.cpl == 0:
-            end = engine.run(budget=2)
+            end = engine.run(RunRequest(budget=2))
             state = engine.get_state()
         if end.reason is not (ExitReason.BUDGET if state.cpl else ExitReason.HALT):
             raise ended(end)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dm.engine.api import CpuConfig, Engine, ExitReason
+from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.state import Segment, State
 from dm.vectors.case import Case, Fault, Outcome, ended
 from dm.vectors.memory import Memory, Patch, Piece
@@ -22,7 +22,7 @@ _PROBE_IVT: Final = RAM_SIZE
 _PROBE_VECTORS: Final = 32
 _HLT: Final = 0xF4
 # Steps for one run: more than the longest REP (65535 iterations) needs.
-_BUDGET: Final = 0x20000
+_ONE_CASE: Final = RunRequest(budget=0x20000)
 # Questions one instruction can ask: a REP INS may be answered element by element.
 _QUESTIONS: Final = 0x10000
 
@@ -89,7 +89,7 @@ class RealMode:
     def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
         """Run until HLT has executed; see :class:`dm.vectors.case.World`."""
         for _ in range(_QUESTIONS):
-            end = engine.run(budget=_BUDGET)
+            end = engine.run(_ONE_CASE)
             if end.reason is ExitReason.PORT_IN:
                 engine.answer(b"\xff" * (end.size * end.count))
             elif end.reason is ExitReason.PORT_OUT:

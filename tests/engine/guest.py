@@ -3,7 +3,7 @@
 import pytest
 
 from dm.engine import create, native_status
-from dm.engine.api import ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.api import ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.machine.state import State
 
 RAM = 0x100000
@@ -77,13 +77,13 @@ class Machine:
         self.engine.set_state(state if state is not None else real_mode(at, **registers))
 
     def run(self, **options):
-        return self.engine.run(**options)
+        return self.engine.run(RunRequest(**options))
 
     def until_halt(self, answers=None, **options):
         """Run to HLT; questions are answered by ``answers(exit) -> bytes`` (default: all ones).  Returns all exits."""
         exits = []
         while True:
-            end = self.engine.run(**options)
+            end = self.engine.run(RunRequest(**options))
             exits.append(end)
             if end.reason in (ExitReason.HALT, ExitReason.SHUTDOWN, ExitReason.UNSUPPORTED):
                 assert end.reason is ExitReason.HALT, end

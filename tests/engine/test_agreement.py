@@ -157,7 +157,7 @@ def _run(machine, seed):
     if r.random() < 0.03:
         options["mmio"] = place + r.choice((0, 0xFFF))
     for _ in range(20):
-        end = machine.engine.run(budget=r.choice((1, 3, 30)), **options)
+        end = machine.run(budget=r.choice((1, 3, 30)), **options)
         options = {}
         seen.append(repr(end))
         seen.append(repr(machine.engine.get_state()))

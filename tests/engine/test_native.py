@@ -222,7 +222,9 @@ def test_a_refused_argument_leaves_nothing_for_the_next_run():
     machine = Machine(make_engine("native"))
     machine.load("90" * 16 + "f4")
     assert machine.run(budget=1).steps == 1
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match="mmio is 0x10000000000000000, an address of 64 bits"):
         machine.run(budget=5, mmio=1 << 64)
+    with pytest.raises(TypeError):
+        machine.run(budget=5, window="no")
     assert machine.run(budget=1).steps == 1
     machine.engine.close()

@@ -65,7 +65,7 @@ def same(both, state, code, budgets, memory=()):
             machine.ram[address : address + len(data)] = data
         log = []
         for budget in budgets:
-            end = machine.engine.run(budget=budget)
+            end = machine.run(budget=budget)
             log.append((repr(end), repr(machine.engine.get_state())))
             if end.reason is not ExitReason.BUDGET:
                 break
@@ -189,12 +189,12 @@ def test_jumps_that_are_not_made_cost_nothing_behind_them(both):
     code = bytes.fromhex("49 83f90a 75fa 40404040404040 f4")  # dec cx; cmp cx,10; jne; inc ax...; hlt
     for budget in range(29990, 30010):
         native.load(code, real_mode(CODE, ecx=10010))
-        end = native.engine.run(budget=budget)
+        end = native.run(budget=budget)
         done = 0
         while end.reason is ExitReason.BUDGET:
             done += end.instructions
             assert end.instructions == (budget if done == budget else 1)
-            end = native.engine.run(budget=1)
+            end = native.run(budget=1)
         assert done + end.instructions == 30008
         assert native.state.eax & 0xFFFF == 7
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from guest import CODE, Machine, real_mode
 
-from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.engine.python_engine import PythonEngine, translate
 from dm.engine.python_engine.breakpoints import data_hits, port_hits
 from dm.engine.python_engine.cells import Cells, lazy
@@ -96,12 +96,12 @@ def test_a_map_that_was_replaced_is_let_go(machine):
     engine = machine.engine
     engine.set_map(MemoryMap(5, (Region(0, 0x100000, RegionKind.RAM, memory),)))
     engine.set_state(real_mode())
-    engine.run(budget=10)
+    engine.run(RunRequest(budget=10))
     with pytest.raises(BufferError):
         memory.close()
     engine.set_map(MemoryMap(6, ()))
     memory.close()
-    assert engine.run(budget=1).reason is ExitReason.MMIO_READ
+    assert engine.run(RunRequest(budget=1)).reason is ExitReason.MMIO_READ
 
 
 def test_closing_lets_go_too():
@@ -109,7 +109,7 @@ def test_closing_lets_go_too():
     engine = PythonEngine(CpuConfig())
     engine.set_map(MemoryMap(1, (Region(0, 0x1000, RegionKind.RAM, memory),)))
     engine.set_state(real_mode(0))
-    engine.run(budget=1)
+    engine.run(RunRequest(budget=1))
     engine.close()
     engine.close()
     memory.close()
@@ -121,7 +121,7 @@ def test_code_segments_do_not_pile_up(machine):
         state = real_mode(CODE - 16 * n)
         state.cs.selector, state.cs.base = n, 16 * n
         machine.engine.set_state(state)
-        machine.engine.run(budget=2)
+        machine.engine.run(RunRequest(budget=2))
     assert 1 < len(machine.engine._fetcher._contexts[0]) <= 64
 
 

@@ -1,11 +1,12 @@
 """The run loop of both engines: ends, budgets, events, single steps, kicks."""
 
+import dataclasses
 import threading
 
 import pytest
 from guest import CODE, make_engine, protected_mode, real_mode
 
-from dm.engine.api import CpuConfig, Engine, ExitReason, Until
+from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest, Until
 from dm.machine.state import Activity, EventType, State
 
 LOOP = "b90500 01c8 49 75fb f4"  # mov cx,5; l: add ax,cx; dec cx; jnz l; hlt: 17 steps
@@ -293,10 +294,34 @@ def test_svm_takes_any_state_at_once(vm):
     assert (end.reason, end.steps, vm.state.ax) == (ExitReason.ENTERABLE, 1, 1)
 
 
-@pytest.mark.parametrize("budget", [-1, (1 << 62) + 1])
-def test_a_budget_out_of_range_is_refused(vm, budget):
-    with pytest.raises(ValueError, match="budget"):
-        vm.run(budget=budget)
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("budget", -1, "budget is -1, 0 to 2"),
+        ("budget", (1 << 62) + 1, "budget is 4611686018427387905, 0 to 2"),
+        ("code", bytes(16), "code has 16 bytes, at most 15"),
+        ("mmio", -1, "mmio is -0x1, an address of 64 bits"),
+        ("mmio", 1 << 64, "mmio is 0x10000000000000000, an address of 64 bits"),
+        ("stop_at", 1 << 32, "stop_at is 0x100000000, a linear address of 32 bits"),
+        ("until", "soon", "until is 'soon', a member of Until"),
+    ],
+)
+def test_a_request_out_of_range_is_refused(field, value, text):
+    with pytest.raises(ValueError, match=text):
+        RunRequest(**{field: value})
+
+
+def test_a_request_is_used_again_and_keeps_its_code(vm):
+    code = bytearray.fromhex("40")
+    request = RunRequest(budget=1, code=code)
+    code[0] = 0xF4
+    vm.load("f4")
+    for _ in range(2):
+        assert vm.engine.run(request).reason is ExitReason.BUDGET
+        vm.engine.set_state(dataclasses.replace(vm.state, rip=CODE))
+    assert vm.state.ax == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.budget = 2
 
 
 @pytest.mark.parametrize(("field", "value"), [("rip", 1 << 64), ("cpl", 4), ("cr0", -1), ("shadow", 4)])

@@ -15,7 +15,7 @@ import pytest
 from system_machine import SS, System
 
 from dm.engine import create
-from dm.engine.api import CpuConfig, Engine
+from dm.engine.api import CpuConfig, Engine, RunRequest
 from dm.engine.parts import part
 from dm.isa import undefined
 from dm.isa.map import coverage
@@ -135,7 +135,7 @@ def run(
         made.set_state(case.state)
         before = memory.read(hwamd.ARENA, 0x2000)
         if steps:
-            made.run(budget=steps)
+            made.run(RunRequest(budget=steps))
             state = made.get_state()
             return Result(None, {"eflags": state.eflags, "ecx": state.ecx, "eip": state.eip}, {})
         outcome = world.run(made, memory, case)

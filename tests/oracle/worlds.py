@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 
 from dm.engine import create
-from dm.engine.api import QUESTIONS, CpuConfig, CpuidEntry, Exit, ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.api import QUESTIONS, CpuConfig, CpuidEntry, Exit, ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.isa import features
 from dm.machine.state import EventType, State
 
@@ -644,7 +644,7 @@ class Machine:
             self.asleep = False
             self.wakes -= 1
             self.engine.inject(EventType.EXTERNAL, 0x21 + self.wakes)
-        end = self.engine.run(budget=budget, **options)
+        end = self.engine.run(RunRequest(budget=budget, **options))
         self.pending = False
         self.steps += end.steps
         self.instructions += end.instructions

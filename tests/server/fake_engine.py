@@ -14,7 +14,7 @@ Y             hypervisor exit                  E                  end of until (
 import struct
 import threading
 
-from dm.engine.api import CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
+from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, MemoryMap, RegionKind, Until
 from dm.machine.state import GROUPS, EventType, State, get_group, update
 
 
@@ -80,9 +80,7 @@ class FakeEngine:
             if region.gpa <= gpa < region.gpa + region.size and region.kind == RegionKind.RAM:
                 region.memory[gpa - region.gpa + region.offset] = value
 
-    def run(
-        self, until=Until.NEVER, budget=1 << 62, *, progress=False, window=False, mmio=None, code=b"", stop_at=None
-    ):
+    def run(self, request=FREELY):
         s = self.state
         steps, posted, pages = 0, [], set()
 
@@ -93,7 +91,7 @@ class FakeEngine:
 
         while True:
             if self.question is None:
-                if steps >= budget:
+                if steps >= request.budget:
                     return end(ExitReason.BUDGET)
                 if self._kick.is_set():
                     self._kick.clear()
@@ -103,12 +101,12 @@ class FakeEngine:
                     s.inject_type, s.inject_vector = EventType.NONE, 0
                     steps += 1
                     continue
-                if window and s.rflags & 0x200 and not s.shadow:
+                if request.window and s.rflags & 0x200 and not s.shadow:
                     return end(ExitReason.INTERRUPT_WINDOW)
             pc = s.cs.base + s.rip
             text = self._byte(pc, 8).ljust(8, b"h")
-            if code and steps == 0:
-                text = code.ljust(8, b"h")
+            if request.code and steps == 0:
+                text = request.code.ljust(8, b"h")
             op, rest = chr(text[0]), text[1:]
             length = {
                 "n": 1,
@@ -134,13 +132,13 @@ class FakeEngine:
                     ask = (ExitReason.PORT_OUT if op == "O" else ExitReason.PORT_IN, port, size, 1, data)
             elif op in "RW":
                 gpa, size = struct.unpack_from("<IB", rest)
-                if mmio is not None and steps == 0 and mmio != gpa:
+                if request.mmio is not None and steps == 0 and request.mmio != gpa:
                     return end(ExitReason.MMIO_MISMATCH)
                 data = s.gpr[0].to_bytes(8, "little")[:size] if op == "W" else b""
                 ask = (ExitReason.MMIO_WRITE if op == "W" else ExitReason.MMIO_READ, gpa, size, 1, data)
             elif op == "M":
                 ask = (ExitReason.MSR_READ, struct.unpack_from("<I", rest)[0], 8, 1, b"")
-            elif mmio is not None and steps == 0:
+            elif request.mmio is not None and steps == 0:
                 return end(ExitReason.MMIO_MISMATCH)
             if ask is not None:
                 if self.reply is None:
@@ -177,7 +175,7 @@ class FakeEngine:
             elif op == "Y":
                 return end(ExitReason.HYPERVISOR, address=0xFEE00000)
             elif op == "E":
-                if until != Until.NEVER and not (progress and steps == 0):
+                if request.until != Until.NEVER and not (request.progress and steps == 0):
                     return end(ExitReason.ENTERABLE)
             elif op == "X":
                 raise RuntimeError("the fake engine breaks")

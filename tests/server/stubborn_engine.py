@@ -6,11 +6,11 @@ import fake_engine
 
 
 class StubbornEngine(fake_engine.FakeEngine):
-    def run(self, *args, **kwargs):
+    def run(self, request):
         if self.state.rbx:
             self.state.rbx = 0
             time.sleep(5)
-        return super().run(*args, **kwargs)
+        return super().run(request)
 
 
 def create(config):

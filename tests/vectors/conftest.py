@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import dm.engine
 from dm.commands.vectors import report, run_all
-from dm.engine.api import CpuConfig, Engine, Exit, ExitReason, MemoryMap, Until
+from dm.engine.api import FREELY, CpuConfig, Engine, Exit, ExitReason, MemoryMap, RunRequest
 from dm.isa.map import coverage
 from dm.machine.state import EventType, Segment, State
 from dm.vectors.formats import find_files
@@ -78,18 +78,9 @@ class TinyEngine:
         self.state.rip += 2
         self.port = None
 
-    def run(
-        self,
-        until: Until = Until.NEVER,
-        budget: int = 1 << 62,
-        *,
-        progress: bool = False,
-        window: bool = False,
-        mmio: int | None = None,
-        code: bytes = b"",
-    ) -> Exit:
+    def run(self, request: RunRequest = FREELY) -> Exit:
         s = self.state
-        for _ in range(budget):
+        for _ in range(request.budget):
             op = self._read(s.cs.base + s.rip, 2)
             if op[0] == 0x40:
                 s.gpr[0] = s.gpr[0] + 1 & 0xFFFF

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from dm.engine.api import CpuConfig, Exit, ExitReason, Groups, MemoryMap, Until, check_copied
+from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RunRequest, Until, check_copied
 from dm.engine.python_engine.cells import M32, Saved
 from dm.engine.python_engine.fetch import Fetcher, Insn
 from dm.engine.python_engine.machine import Machine
@@ -23,7 +23,6 @@ from dm.engine.python_engine.signals import (
     Unsupported,
 )
 from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, TRANSFER, procedures
-from dm.isa.map.decode import LONGEST
 from dm.isa.mechanisms.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.rules import Policy
 from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update
@@ -210,39 +209,25 @@ class PythonEngine:
 
     # running
 
-    def run(
-        self,
-        until: Until = Until.NEVER,
-        budget: int = 1 << 62,
-        *,
-        progress: bool = False,
-        window: bool = False,
-        mmio: int | None = None,
-        code: bytes = b"",
-        stop_at: int | None = None,
-    ) -> Exit:
+    def run(self, request: RunRequest = FREELY) -> Exit:
         """Run guest code; see :meth:`dm.engine.api.Engine.run`.
 
         Raises:
-            ValueError: a question is open, or an argument is out of range.
+            ValueError: a question is open.
         """
         self._alive()
-        if not 0 <= budget <= 1 << 62:
-            raise ValueError(f"budget is {budget}, 0 to 2**62 is needed")
-        if len(code) > LONGEST:
-            raise ValueError(f"code has {len(code)} bytes, at most {LONGEST} make an instruction")
         if self._open is not None and not self._open.answered:
             raise ValueError("run: a question is open; answer it first")
         cpu = self._cpu
         self._steps = self._instructions = 0
-        self._progressed, self._prepaid = not progress, False
+        self._progressed, self._prepaid = not request.progress, False
         self._look = True
-        cpu.left = budget
+        cpu.left = request.budget
         try:
             if self._open is not None:
                 self._resume(self._open)
-            self._code, self._mmio, self._stop_at = bytes(code), mmio, stop_at
-            return self._boundaries(_POLICIES.get(until), window)
+            self._code, self._mmio, self._stop_at = request.code, request.mmio, request.stop_at
+            return self._boundaries(_POLICIES.get(request.until), request.window)
         except Question as q:
             return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down, target=q.target)
         except Unsupported as e:
