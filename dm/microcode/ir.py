@@ -118,6 +118,19 @@ class Recorder(Protocol):
         """Write a mutable local."""
 
 
+def _extent(mask: int) -> tuple[int, int]:
+    """Return the lowest bit of a mask, and how many it has.
+
+    Raises:
+        MicrocodeError: it has none, or gaps.
+    """
+    low = (mask & -mask).bit_length() - 1
+    count = mask.bit_count()
+    if mask <= 0 or mask >> low != (1 << count) - 1:
+        raise MicrocodeError(f"{mask:#x} is not a mask without gaps")
+    return low, count
+
+
 @dataclass(eq=False)
 class Value:
     """A typed value.  ``op`` is ``const``, ``arg``, ``temp`` or the pure operation that made it."""
@@ -259,6 +272,22 @@ class Value:
     def bits(self, low: int, count: int) -> Value:
         """``count`` bits from ``low`` on, in this value's width."""
         return (self >> low) & ((1 << count) - 1)
+
+    def field(self, mask: int) -> Value:
+        """Return the bits of a mask without gaps, moved down, in this value's width."""
+        low, count = _extent(mask)
+        return self.bits(low, count)
+
+    def has(self, flag: int) -> Value:
+        """Whether the one bit of a mask is set, as a 1-bit value."""
+        low, count = _extent(flag)
+        if count != 1:
+            raise MicrocodeError(f"{self.m.name}: {flag:#x} has more than one bit; field() takes such a mask")
+        return self.bit(low)
+
+    def at(self, flag: int, width: int) -> Value:
+        """Return this value, in ``width`` bits, moved up to the place of a mask."""
+        return self.zext(width) << _extent(flag)[0]
 
     def popcount(self) -> Value:
         """Number of ones, in this value's width."""

@@ -10,6 +10,7 @@
 
 #include "api.h"
 #include "arithmetic.h"
+#include "architecture.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the native engine needs a little-endian host"

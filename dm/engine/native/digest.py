@@ -15,7 +15,7 @@ def digest() -> str:
     sources = [
         *(_PACKAGE / "isa").rglob("*.py"),
         *(_PACKAGE / "microcode").glob("*.py"),
-        *(_PACKAGE / "machine" / name for name in ("state.py", "cells.py", "rules.py")),
+        *(_PACKAGE / "machine" / name for name in ("architecture.py", "header.py", "state.py", "cells.py", "rules.py")),
         *(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")),
     ]
     sha = hashlib.sha256()

@@ -22,6 +22,7 @@ from dm.isa.lineage import Lineage
 from dm.isa.map import decode, forms
 from dm.isa.map.forms import Row
 from dm.machine import rules
+from dm.machine.header import header
 from dm.machine.state import FIELDS, GROUPS, Seg
 from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Value
 from dm.microcode.effects import is_transaction
@@ -307,7 +308,7 @@ class Output:
 
     def files(self) -> dict[str, str]:
         """Return file names and texts."""
-        out = {"fields.h": fields_header(), "procedures.h": self._procedures_header()}
+        out = {"architecture.h": header(), "fields.h": fields_header(), "procedures.h": self._procedures_header()}
         for (kind, group), names in self.groups.items():
             for part, chunk in enumerate(_split([self.texts[name] for name in names], 260_000)):
                 head = f'#include "{kind}.h"\n#include "labels.h"\n#include "procedures.h"\n\n'
