@@ -206,6 +206,7 @@ def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_
     if shutil.which("gcc") is None or platform.machine() != "x86_64":
         pytest.skip("no gcc for x86-64")
     (tmp_path / "fields.h").write_text(generate.fields_header())
+    (tmp_path / "architecture.h").write_text(generate.header())
     flags = [*build.COMPILE_ARGS, f"-I{tmp_path}", f"-I{build.HERE}"]
     assert "-fcall-used-rbx" in build.scratch_args(flags)
     assert build.scratch_args([*flags, flag]) == []

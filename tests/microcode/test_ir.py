@@ -117,6 +117,22 @@ def test_widths_must_match() -> None:
         pass
 
 
+def test_masks_name_bits_and_fields() -> None:
+    m = Microcode("x")
+    word = m.const(32, 0b1011_0100)
+    assert word.has(1 << 2).const == 1
+    assert word.has(1 << 3).const == 0
+    assert word.field(0b111 << 4).const == 0b011
+    assert m.const(1, 1).at(1 << 7, 32).const == 0x80
+    assert m.const(8, 3).at(3 << 12, 64).const == 0x3000
+    with pytest.raises(MicrocodeError, match="more than one bit"):
+        word.has(0b11)
+    with pytest.raises(MicrocodeError, match="gaps"):
+        word.field(0b101)
+    with pytest.raises(MicrocodeError, match="gaps"):
+        word.field(0)
+
+
 def test_a_value_has_no_truth_while_described() -> None:
     m = Microcode("x")
     with pytest.raises(MicrocodeError, match="no truth"):
