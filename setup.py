@@ -59,7 +59,7 @@ class BuildNative(build_ext):
 
     def _build_small(self, ext: Extension) -> None:
         from dm.fast import build as fast
-        from dm.server.native import build as exchange
+        from dm.server.vcpu.native import build as exchange
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ setup(
     packages=PACKAGES,
     ext_modules=[
         Extension(name, sources=[], optional=os.environ.get("X86_DM_NATIVE") != "require")
-        for name in ("dm.engine._native", "dm.server._exchange", "dm.fast._fast")
+        for name in ("dm.engine._native", "dm.server.vcpu._exchange", "dm.fast._fast")
     ],
     cmdclass={"build_ext": BuildNative},
 )

@@ -33,6 +33,8 @@ ALLOWED = {
     "claim": set(),
     "streams": set(),
 }
+#: Rooms of dm/server: what each may import of the others.  All may know what stands beside them; that knows no room.
+ROOMS = {"daemon": set(), "memory": set(), "vcpu": {"memory"}, "session": {"memory", "vcpu"}}
 #: Anyone may know the version, what a key is, and who may remove a socket.
 COMMON = {"version", "keys", "claim"}
 #: The engine and everything below it do no input or output over a network.
@@ -76,6 +78,22 @@ def test_imports_run_downwards(part: str) -> None:
             if words[0] == "dm" and len(words) > 1 and words[1] not in ALLOWED[part] | COMMON | {part}:
                 wrong.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
     assert not wrong, f"dm.{part} may import {sorted(ALLOWED[part])} only:\n" + "\n".join(wrong)
+
+
+def test_rooms_of_the_server() -> None:
+    """The daemon's process holds no guest memory and runs no guest code; a vCPU knows nothing of its session."""
+    server = PACKAGE / "server"
+    rooms = {path.parent.name for path in server.glob("*/__init__.py")}
+    assert rooms == ROOMS.keys()
+    wrong = []
+    for path, tree in modules("server"):
+        room = path.relative_to(server).parts[0]
+        for line, name in imported(tree):
+            words = name.split(".")
+            other = words[2] if words[:2] == ["dm", "server"] and len(words) > 2 else room
+            if other in rooms and other not in ROOMS.get(room, set()) | {room}:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("part", SILENT)

@@ -21,8 +21,8 @@ from dm.engine.api import MemoryMap, Region, RegionKind
 from dm.machine.groups import flatten
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import codec, schema
-from dm.server.exchange import Exchange, News
-from dm.server.run import MOST_STEPS, POSTED_NS, SLICE_NS, Slice
+from dm.server.vcpu.exchange import Exchange, News
+from dm.server.vcpu.run import MOST_STEPS, POSTED_NS, SLICE_NS, Slice
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 #: Sequence numbers begin here, so that each takes four bytes, as no other value of these messages does.
@@ -51,7 +51,7 @@ class _Requests:
     """An engine behind the exchange, and requests for it."""
 
     def __init__(self, kernel: Kernel, directory: Path) -> None:
-        from dm.server._exchange import ffi  # only where it is built
+        from dm.server.vcpu._exchange import ffi  # only where it is built
 
         self._ffi = ffi
         self._machine = Machine("native")

@@ -16,8 +16,8 @@ from dm.keys import Keys
 from dm.protocol import schema
 from dm.qmp.address import Address, UnixAddress, parse_address
 from dm.server import logfile, signals
-from dm.server.daemonize import daemonize
-from dm.server.endpoint import Endpoint, parse_endpoint
+from dm.server.daemon.daemonize import daemonize
+from dm.server.daemon.endpoint import Endpoint, parse_endpoint
 from dm.server.limits import Limits
 from dm.version import VERSION
 
@@ -124,8 +124,8 @@ def main(args: argparse.Namespace) -> int:
     import asyncio
 
     from dm.server import log
-    from dm.server.daemon import serve
-    from dm.server.supervisor import Settings
+    from dm.server.daemon.process import serve
+    from dm.server.daemon.supervisor import Settings
 
     log.set_up(args.log_level)
     try:
@@ -216,7 +216,7 @@ def _size(text: str) -> int:
 
 def _engine(name: str) -> str:
     """Return name and reason of the engine the workers will use; an error if they cannot use it."""
-    from dm.server.worker import find_engine
+    from dm.server.session.worker import find_engine
 
     found = find_engine(name)
     return f"{found.name} ({found.why})"

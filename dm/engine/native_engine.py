@@ -391,7 +391,7 @@ class NativeEngine:
         _lib.dm_last_fault(self._open, out)
         return out.vector, out.error, _ffi.string(_lib.dm_label(out.label)).decode(), tuple(out.operand)
 
-    # For C that runs this engine itself (dm.server.exchange); it is one thread's, as always.
+    # For C that runs this engine itself (dm.server.vcpu.exchange); it is one thread's, as always.
 
     def links(self) -> dict[str, int]:
         """Return the address of the vCPU and of the functions of api.h that run it, by the names C knows them by."""

@@ -14,7 +14,7 @@ import msgpack
 import zmq
 from harness import Peer, flat, groups
 
-import dm.server
+import dm.server.vcpu.run
 from dm.engine.api import CpuConfig, MemoryMap, Region, RegionKind
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
@@ -32,11 +32,11 @@ from dm.protocol.schema import (
     Stop,
     UntilWord,
 )
-from dm.server import exchange
-from dm.server.board import Board
-from dm.server.pages import PageCache
-from dm.server.place import IpcPlace
-from dm.server.vcpu import Vcpu
+from dm.server.memory.pages import PageCache
+from dm.server.run_table import RunTable
+from dm.server.vcpu import exchange
+from dm.server.vcpu.endpoint import IpcEndpoint
+from dm.server.vcpu.vcpu import Vcpu
 
 SESSION, NUMBER = 9, 2
 SIZE = 1 << 16
@@ -107,11 +107,11 @@ class Side:
     def __init__(self, path, in_c, program):
         from dm.engine.native_engine import NativeEngine
 
-        self.context, self.owner, self.board = zmq.Context(), Owner(), Board()
+        self.context, self.owner, self.runs = zmq.Context(), Owner(), RunTable()
         self.owner.ram[: len(program)] = program
         self.engine = NativeEngine(CpuConfig())
-        place = IpcPlace(str(path))
-        self.vcpu = Vcpu(self.context, self.owner, NUMBER, place, self.engine, self.board, in_c)
+        place = IpcEndpoint(str(path))
+        self.vcpu = Vcpu(self.context, self.owner, NUMBER, place, self.engine, self.runs, in_c)
         self.vcpu.start()
         self.peers = [Peer(self.vcpu.endpoint) for _ in range(2)]
 
@@ -133,7 +133,7 @@ class Side:
 def sides(directory, program):
     """Yield C's and Python's, on a machine on which nothing takes so long that it would make a difference."""
     endless = {"SLICE_NS": 1 << 50, "POSTED_NS": 1 << 50}
-    with mock.patch.multiple(dm.server.run, **endless), mock.patch.multiple(dm.server.vcpu, **endless):
+    with mock.patch.multiple(dm.server.vcpu.run, **endless), mock.patch.multiple(dm.server.vcpu.vcpu, **endless):
         made = [Side(directory / name, in_c, program) for name, in_c in (("c", True), ("python", False))]
         try:
             yield made
@@ -389,7 +389,7 @@ class Conversation:
         assert ours.vcpu.counters == theirs.vcpu.counters
         assert ours.vcpu.doing == theirs.vcpu.doing == "idle"
         assert ours.owner.ram == theirs.owner.ram
-        assert ours.board.running() == theirs.board.running() == []
+        assert ours.runs.running() == theirs.runs.running() == []
 
 
 ACTIONS = (
@@ -420,10 +420,10 @@ def play_for(directory, seconds, seed):
 
 
 if __name__ == "__main__":  # MODULE SECONDS SEED: with another extension module
-    spec = importlib.util.spec_from_file_location("dm.server._exchange", sys.argv[1])
+    spec = importlib.util.spec_from_file_location("dm.server.vcpu._exchange", sys.argv[1])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules["dm.server._exchange"] = dm.server._exchange = module
+    sys.modules["dm.server.vcpu._exchange"] = dm.server.vcpu._exchange = module
     assert exchange.status()[0], exchange.status()
     with tempfile.TemporaryDirectory() as place:
         print(play_for(Path(place), float(sys.argv[2]), int(sys.argv[3])), "conversations")

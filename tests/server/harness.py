@@ -1,18 +1,22 @@
 """A daemon process with the scripted engine, and a bare peer that can say anything."""
 
+import argparse
 import contextlib
+import json
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import zmq
 
 import dm
+from dm.commands import serve
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import codec, schema
 
@@ -157,3 +161,88 @@ def session(endpoint, program=b"", size=1 << 16, name="test"):
         )
         shim.ram, shim.block = ram, block
         yield shim, shim.create_vcpu(0)
+
+
+#: A program of the scripted engine that never ends.
+FOREVER = b"nJ\x01"
+
+
+def run(*arguments, timeout=100):
+    return subprocess.run(
+        command(*arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def daemon_pid(log):
+    """The daemon writes no pid file; its children know their parent, its directory lock knows the rest."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    if str(log).encode() in file.read():
+                        return int(entry)
+            except OSError:
+                continue
+    raise AssertionError("no daemon")
+
+
+def when_it_runs(shim, act):
+    """Do something, in a thread, as soon as the run of vCPU 0 that is about to begin is under way."""
+
+    def wait():
+        eventually(lambda: shim.counters().vcpus[0].requests)
+        act()
+
+    threading.Thread(target=wait).start()
+
+
+class Qmp:
+    """Just enough of a QMP client."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(100)
+        eventually(lambda: self.socket.connect_ex(str(path)) == 0)  # the daemon may just have been started
+        self.file = self.socket.makefile("rb")
+        assert "QMP" in self.read()
+        self.events = []
+        assert self.ask("qmp_capabilities") == {}
+
+    def read(self):
+        return json.loads(self.file.readline())
+
+    def ask(self, execute, **arguments):
+        self.socket.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode())
+        while True:
+            message = self.read()
+            if "event" in message:
+                self.events.append(message)
+                continue
+            assert "return" in message, message
+            return message["return"]
+
+    def event(self, name):
+        while True:
+            for event in self.events:
+                if event["event"] == name:
+                    self.events.remove(event)
+                    return event
+            self.events.append(self.read())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.socket.close()

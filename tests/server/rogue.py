@@ -14,7 +14,7 @@ import time
 import fake_engine
 import msgpack
 
-from dm.server.link import MAX_DATAGRAM
+from dm.server.worker_line import MAX_DATAGRAM
 
 
 def line():
@@ -41,10 +41,10 @@ def descriptors():
         socket.send_fds(one, [msgpack.packb(["counters", 0, [ROW]])], [null] * 250)
 
 
-def cut_the_board():
+def cut_the_run_table():
     for fd in os.listdir("/proc/self/fd"):
         try:
-            if "board" in os.readlink(f"/proc/self/fd/{fd}"):
+            if "run-table" in os.readlink(f"/proc/self/fd/{fd}"):
                 os.ftruncate(int(fd), 0)
         except OSError:
             continue
@@ -64,7 +64,7 @@ def close_the_line():
 
 ATTACKS = {
     "descriptors": descriptors,
-    "cut the board": cut_the_board,
+    "cut the run table": cut_the_run_table,
     "not MessagePack": lambda: line().send(b"\xc1rubbish"),
     "a number": lambda: line().send(msgpack.packb(7)),
     "too short": lambda: say("ready"),

@@ -1,0 +1,173 @@
+"""The usual path of a vCPU's thread in C: its border to Python.
+
+``native/exchange.c`` waits, takes in requests and answers, runs the native engine, asks and answers, without the
+interpreter and its lock.  What is not exactly as usual it leaves to :mod:`dm.server.vcpu.vcpu` and its parts, which
+describe in full what a vCPU does, and takes up the run again behind it (:mod:`dm.server.vcpu.border`).  Both have the
+same results to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from functools import cache
+from typing import Any, Final
+
+import zmq
+
+from dm.engine.api import QUESTIONS, Engine, ExitReason, Until
+from dm.protocol import libzmq, schema, waiter
+from dm.protocol.schema import DoneReason, IoKind, UntilWord
+from dm.server.memory import guard
+from dm.server.run_table import RunTable
+
+_REBUILD: Final = "python -m dm.server.vcpu.native.build (in an installation: reinstall x86-dm)"
+_ZMQ: Final = (
+    *("zmq_getsockopt", "zmq_send", "zmq_errno", "zmq_msg_init", "zmq_msg_recv", "zmq_msg_close"),
+    *("zmq_msg_data", "zmq_msg_size", "zmq_msg_more"),
+)
+#: Exits that are seen to in C: questions to a device, and ends that need no words.
+_ASKED: Final = QUESTIONS - {ExitReason.MEMORY_COPY}
+_IN_WORDS: Final = frozenset({ExitReason.UNSUPPORTED, ExitReason.MEMORY_LOST})
+
+
+class At(IntEnum):
+    """Where a vCPU is: enum dx_state of exchange.h."""
+
+    IDLE = 0
+    BOUNDARY = 1
+    WAITING = 2
+
+
+class News(IntEnum):
+    """What is Python's business: enum dx_news of exchange.h."""
+
+    CALLS = 1
+    MESSAGE = 2
+    EXIT = 3
+    END = 4
+    UNSENT = 5
+    ERROR = 6
+
+
+@cache
+def status() -> tuple[bool, str]:
+    """Return whether exchanges can be made in C, and why (not)."""
+    try:
+        from dm.server.vcpu import _exchange
+    except ImportError as error:
+        return False, f"the exchange is not built ({error}); to build it: {_REBUILD}"
+    from dm.server.vcpu.native.generate import digest
+
+    if _exchange.ffi.string(_exchange.lib.dx_sources()).decode() != digest():
+        return False, f"the exchange was built from other sources; to rebuild it: {_REBUILD}"
+    try:
+        libzmq.functions(*_ZMQ)
+    except LookupError as error:
+        return False, str(error)
+    return True, "built from these sources"
+
+
+class Exchange:
+    """One vCPU's exchanges.  Of its thread, but for ``c.called`` and what is counted."""
+
+    def __init__(self, engine: Engine, session: int, vcpu: int, runs: RunTable | None, reset: schema.Groups) -> None:
+        """For a native engine, as :func:`status` allows; ``reset`` is the state after RESET."""
+        from dm.engine import native_engine
+        from dm.server.vcpu import _exchange
+
+        assert isinstance(engine, native_engine.NativeEngine)
+        self._ffi: Any = _exchange.ffi
+        self._lib: Any = _exchange.lib
+        made = self._lib.dx_new()
+        if not made:
+            raise MemoryError("no memory for a vCPU")
+        self.c: Any = self._ffi.gc(made, self._lib.dx_free)
+        self.engine = engine
+        self.inside = False
+        if self.c.wire_size != native_engine.WIRE_SIZE:
+            raise ValueError(f"the exchange knows states of {self.c.wire_size} bytes, not {native_engine.WIRE_SIZE}")
+        self._ports: Any = None
+        self._ranges: tuple[range, ...] = ()
+        self._runs: Any = None
+        c, links = self.c, self.c.links
+        c.session, c.vcpu = session, vcpu
+        for name, address in {**engine.links(), **libzmq.functions(*_ZMQ)}.items():
+            setattr(links, name, self._ffi.cast("void *", address))
+        links.lost = self._ffi.cast("int *", guard.lost_address())
+        self._runs = self._ffi.from_buffer("uint8_t[]", runs.bytes if runs is not None else bytearray(vcpu + 1))
+        links.runs = self._runs + vcpu
+        c.awake.longest, c.awake.taken, c.awake.rest, c.awake.longest_rest = waiter.TIMES
+        self._set_words(native_engine.REASONS, native_engine.POLICIES)
+        self._ffi.memmove(c.reset, engine.pack(reset), c.wire_size)
+
+    def _set_words(self, reasons: Iterable[ExitReason], policies: dict[Until, int]) -> None:
+        words, kinds, ends, numbers = self.c.words, list(IoKind), list(DoneReason), list(reasons)
+        for number, reason in enumerate(numbers):
+            asks = reason in _ASKED
+            words.kinds[number] = kinds.index(IoKind(str(reason))) if asks else -1
+            ended = not asks and reason not in QUESTIONS | _IN_WORDS
+            words.ends[number] = ends.index(DoneReason(str(reason))) if ended else -1
+        for number, kind in enumerate(kinds):
+            words.reads[number] = kind in (IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ)
+            words.ports[number] = kind in (IoKind.PORT_IN, IoKind.PORT_OUT)
+        for number, word in enumerate(UntilWord):
+            words.policies[number] = policies[Until(str(word))]
+        words.exit_budget = numbers.index(ExitReason.BUDGET)
+        words.exit_kicked = numbers.index(ExitReason.KICKED)
+        words.exit_window = numbers.index(ExitReason.INTERRUPT_WINDOW)
+        words.until_never = list(UntilWord).index(UntilWord.NEVER)
+        words.until_raw = list(UntilWord).index(UntilWord.SVM_RAW)
+
+    def attach(self, socket: zmq.Socket[bytes], wake: int, slice_ns: int, most_slice: int, posted_ns: int) -> None:
+        """Use this socket, and this eventfd that tells of calls.
+
+        Slices take ``slice_ns``, at most ``most_slice`` steps; posted writes wait for an exchange up to ``posted_ns``.
+        """
+        links, descriptor = self.c.links, socket.getsockopt(zmq.FD)
+        links.socket = self._ffi.cast("void *", socket.underlying)
+        links.zmq_fd, links.wake_fd = descriptor, wake
+        self.c.slice_ns, self.c.most_slice, self.c.posted_ns = slice_ns, most_slice, posted_ns
+
+    def state_ports(self, ranges: tuple[range, ...]) -> None:
+        """Leave questions about these ports to Python."""
+        if ranges is not self._ranges:
+            rows = [(ports.start, ports.stop - 1) for ports in ranges]
+            self._ranges, self._ports = ranges, self._ffi.new("struct dx_ports[]", rows)
+            self.c.state_ports, self.c.state_port_count = self._ports, len(rows)
+
+    def serve(self) -> News:
+        """Carry out exchanges until there is something for Python."""
+        self.inside = True
+        try:
+            return News(self._lib.dx_serve(self.c))
+        finally:
+            self.inside = False
+
+    def read(self, data: Any, size: int) -> bytes:
+        """Return bytes that C has."""
+        return bytes(self._ffi.buffer(data, size))
+
+    def pages(self) -> list[int]:
+        """Return the pages that the run has written and not reported; they may repeat."""
+        count = self.c.run.page_count
+        return self._ffi.unpack(self.c.pages, count) if count else []
+
+    def set_pages(self, pages: Iterable[int]) -> None:
+        """Give the run's pages to C; at most ``c.most_pages``."""
+        count = 0
+        for count, page in enumerate(pages, 1):
+            self.c.pages[count - 1] = page
+        self.c.run.page_count = count
+
+    def set_before(self, groups: schema.Groups) -> None:
+        """Tell C the state that the run was submitted with."""
+        self._ffi.memmove(self.c.before, self.engine.pack(groups), self.c.wire_size)
+
+    def before(self) -> schema.Groups:
+        """Return the state that the run was submitted with."""
+        return self.engine.unpack(self.read(self.c.before, self.c.wire_size))
+
+    def exit_address(self) -> int:
+        """Return where the engine's last exit is."""
+        return int(self._ffi.cast("uintptr_t", self.c.exit))

@@ -1,0 +1,128 @@
+"""Prints what the exchange in C has to know of messages and states, from the schema and the state table.
+
+The C knows fields by number only: a field that is added to the schema is one it does not understand, and a message that
+has it goes to Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from dm.machine.state import FIELD, GROUPS, group_layout
+from dm.protocol import schema
+from dm.server.vcpu.report import MERGE
+
+_HERE: Final = Path(__file__).resolve().parent
+_PACKAGE: Final = _HERE.parents[2]
+#: What the exchange reads and writes.
+MESSAGES: Final[tuple[type[schema.Message], ...]] = (schema.Emulate, schema.IoAnswer, schema.Io, schema.Done)
+_ENUMS: Final[tuple[type[StrEnum], ...]] = (
+    schema.Reason,
+    schema.UntilWord,
+    schema.IoKind,
+    schema.Stop,
+    schema.DoneReason,
+)
+_POSTED: Final = [row.name for row in schema.rows(schema.Posted)]
+#: What the extension is made from, beside its own directory.
+_SOURCES: Final = ("protocol/schema.py", "machine/state.py", "engine/native/api.h", "server/vcpu/report.py")
+
+
+def digest() -> str:
+    """Return the SHA-256 of everything the extension is made from, as hex digits."""
+    own = [path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")]
+    sha = hashlib.sha256()
+    for path in sorted([*own, *(_PACKAGE / name for name in _SOURCES)]):
+        sha.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return sha.hexdigest()
+
+
+def _upper(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").upper()
+
+
+def _words(enum: type[StrEnum]) -> Iterator[str]:
+    name = _upper(enum.__name__)
+    yield "enum {" + ", ".join(f"{name}_{_upper(str(word))}" for word in enum) + f", {name}_COUNT}};"
+    yield f"static const char *const {name.lower()}_words[] = {{" + ", ".join(f'"{word}"' for word in enum) + "};"
+
+
+def _kind(row: schema.Row) -> tuple[str, int, str]:
+    """Return the kind's name in C, its limit, and its words."""
+    match row.kind:
+        case schema.U(bits):
+            return "NUMBER", bits, "NULL"
+        case schema.Flag():
+            return "FLAG", 0, "NULL"
+        case schema.Blob(limit):
+            return "BLOB", limit, "NULL"
+        case schema.Choice(enum) if enum in _ENUMS:
+            return "WORD", len(enum), f"{_upper(enum.__name__).lower()}_words"
+        case schema.ListOf(schema.U(64), limit):
+            return "NUMBERS", limit, "NULL"
+        case schema.ListOf(schema.Record(schema.Posted), limit) if _POSTED == ["gpa", "data", "size"]:
+            return "WRITES", limit, "NULL"
+        case schema.StateGroups():
+            return "STATE", 0, "NULL"
+        case _:
+            return "OTHER", 0, "NULL"
+
+
+def _preset(row: schema.Row) -> int:
+    if row.optional and isinstance(row.kind, schema.Choice):
+        return list(row.kind.enum).index(row.default)
+    return int(row.default) if row.optional and isinstance(row.default, int) else 0
+
+
+def _message(cls: type[Any]) -> Iterator[str]:
+    name, rows = _upper(cls.__name__), schema.rows(cls)
+    yield "enum {" + ", ".join(f"{name}__{row.name.upper()}" for row in rows) + f", {name}__FIELDS}};"
+    yield f"static const struct field {name.lower()}_fields[] = {{"
+    for row in rows:
+        kind, limit, words = _kind(row)
+        use = "REQUIRED" if not row.optional else "NOT_SAID" if row.default is None else "OPTIONAL"
+        yield f'    {{"{row.name}", {len(row.name)}, {kind}, {use}, {limit}, {_preset(row)}, {words}}},'
+    yield "};"
+    size = len(cls.NAME)
+    yield f"static const struct form {name.lower()}_form ="
+    yield f'    {{"{cls.NAME}", {size}, {name}__FIELDS, {name.lower()}_fields}};'
+    yield ""
+
+
+def _places() -> Iterator[str]:
+    """Yield where the values of each group are in struct wire of the engine."""
+    at = 0
+    starts: dict[str, int] = {}
+    slots: list[str] = []
+    groups: list[str] = []
+    for group in GROUPS:
+        start, first = at, len(slots)
+        for label, width in group_layout(group):
+            size = width // 8 if width > 64 else next(size for size in (1, 2, 4, 8) if width <= 8 * size)
+            slots.append(f"    {{{width}, {size}, {at}}}, /* {label} */")
+            starts[label] = at
+            at += size
+        groups.append(f'    {{"{group}", {len(group)}, {start}, {at}, {first}, {len(slots) - first}}},')
+    yield f"enum {{WIRE_SIZE = {at}, GROUP_COUNT = {len(groups)}, CR0_AT = {starts[FIELD['cr0'].name]}}};"
+    yield from ("static const struct slot slots[] = {", *slots, "};")
+    yield from ("static const struct group groups[] = {", *groups, "};")
+
+
+def schema_header() -> str:
+    """Return the generated header."""
+    lines = ["/* Made by generate.py from the schema and the state table. */", ""]
+    lines.append(f"enum {{MAX_FIELDS = {max(len(schema.rows(cls)) for cls in MESSAGES)}, ")
+    lines.append(f"      MAX_DATA = {schema.MAX_DATA}, MAX_POSTED = {schema.MAX_POSTED}, MERGE = {MERGE}}};")
+    for enum in _ENUMS:
+        lines += _words(enum)
+    lines.append("")
+    for cls in MESSAGES:
+        lines += _message(cls)
+    lines += _places()
+    lines += ["", f'static const char sources[] = "{digest()}";', ""]
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""The daemon's end of a vCPU's endpoint: a ROUTER socket, and which of the shim's sockets is at the other end.
+
+A ZeroMQ socket never changes thread: all of it belongs to the vCPU's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Final
+
+import zmq
+
+from dm.protocol import codec, schema
+from dm.protocol.codec import ProtocolError
+from dm.protocol.schema import Emulate, Error, ErrorClass, IoAnswer, Kick, Message
+from dm.protocol.waiter import Waiter
+from dm.server.vcpu.endpoint import Endpoint
+
+_log = logging.getLogger(__name__)
+
+#: High-water mark: there is one exchange at a time, the rest is for repeats and errors.
+_HWM: Final = 16
+
+_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+
+
+class Router:
+    """A vCPU's socket.  ``peer`` is the identity of the shim's newest one, and ``epoch`` that of its runs.
+
+    ``waiter`` waits for it and for one other descriptor.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: Endpoint,
+        wake: int,
+        counters: schema.VcpuCounters,
+        secret: bytes = b"",
+    ) -> None:
+        """``endpoint`` is where the endpoint goes, ``wake`` the other descriptor, ``secret`` the session's.
+
+        Bytes and errors that are sent are added to ``counters``.
+        """
+        self.epoch = 0
+        self.peer = b""
+        self.socket: zmq.Socket[bytes]
+        self._context, self._endpoint, self._counters, self._secret = context, endpoint, counters, secret
+        self.waiter = Waiter()
+        self.waiter.add(wake)
+
+    def bind(self) -> None:
+        """Make the socket and bind the endpoint; raises what ZeroMQ or the endpoint do."""
+        self.socket = self._context.socket(zmq.ROUTER)
+        options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
+        for option, value in options:
+            self.socket.setsockopt(option, value)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is cut off unheard
+        self._endpoint.bind(self.socket)
+        descriptor = self.socket.getsockopt(zmq.FD)
+        assert isinstance(descriptor, int)
+        self.waiter.add(descriptor)
+
+    def close(self, linger: int) -> None:
+        """Close the socket, if it was made; what was sent may take ``linger`` ms more to go."""
+        if hasattr(self, "socket"):
+            self.socket.close(linger=linger)
+        self._endpoint.clear()
+
+    # ------------------------------------------------------------------------------------------ what comes in
+
+    def news(self) -> bool:
+        """Return whether a message is there.  Only after a "no" does ZeroMQ's descriptor tell of the next (ZMQ_FD)."""
+        return bool(self.socket.getsockopt(_EVENTS) & _POLLIN)  # type: ignore[operator]
+
+    def receive(self) -> tuple[bytes, bytes, int] | None:
+        """Return the next message if there is one: who sent it, its data (of several parts the last), its parts."""
+        receive = self.socket.recv
+        try:
+            identity = receive(_NOBLOCK)
+        except zmq.Again:
+            return None
+        frame = receive(_NOBLOCK, copy=False)
+        parts = 1
+        while frame.more:
+            frame = receive(_NOBLOCK, copy=False)
+            parts += 1
+        return identity, frame.bytes, parts
+
+    def check_epoch(self, identity: bytes, message: Emulate | IoAnswer | Kick) -> None:
+        """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer.
+
+        It must know the session's secret.  Once is enough: ZeroMQ names each connection at random, and no other can
+        have its name while it is there or guess it later.  In a session without a secret the first socket stays the
+        peer.
+        """
+        if message.epoch == self.epoch and identity == self.peer:
+            return
+        if message.epoch > self.epoch and isinstance(message, Emulate):
+            self._check_secret(identity, message.secret)
+            self.epoch, self.peer = message.epoch, identity
+            return
+        if message.epoch == self.epoch and self.epoch:
+            raise ProtocolError(
+                ErrorClass.STALE_EPOCH, f"epoch {message.epoch} belongs to another socket", "a greater one", "epoch"
+            )
+        expected = f"an emulate with an epoch above {self.epoch}"
+        if self.epoch and isinstance(message, Emulate):
+            expected = f"{self.epoch} from its own socket, or a greater one"
+        raise ProtocolError(ErrorClass.STALE_EPOCH, f"epoch is {message.epoch}", expected, "epoch")
+
+    def _check_secret(self, identity: bytes, secret: bytes) -> None:
+        known = hmac.compare_digest(secret, self._secret) if self._secret else identity == self.peer or not self.peer
+        if not known:
+            text = "another socket has this vCPU, and this one does not know the session's secret"
+            expected = "the secret of welcome" if self._secret else "protocol version 3, which has secrets"
+            raise ProtocolError(ErrorClass.STALE_EPOCH, text, expected, "secret")
+
+    # ------------------------------------------------------------------------------------------ what goes out
+
+    def reply(self, message: Message) -> None:
+        """Send to the peer of the newest epoch."""
+        message.epoch = self.epoch  # type: ignore[attr-defined]
+        self.send(self.peer, message)
+
+    def send(self, identity: bytes, message: Message) -> None:
+        """Send a message; ProtocolError when it does not fit the schema."""
+        data = codec.encode(message)
+        if isinstance(message, Error):
+            self._counters.errors += 1
+        self.send_bytes(identity, data, message.NAME)
+
+    def send_bytes(self, identity: bytes, data: bytes, name: str) -> None:
+        """Send an encoded message, ``name`` in logs; where nobody takes it, it is dropped, and may be asked for."""
+        self._counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
+        try:
+            try:
+                self.socket.send(identity, _MORE)
+            except zmq.Again:
+                # The peer may have read since: ZeroMQ looks for word of that when asked for its events, not here.
+                self.socket.getsockopt(zmq.EVENTS)
+                self.socket.send(identity, _MORE)
+            self.socket.send(data, _NOBLOCK)
+            return
+        except zmq.Again:
+            _log.warning("vCPU %d: peer does not read; %s dropped, it may ask again", self._counters.vcpu, name)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            _log.info("vCPU %d: peer is gone; %s waits for its return", self._counters.vcpu, name)
+        self._counters.bytes_out -= len(data)
