@@ -10,6 +10,7 @@ popcount, SDIV and SREM, and clz128, ctz128 and bswap128.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dm.microcode.builder import Microcode, Procedure
 from dm.microcode.effects import effects
@@ -59,6 +60,33 @@ class CTarget:
         return f"LABEL_{label}"
 
 
+@dataclass(frozen=True)
+class Ending:
+    """A place where printed code leaves through a terminator; ``args``: labels, operands, how to bail out."""
+
+    indent: str
+    terminator: str
+    args: tuple[str, ...]
+
+    def statement(self, macro: str = "") -> str:
+        """Return the statement that does it: a macro of the runtime, by default the terminator's own."""
+        return f"{self.indent}{macro or 'END_' + self.terminator.upper()}({', '.join(self.args)});"
+
+
+#: The lines of a function between its braces.
+Body = tuple[str | Ending, ...]
+
+
+def text(body: Body, end: Callable[[Ending], str] = Ending.statement) -> str:
+    """Return the text of a body; ``end`` gives the line for each ending."""
+    return "".join(f"{line if isinstance(line, str) else end(line)}\n" for line in body)
+
+
+def handler(name: str, lines: str) -> str:
+    """Return the source of a handler of this name, from the text of its body."""
+    return f"HANDLER({name})\n{{\n    HANDLER_PROLOGUE\n{lines}}}\n"
+
+
 def ctype(width: int) -> str:
     """C type that holds a value of this width."""
     return {64: "uint64_t", 128: "uint128_t"}.get(width, "uint32_t")
@@ -99,17 +127,20 @@ class CPrinter:
 
         A handler prints as ``HANDLER(name) {…}``.
         """
-        self.lines: list[str] = []
+        lines = text(self.body(m))
+        if m.procedure:
+            return f"{self.prototype(m)}\n{{\n    PROCEDURE_PROLOGUE\n{lines}}}\n"
+        return handler(m.name, lines)
+
+    def body(self, m: Microcode) -> Body:
+        """Return the lines of one function, in which it can still be chosen how it ends."""
+        self.lines: list[str | Ending] = []
         self.procedure = m.procedure
+        self.bail = "BAIL_HANDLER"
         if m.procedure:
             self.bail = "BAIL_PROCEDURE_VALUE" if m.procedure.result else "BAIL_PROCEDURE"
-            self.lines += [f"{self.prototype(m)}", "{", "    PROCEDURE_PROLOGUE"]
-        else:
-            self.bail = "BAIL_HANDLER"
-            self.lines += [f"HANDLER({m.name})", "{", "    HANDLER_PROLOGUE"]
         self._block(m.root, 1)
-        self.lines.append("}")
-        return "\n".join(self.lines) + "\n"
+        return tuple(self.lines)
 
     @property
     def _locals(self) -> bool:
@@ -179,8 +210,8 @@ class CPrinter:
                 case Return(returned):
                     emit("return;" if returned is None else f"return {self._text(returned)};")
                 case End(terminator, args, labels):
-                    given = [*(self.target.label(x) for x in labels), *(self._text(a) for a in args), self.bail]
-                    emit(f"END_{terminator.name.upper()}({', '.join(given)});")
+                    given = (*(self.target.label(x) for x in labels), *(self._text(a) for a in args), self.bail)
+                    self.lines.append(Ending(pad, terminator.name, given))
 
     def _call(
         self, emit: Callable[[str], None], target: Signature, args: tuple[Value, ...], result: Value | None

@@ -49,8 +49,8 @@ class PythonTarget:
             return f"{name}({', '.join(['cpu', *args])})"
         return f"cpu.{name}({', '.join(args)})"
 
-    def prologue(self, body: str) -> list[str]:
-        """Statements to put before ``body``, the text of the rest of the function."""
+    def prologue(self, m: Microcode) -> list[str]:
+        """Statements to put at the beginning of a function."""
         return []
 
     def end(self, name: str, args: list[str], labels: tuple[str, ...]) -> list[str]:
@@ -88,7 +88,7 @@ class PythonPrinter:
         params = ["cpu", *(name for name, _ in m.procedure.params)] if m.procedure else ["cpu", "i"]
         self._block(m.root, 1)
         head = [f"def {m.name}({', '.join(params)}):"]
-        head += [f"    {line}" for line in self.target.prologue("\n".join(self.lines))]
+        head += [f"    {line}" for line in self.target.prologue(m)]
         return "\n".join([*head, *self.lines]) + "\n"
 
     def _count(self, block: Block) -> None:

@@ -14,8 +14,9 @@ from guest import Machine, make_engine
 
 import dm.engine
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
-from dm.engine.native import build, generate
+from dm.engine.native import build, generate, structures
 from dm.isa.map import decode
+from dm.machine.header import header
 from dm.machine.state import State
 
 ROOT = Path(__file__).parents[2]
@@ -90,11 +91,10 @@ def _offset(kind, number):
 
 def test_decoder_agrees_with_the_reference():
     from dm.engine import _native
-    from dm.engine.native.generate import Output
+    from dm.engine.native.handlers import Handlers
     from dm.isa.map.forms import ROWS
 
-    output = Output()
-    output.expand()
+    handlers = Handlers()
     rng = random.Random(7)
     out = _native.ffi.new("struct dm_decoded *")
     seen = set()
@@ -113,7 +113,7 @@ def test_decoder_agrees_with_the_reference():
         if known.row is None:
             assert out.form == 0, code.hex()
             continue
-        form = output.forms[out.form - 1]
+        form = handlers.forms[out.form - 1]
         row = ROWS[form.row]
         assert (row, form.variant) == (known.row, known.variant), code.hex()
         seen.add(out.form)
@@ -123,7 +123,7 @@ def test_decoder_agrees_with_the_reference():
         assert (out.disp, out.imm) == (known.disp, known.imm), code.hex()
         assert out.imm2 == _offset(row.imm2_class, known.imm2), code.hex()
     assert len(seen) > 1000
-    assert {row.text for row in ROWS if row.vex} <= {ROWS[output.forms[form - 1].row].text for form in seen}
+    assert {row.text for row in ROWS if row.vex} <= {ROWS[handlers.forms[form - 1].row].text for form in seen}
 
 
 def test_a_hundred_million_instructions_on_a_small_stack():
@@ -205,8 +205,8 @@ def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_
     """A dispatch loop keeps its own values there."""
     if shutil.which("gcc") is None or platform.machine() != "x86_64":
         pytest.skip("no gcc for x86-64")
-    (tmp_path / "fields.h").write_text(generate.fields_header())
-    (tmp_path / "architecture.h").write_text(generate.header())
+    (tmp_path / "fields.h").write_text(structures.fields_header())
+    (tmp_path / "architecture.h").write_text(header())
     flags = [*build.COMPILE_ARGS, f"-I{tmp_path}", f"-I{build.HERE}"]
     assert "-fcall-used-rbx" in build.scratch_args(flags)
     assert build.scratch_args([*flags, flag]) == []

@@ -8,6 +8,9 @@ from guest import CODE, RAM, protected_mode, real_mode
 
 from dm.engine.api import ExitReason
 from dm.engine.native import pairs
+from dm.engine.native.handlers import Handler, Pair
+from dm.microcode import MicrocodeError
+from dm.microcode.print_c import Ending
 
 DATA = 0x9000
 ALL = list(pairs.pairs())
@@ -179,8 +182,13 @@ def test_breakpoints_and_single_steps(both, seed):
 
 
 def test_a_pair_says_when_a_handler_cannot_come_first():
-    with pytest.raises(ValueError, match="fast_ret cannot come first"):
-        pairs.text("fast_ret", "fast_nop", "HANDLER(fast_ret)\n{\n    END_JUMP(t0, BAIL_HANDLER);\n}\n")
+    next_, jump = (Ending("    ", name, args) for name, args in (("next", ("bail",)), ("jump", ("t0", "bail"))))
+    nop, ret = Handler("fast_nop", (next_,), {}), Handler("fast_ret", (jump,), {})
+    assert "return then_fast_ret(" in Pair(nop, ret).source()
+    segment_load = Handler("fast_pop_ds", (next_,), {"next": "END_NEXT_SEGMENT"})
+    for first in (ret, segment_load, Handler("fast_twice", (next_, next_), {})):
+        with pytest.raises(MicrocodeError, match=f"{first.name} cannot come first"):
+            Pair(first, nop).source()
 
 
 def test_jumps_that_are_not_made_cost_nothing_behind_them(both):

@@ -1,4 +1,4 @@
-"""Which instructions are worth running two at a time, and how such a pair is printed.
+"""Which instructions are worth running two at a time.
 
 A pair is no description of its own: it is the fast handler of its first form, and where that would go on with the next
 record stands the handler of the second one, inlined.  Both records stay in the block.  Whatever stops between or
@@ -130,31 +130,3 @@ def pairs() -> Iterator[tuple[Form, Form]]:
                 jump = f"{0x70 + _CODES.index(condition):02X} J{condition} Jb"
                 yield form(text, osize, mode), Form(jump, False, mode, mode)
         yield form("58+r POP Zv r", mode, mode), form("C3 RET r", mode, mode)
-
-
-def name(first: str, second: str) -> str:
-    """Return the name of a pair's handler."""
-    return f"{first}__{second.removeprefix('fast_')}"
-
-
-_GOES_ON: Final = "END_NEXT(BAIL_HANDLER);"
-
-
-def text(first: str, second: str, body: str) -> str:
-    """Return the source of a pair's handler, made from the ``body`` of the first one.
-
-    Raises:
-        ValueError: the first handler does not go on to the next record in exactly one place.
-    """
-    if body.count(_GOES_ON) != 1:
-        raise ValueError(f"{first} cannot come first in a pair")
-    return body.replace(f"HANDLER({first})", f"HANDLER({name(first, second)})", 1).replace(
-        _GOES_ON, f"return then_{second}(cpu, i + 1, fr, fc, budget, tlb);"
-    )
-
-
-def inline(second: str, body: str) -> str:
-    """Return the source of a second handler as it is inlined."""
-    return "static inline __attribute__((always_inline)) " + body.replace(
-        f"HANDLER({second})", f"HANDLER(then_{second})", 1
-    )

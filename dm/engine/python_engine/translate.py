@@ -24,7 +24,7 @@ from dm.isa.primitives import SEGMENT_CHANGED
 from dm.machine.rules import enterable
 from dm.microcode import Field, Microcode, Procedure
 from dm.microcode.effects import is_transaction
-from dm.microcode.ir import Block, Call, Signature, statements
+from dm.microcode.ir import Block, Call, Get, Set, Signature, statements
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 
 #: Results of handlers that are neither None nor a target.
@@ -68,8 +68,9 @@ class _Target(PythonTarget):
     def operand(self, name: str, width: int) -> str:
         return {"this_eip": "i.eip", "next_eip": "i.next_eip"}.get(name, f"i.{name}")
 
-    def prologue(self, body: str) -> list[str]:
-        return ["g = cpu.gpr32"] if " g[" in body or "(g[" in body else []
+    def prologue(self, m: Microcode) -> list[str]:
+        registers = any(isinstance(s, Get | Set) and s.cell.view for s in statements(m.root))
+        return ["g = cpu.gpr32"] if registers else []
 
     def end(self, name: str, args: list[str], labels: tuple[str, ...]) -> list[str]:
         match name:
