@@ -119,7 +119,7 @@ def describe_rows(forms: Iterable[Form]) -> Iterator[str]:
     """Return the lines of the listing: each row, and below it its forms, those with the same tests in one line."""
     for row, group in groupby(forms, lambda form: form.row):
         since = f"cpuid:{row.feature}" if row.feature else _PARTS[row.since]
-        yield f"{opcode(row):<14}{'/'.join(dict.fromkeys(row.names)):<16}{','.join(row.operands):<12}{since}"
+        yield f"{opcode(row):<13} {'/'.join(dict.fromkeys(row.names)):<16}{','.join(row.operands):<12}{since}"
         same: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
         for form in group:
             same.setdefault((form.tests, form.modes), []).append(form_name(form.variant, row))

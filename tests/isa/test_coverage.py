@@ -73,6 +73,7 @@ def test_the_listing_names_every_form(capsys: pytest.CaptureFixture[str]) -> Non
     assert "0F B6 /r      MOVZX           Gv,Eb       80386" in lines
     assert "0F C8+r       BSWAP           Zv          80486" in lines
     assert "0F 01 F9      RDTSCP                      cpuid:rdtscp" in lines
+    assert "NP 0F 38 F9 /r MOVDIRI         Md,Gd       cpuid:movdiri" in lines
 
 
 def test_json_has_one_object_for_each_form(capsys: pytest.CaptureFixture[str]) -> None:
