@@ -120,8 +120,8 @@ class Emulator:
     def state(self) -> State:
         """The architectural state, a copy; while a question is open, as it was before the interrupted instruction.
 
-        Setting it replaces all of it and abandons an interrupted instruction.  ValueError names a field that does not
-        fit its width.
+        Setting it replaces all of it and abandons an interrupted instruction.  TypeError: it is no State; ValueError
+        names a field that does not fit its width.
         """
         return self._engine.get_state()
 
@@ -218,6 +218,7 @@ class Emulator:
             Why it ended.  Steps, instructions, posted writes, pages and ``tlb_flush`` are those of the whole call.
 
         Raises:
+            TypeError: ``budget`` is no integer.
             ValueError: a question is open, or an argument is out of range.  What ``on_io`` raises leaves its question
                 open.
         """

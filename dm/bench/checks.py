@@ -53,7 +53,11 @@ def memory(kernel: Kernel) -> bytearray:
 
 
 def load(module: str) -> None:
-    """Put an extension in the place of the package's own, whatever it was built without."""
+    """Put an extension in the place of the package's own, whatever it was built without.
+
+    Raises:
+        ImportError: the file is no extension module.
+    """
     import dm.engine
 
     spec = importlib.util.spec_from_file_location("dm.engine._native", module)
@@ -66,7 +70,12 @@ def load(module: str) -> None:
 
 
 def work(module: str, source: IO[str], sink: IO[str]) -> None:
-    """Time what is asked for in lines ``KERNEL ROUNDS``; answer ``SECONDS INSTRUCTIONS`` to each."""
+    """Time what is asked for in lines ``KERNEL ROUNDS``; answer ``SECONDS INSTRUCTIONS`` to each.
+
+    Raises:
+        ImportError: ``module`` is no extension module.
+        RuntimeError: a kernel does not end as it should.
+    """
     load(module)
     from dm.engine.native_engine import NativeEngine
 

@@ -87,7 +87,7 @@ class Reader:
 
     @property
     def seconds(self) -> float:
-        """Time between the two marks."""
+        """Seconds between the two marks; ValueError before the second."""
         if self.started is None or self.ended is None:
             raise ValueError("the kernel has not ended")
         return self.ended - self.started

@@ -180,7 +180,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, config: CpuConfig) -> None:
-        """Raises ValueError when the model is not known."""
+        """Raises ValueError for an unknown model or CPUID values beyond 32 bits, MemoryError when there is no memory."""
         if config.model not in features.MODELS:
             raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
         table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or DEFAULT_CPUID
@@ -297,7 +297,11 @@ class NativeEngine:
         self.set_state(state)
 
     def set_map(self, memory: MemoryMap) -> None:
-        """Replace the memory map, also between a question and its answer; takes effect at once."""
+        """Replace the memory map, also between a question and its answer; takes effect at once.
+
+        Raises:
+            MemoryError: no memory for its tables (the old map stays).
+        """
         cpu, buffers = self._open, []
         regions = _ffi.new("struct dm_region[]", len(memory.regions))
         for into, region in zip(regions, memory.regions, strict=True):

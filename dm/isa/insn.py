@@ -226,7 +226,11 @@ class Insn:
         return {"b": 8, "w": 16, "d": 32, "v": self.osize, "z": self.osize, "q": 64}.get(letter, self.osize)
 
     def operand(self, form: str) -> Operand:
-        """Return the operand for a form of the opcode map."""
+        """Return the operand for a form of the opcode map.
+
+        Raises:
+            ValueError: the form is not in the notation.
+        """
         m = self.m
         if form in FIXED:
             kind, number = FIXED[form]

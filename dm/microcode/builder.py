@@ -91,7 +91,11 @@ def procedure(result: int = 0, **params: int) -> Callable[[Callable[..., None]],
 
 
 class Microcode:
-    """Builder and container of one handler's or procedure's code."""
+    """Builder and container of one handler's or procedure's code.
+
+    Every method raises MicrocodeError, naming the description, for what does not fit: a width, a number of arguments, a
+    place outside a loop or a procedure.
+    """
 
     def __init__(self, name: str, procedure: Procedure | None = None) -> None:
         self.name = name

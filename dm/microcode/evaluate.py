@@ -11,7 +11,11 @@ def signed(value: int, width: int) -> int:
 
 
 def evaluate(op: str, width: int, args: list[int], source: int) -> int:
-    """Return the result of a pure operation on constants; ``source`` is the operands' width (see the Value methods)."""
+    """Return the result of a pure operation on constants; ``source`` is the operands' width (see the Value methods).
+
+    Raises:
+        MicrocodeError: there is no such operation.
+    """
     mask = (1 << width) - 1
     a = args[0]
     b = args[1] if len(args) > 1 else 0

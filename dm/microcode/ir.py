@@ -279,7 +279,7 @@ class Value:
         return self.bits(low, count)
 
     def has(self, flag: int) -> Value:
-        """Whether the one bit of a mask is set, as a 1-bit value."""
+        """Whether the one bit of a mask is set, as a 1-bit value; MicrocodeError if the mask has several."""
         low, count = _extent(flag)
         if count != 1:
             raise MicrocodeError(f"{self.m.name}: {flag:#x} has more than one bit; field() takes such a mask")

@@ -253,6 +253,11 @@ class Shim:
         """Say which ports' devices read and change CPU registers (VMware's backdoor); replaces what was said before.
 
         Questions about them carry ``registers``, and so may their answers.
+
+        Raises:
+            ShimError: the daemon does not have the feature.
+            Refused: the daemon refused it.
+            SessionLost: the session is gone.
         """
         if "state-ports" not in self.welcome.features:
             raise ShimError("this daemon knows no state ports")

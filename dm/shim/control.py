@@ -60,6 +60,7 @@ class Control:
         Raises:
             Refused: the daemon refused it.
             SessionLost: no answer came, the session is gone, or the daemon is shutting down.
+            ShimError: the answer is of another kind than ``kind``.
         """
         future: Future[Message] = Future()
         timeout = min(timeout, max(0.0, self.deadline - time.monotonic()))

@@ -66,6 +66,9 @@ def probe(state: State, used: Iterable[Patch]) -> tuple[Patch, ...]:
     """Point ``state`` at an IVT whose 32 handlers tell the vector, and return the memory that makes it.
 
     The handlers are HLTs in a paragraph-aligned block that none of ``used`` touches.
+
+    Raises:
+        ValueError: ``used`` leaves no room for the handlers.
     """
     taken = [(address, address + len(data)) for address, data in used]
     for paragraph in range(0x40, 0xF000, 0x10):

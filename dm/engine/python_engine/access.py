@@ -29,7 +29,10 @@ _NOTHING: Final[dict[int, Views]] = {}
 
 
 class Access(Cells):
-    """Loads, stores and page walks."""
+    """Loads, stores and page walks.
+
+    What has to run as a transaction raises NeedExact outside one; accesses raise Fault, and what the journal raises.
+    """
 
     memory: GuestMemory
     journal: Journal

@@ -78,7 +78,12 @@ class Withheld:
 
 @dataclass(slots=True)
 class Journal:
-    """Inputs, the position of the replay, and the withheld stores."""
+    """Inputs, the position of the replay, and the withheld stores.
+
+    What needs an answer from outside raises Question, which abandons the instruction; a first access that is not the
+    announced one raises Mismatch; memory that is the hypervisor's, Hypervisor; more inputs or stores than there is room
+    for, or a replay that goes another way, Unsupported.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     cursor: int = 0

@@ -38,7 +38,11 @@ def _has_subleaves(leaf: int) -> bool:
 
 
 class Machine(Strings):
-    """One virtual CPU's cells and what surrounds it.  Handlers are called with it."""
+    """One virtual CPU's cells and what surrounds it.  Handlers are called with it.
+
+    A configuration with an unknown model raises ValueError.  Primitives that need the journal raise NeedExact outside a
+    transaction, so that the instruction is started over as one.
+    """
 
     #: REP iterations that the last handler made.
     repeated = 0

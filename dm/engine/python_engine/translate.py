@@ -172,7 +172,11 @@ def form(row: Row, variant: Variant) -> Form:
 
 
 def invalid(cpu: Any, i: Any) -> int | None:
-    """Handler of bytes that are no instruction."""
+    """Handler of bytes that are no instruction.
+
+    Raises:
+        Fault: #UD.
+    """
     raise Fault("NO_SUCH_OPCODE", 6, 0)
 
 

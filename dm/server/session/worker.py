@@ -303,7 +303,11 @@ def _answer(session: Session, datagram: worker_line.Datagram) -> bytes:
 
 
 def serve(session: Session, line: socket.socket) -> None:
-    """Serve the supervisor until it says ``close`` or ``abort``, or is gone (then in order, as if it had closed)."""
+    """Serve the supervisor until it says ``close`` or ``abort``, or is gone (then in order, as if it had closed).
+
+    Raises:
+        LineError: the supervisor asks for what there is not.
+    """
     reported: list[list[Any]] = []
     memory_lost = False
     due = time.monotonic()

@@ -72,7 +72,12 @@ class Exchange:
     """One vCPU's exchanges.  Of its thread, but for ``c.called`` and what is counted."""
 
     def __init__(self, engine: Engine, session: int, vcpu: int, runs: RunTable | None, reset: schema.Groups) -> None:
-        """For a native engine, as :func:`status` allows; ``reset`` is the state after RESET."""
+        """For a native engine, as :func:`status` allows; ``reset`` is the state after RESET.
+
+        Raises:
+            MemoryError: no memory for it.
+            ValueError: the extension knows states of another size than the engine.
+        """
         from dm.engine import native_engine
         from dm.server.vcpu import _exchange
 

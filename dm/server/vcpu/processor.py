@@ -64,7 +64,11 @@ class Processor:
             self.engine.set_map(self.map)
 
     def submit(self, request: Emulate) -> Groups:
-        """Give the engine the state a request submits, and return all its groups."""
+        """Give the engine the state a request submits, and return all its groups.
+
+        Raises:
+            ProtocolError: the base is not the last state, or the state cannot be (``unknown-base``, ``bad-state``).
+        """
         given = request.state
         if request.base == 0:
             given = {**RESET, **given}

@@ -97,6 +97,9 @@ class Router:
         It must know the session's secret.  Once is enough: ZeroMQ names each connection at random, and no other can
         have its name while it is there or guess it later.  In a session without a secret the first socket stays the
         peer.
+
+        Raises:
+            ProtocolError: ``stale-epoch``: an old epoch, another socket, or the wrong secret.
         """
         if message.epoch == self.epoch and identity == self.peer:
             return

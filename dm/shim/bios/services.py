@@ -631,6 +631,9 @@ def assembled(shim10: int, shim16: int, shim1a: int, rest: int) -> Assembly:
         shim16: likewise of INT 16h.
         shim1a: likewise of INT 1Ah.
         rest: entry point that lets the host rest and returns with IRET.
+
+    Raises:
+        ValueError: the code is longer than its place in the ROM.
     """
     symbols = {
         "shim10": shim10, "shim16": shim16, "shim1a": shim1a, "shim_rest": rest, "cursor": CURSOR, "polls": POLLS,

@@ -52,7 +52,7 @@ class Rtc:
 
     @property
     def time(self) -> datetime:
-        """Date and time now, without zone."""
+        """Date and time now, without zone.  ValueError if it is set to a year that the clock cannot show."""
         return self._epoch + timedelta(microseconds=self._clock.now() // 1000)
 
     @time.setter
