@@ -12,33 +12,9 @@ FC[1:0] are zero except after flags were loaded as bits (POPF, SAHF), when SF an
 
 from __future__ import annotations
 
-from typing import Final
-
 from dm.isa.cells import FC, FLAGS, FR
+from dm.machine.architecture import Eflags
 from dm.microcode import Microcode, Value
-
-CF, PF, AF, ZF, SF, TF, IF, DF, OF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
-    0,
-    2,
-    4,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-    14,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-)
-
-#: The bits of EFLAGS that FR and FC stand for.
-ARITHMETIC: Final = 0x8D5
 
 
 def add(m: Microcode, a: Value, b: Value, result: Value, keep_carry: bool = False) -> None:
@@ -136,10 +112,6 @@ def set_carry_overflow(m: Microcode, cf: Value, of: Value) -> None:
     m.set(FC, (m.get(FC) & 0x3FFFFFFF) | (cf.zext(32) << 31) | ((cf ^ of).zext(32) << 30))
 
 
-#: Names of the 4-bit condition codes, in order (SDM vol. 1, table B-1).
-CONDITIONS: Final = ("O", "NO", "B", "NB", "Z", "NZ", "BE", "NBE", "S", "NS", "P", "NP", "L", "NL", "LE", "NLE")
-
-
 def condition(m: Microcode, code: int) -> Value:
     """Return the condition with this 4-bit code (SDM vol. 1, table B-1), 1 bit."""
     match code >> 1:
@@ -164,52 +136,56 @@ def condition(m: Microcode, code: int) -> Value:
 
 def eflags(m: Microcode) -> Value:
     """Return the whole of EFLAGS, 32 bits, bit 1 set."""
-    word = m.get(FLAGS) | 2
-    for bit, value in (
-        (CF, carry(m)),
-        (PF, parity(m)),
-        (AF, adjust(m)),
-        (ZF, zero(m)),
-        (SF, sign(m)),
-        (OF, overflow(m)),
+    word = m.get(FLAGS) | Eflags.FIXED
+    for flag, value in (
+        (Eflags.CF, carry(m)),
+        (Eflags.PF, parity(m)),
+        (Eflags.AF, adjust(m)),
+        (Eflags.ZF, zero(m)),
+        (Eflags.SF, sign(m)),
+        (Eflags.OF, overflow(m)),
     ):
-        word = word | (value.zext(32) << bit)
+        word = word | value.at(flag, 32)
     return word
 
 
 def set_arithmetic(m: Microcode, word: Value) -> None:
     """Set the six arithmetic flags from the bits of ``word`` (32 bits, EFLAGS layout)."""
-    zf = word.bit(ZF)
-    cf, of = word.bit(CF), word.bit(OF)
+    zf = word.has(Eflags.ZF)
+    cf, of = word.has(Eflags.CF), word.has(Eflags.OF)
     # FR = 0 when ZF else 1: then SF reads 0 and PF reads ZF before the two fixes.
     m.set(FR, m.select(zf, m.const(32, 0), m.const(32, 1)))
     m.set(
         FC,
         (cf.zext(32) << 31)
         | ((cf ^ of).zext(32) << 30)
-        | (word.bit(AF).zext(32) << 3)
-        | (word.bit(SF).zext(32) << 1)
-        | (word.bit(PF) ^ zf).zext(32),
+        | (word.has(Eflags.AF).zext(32) << 3)
+        | (word.has(Eflags.SF).zext(32) << 1)
+        | (word.has(Eflags.PF) ^ zf).zext(32),
     )
 
 
 def set_eflags(m: Microcode, word: Value) -> None:
     """Set the whole of EFLAGS; reserved bits must have been removed from ``word``."""
     set_arithmetic(m, word)
-    m.set(FLAGS, word & (0xFFFFFFFF ^ ARITHMETIC ^ 2))
+    m.set(FLAGS, word & (0xFFFFFFFF ^ Eflags.STATUS ^ Eflags.FIXED))
 
 
-def flag(m: Microcode, bit: int) -> Value:
+def flag(m: Microcode, bit: Eflags) -> Value:
     """Return a flag that is not arithmetic (TF, IF, DF, NT, RF, VM, AC, VIF, VIP, ID) as 1 bit."""
-    return m.get(FLAGS).bit(bit)
+    return m.get(FLAGS).has(bit)
 
 
-def set_flag(m: Microcode, bit: int, value: Value | int) -> None:
+def set_flag(m: Microcode, bit: Eflags, value: Value | int) -> None:
     """Change a flag that is not arithmetic."""
-    keep = m.get(FLAGS) & (0xFFFFFFFF ^ (1 << bit))
-    m.set(FLAGS, keep | (m.value(1, value).zext(32) << bit))
+    m.set(FLAGS, m.get(FLAGS) & (0xFFFFFFFF ^ bit) | m.value(1, value).at(bit, 32))
+
+
+def clear(m: Microcode, *bits: Eflags) -> None:
+    """Clear flags that are not arithmetic."""
+    m.set(FLAGS, m.get(FLAGS) & (0xFFFFFFFF ^ sum(bits)))
 
 
 def iopl(m: Microcode) -> Value:
     """Return IOPL, 8 bits."""
-    return ((m.get(FLAGS) >> IOPL) & 3).trunc(8)
+    return m.get(FLAGS).field(Eflags.IOPL).trunc(8)

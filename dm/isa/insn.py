@@ -24,6 +24,7 @@ from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
 from dm.isa.map.forms import FIXED, Row
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import Vector
 from dm.machine.state import Seg
 from dm.microcode import Field, Microcode, Value
 
@@ -302,7 +303,7 @@ def expand(row: Row, variant: Variant, name: str) -> Microcode:
     if row.vex:
         mode.require_protected(x.m)
     if row.feature and "fallback" not in row.attributes:
-        x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
+        x.fault_if(~features.has(x.m, row.feature), Vector.UD, 0, "NO_FEATURE")
     DESCRIPTIONS[row.mnemonic](x, *[x.operand(form) for form in row.operands])
     if not x.m.ended:
         x.m.end(ends.NEXT)

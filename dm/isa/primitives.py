@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa.cells import CR0
-from dm.microcode import Microcode, Primitive, Value
+from dm.microcode import Primitive
 
 _WIDTHS = (8, 16, 32, 64)
 
@@ -89,29 +88,3 @@ COMMIT: Final = Primitive("commit", (), commits=True)
 #: Should this instruction fault from here on, what it has stored by then and the general registers it has set stay so;
 #: the rest of the state is as before.
 KEEP: Final = Primitive("keep", (), exact=True)
-
-#: Exception vectors (SDM vol. 3A, table 6-1).
-DE, DB, BP, OF, BR, UD, NM, DF, TS, NP, SS, GP, PF, MF, AC, MC, XM = (
-    0,
-    1,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    10,
-    11,
-    12,
-    13,
-    14,
-    16,
-    17,
-    18,
-    19,
-)
-
-
-def cr0_bit(m: Microcode, bit: int) -> Value:
-    """Return a bit of CR0 (PE 0, MP 1, EM 2, TS 3, NE 5, WP 16, AM 18, PG 31)."""
-    return m.get(CR0).bit(bit)

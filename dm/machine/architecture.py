@@ -297,7 +297,7 @@ class Rights(IntEnum):
     FLAT = G | DB
 
 
-class SystemType(IntEnum):
+class System(IntEnum):
     """Types of system segments and gates (SDM vol. 3A, table 3-2).  The 16-bit ones are the 80286's."""
 
     TSS16 = 1

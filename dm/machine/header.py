@@ -25,7 +25,7 @@ PRINTED: Final[dict[str, type[IntEnum]]] = {
     "SELECTOR_ERROR": arch.SelectorError,
     "PAGE_FAULT": arch.PageFault,
     "RIGHTS": arch.Rights,
-    "SYSTEM_TYPE": arch.SystemType,
+    "SYSTEM": arch.System,
     "SELECTOR": arch.Selector,
     "ENTRY": arch.Entry,
     "MSR": arch.Msr,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dm.isa import catalogue, features, flags
+from dm.isa import catalogue, features
 from dm.isa.insn import Variant, expand
 from dm.isa.lineage import lineage
 from dm.isa.map import coverage
@@ -19,6 +19,7 @@ from dm.isa.map.decode import decode, variants
 from dm.isa.map.forms import ROWS, Row
 from dm.isa.mechanisms import segmentation
 from dm.isa.parts import DEFAULT_CPUID
+from dm.machine.architecture import Eflags, position
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure
 from dm.microcode.ir import Call, statements
@@ -138,7 +139,7 @@ class Machine:
         zf, cf, of = word >> 6 & 1, word & 1, word >> 11 & 1
         self.fr = 1 - zf
         self.fc = cf << 31 | (cf ^ of) << 30 | (word >> 4 & 1) << 3 | (word >> 7 & 1) << 1 | (word >> 2 & 1) ^ zf
-        self.flags = word & ~flags.ARITHMETIC & ~2
+        self.flags = word & ~Eflags.STATUS & ~Eflags.FIXED
 
     @property
     def eflags(self) -> int:
@@ -171,7 +172,7 @@ class Machine:
     def protect(self, cpl: int = 0, iopl: int = 0) -> Machine:
         """Switch to flat 32-bit protected mode with a TSS at 18000h that has no I/O map; return self."""
         self.cr0, self.cpl, self.code32, self.stack_mask = 0x11, cpl, True, 0xFFFFFFFF
-        self.flags |= iopl << flags.IOPL
+        self.flags |= iopl << position(Eflags.IOPL)
         for seg in range(6):
             self.seg.selector[seg], self.seg.base[seg], self.seg.limit[seg] = 0x10 | cpl, 0, 0xFFFFFFFF
             self.seg.attributes[seg] = (0xC09B if seg == Seg.CS else 0xC093) | cpl << 5
@@ -184,7 +185,7 @@ class Machine:
         """Switch to virtual-8086 mode with the TSS of :meth:`protect`; return self."""
         self.protect(3, iopl)
         self.code32, self.stack_mask = False, 0xFFFF
-        self.flags |= 1 << flags.VM
+        self.flags |= Eflags.VM
         for seg in range(6):
             self.seg.selector[seg], self.seg.limit[seg], self.seg.attributes[seg] = 0, 0xFFFF, 0xF3
         return self

@@ -12,6 +12,7 @@ from typing import Any
 from machine import Fault, Machine, function
 
 from dm.isa.mechanisms import events, paging, segmentation
+from dm.machine.architecture import Access
 from dm.machine.state import Activity, EventType
 
 NO_EVENT = int(EventType.NONE)
@@ -185,16 +186,16 @@ class System(Machine):
         self._bytes(self._at(seg, offset, size, 1), size, self._user() | 1)
 
     def any_load_system(self, size: int, linear: int) -> int:
-        return self._get(linear, size, paging.IMPLICIT)
+        return self._get(linear, size, Access.IMPLICIT)
 
     def any_store_system(self, size: int, linear: int, value: int) -> None:
-        self._put(linear, size, value, paging.IMPLICIT)
+        self._put(linear, size, value, Access.IMPLICIT)
 
     def or_system8(self, linear: int, mask: int) -> None:
-        self._put(linear, 1, self._get(linear, 1, paging.IMPLICIT) | mask, paging.IMPLICIT)
+        self._put(linear, 1, self._get(linear, 1, Access.IMPLICIT) | mask, Access.IMPLICIT)
 
     def and_system8(self, linear: int, mask: int) -> None:
-        self._put(linear, 1, self._get(linear, 1, paging.IMPLICIT) & mask, paging.IMPLICIT)
+        self._put(linear, 1, self._get(linear, 1, Access.IMPLICIT) & mask, Access.IMPLICIT)
 
     def any_load_physical(self, size: int, address: int) -> int:
         return self.at(address, size)

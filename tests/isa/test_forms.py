@@ -6,9 +6,9 @@ import pytest
 from machine import forms
 
 from dm.isa import catalogue
-from dm.isa.flags import CONDITIONS
 from dm.isa.insn import expand
 from dm.isa.map.forms import ROWS
+from dm.machine.architecture import CONDITIONS
 from dm.microcode.effects import is_transaction
 from dm.microcode.print_c import CPrinter, CTarget
 from dm.microcode.print_python import PythonPrinter, PythonTarget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import Machine, Values, execute, fails
 
-from dm.isa.flags import CONDITIONS
+from dm.machine.architecture import CONDITIONS
 
 CASES: list[tuple[str, Values, Values]] = [
     ("88c4 ; mov ah,al", {"eax": 0x11223344}, {"ah": 0x44}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dm.isa import flags
-from dm.isa import primitives as p
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.machine.architecture import Eflags, Vector
 
 
 @instruction()
@@ -126,7 +126,7 @@ def CMPXCHG8B(x: Insn, dst: Operand) -> None:
     with m.If(~equal):
         eax.write(old.trunc(32))
         edx.write((old >> 32).trunc(32))
-    flags.set_arithmetic(m, (flags.eflags(m) & (flags.ARITHMETIC ^ 1 << flags.ZF)) | (equal.zext(32) << flags.ZF))
+    flags.set_arithmetic(m, (flags.eflags(m) & (Eflags.STATUS ^ Eflags.ZF)) | equal.at(Eflags.ZF, 32))
 
 
 @instruction()
@@ -154,6 +154,6 @@ def BOUND(x: Insn, index: Operand, bounds: Memory) -> None:
     """
     value = index.read()
     lower = bounds.load(bounds.width)
-    x.fault_if(~is_amd(x.m) & value.slt(lower), p.BR, 0, "BOUND", value.fit(32), lower.fit(32))
+    x.fault_if(~is_amd(x.m) & value.slt(lower), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32))
     upper = bounds.load(bounds.width, plus=bounds.width // 8)
-    x.fault_if(value.slt(lower) | upper.slt(value), p.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))
+    x.fault_if(value.slt(lower) | upper.slt(value), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))

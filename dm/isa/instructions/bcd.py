@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dm.isa import flags
-from dm.isa import primitives as p
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
+from dm.machine.architecture import Vector
 
 
 def _packed(x: Insn, subtract: bool) -> None:
@@ -69,7 +69,7 @@ def AAM(x: Insn, base: Operand) -> None:
     """Split AL into AH (quotient by the base, 10 usually) and AL (remainder)."""
     m = x.m
     divisor = base.read()
-    x.fault_if(divisor == 0, p.DE, 0, "DIVIDE_BY_ZERO")
+    x.fault_if(divisor == 0, Vector.DE, 0, "DIVIDE_BY_ZERO")
     al = x.register(0, 8).read()
     remainder = al.urem(divisor)
     x.register(4, 8).write(al.udiv(divisor))

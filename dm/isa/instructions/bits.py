@@ -5,6 +5,7 @@ from __future__ import annotations
 from dm.isa import features, flags
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.machine.architecture import Eflags
 from dm.microcode import Value
 
 
@@ -89,7 +90,7 @@ def _counted(x: Insn, dst: Operand, value: Value, count: Value) -> None:
     dst.write(count)
     # OF, undefined as SF AF PF are, is cleared by Intel's parts and left alone by AMD's (measured).
     of = is_amd(m) & flags.overflow(m)
-    word = (value == 0).zext(32) << flags.CF | (count == 0).zext(32) << flags.ZF | of.zext(32) << flags.OF
+    word = (value == 0).at(Eflags.CF, 32) | (count == 0).at(Eflags.ZF, 32) | of.at(Eflags.OF, 32)
     flags.set_arithmetic(m, word)
 
 
@@ -118,7 +119,7 @@ def POPCNT(x: Insn, dst: Operand, src: Operand) -> None:
     """Count ones; ZF tells whether there was none, the other flags are cleared."""
     value = src.read()
     dst.write(value.popcount())
-    flags.set_arithmetic(x.m, (value == 0).zext(32) << flags.ZF)
+    flags.set_arithmetic(x.m, (value == 0).at(Eflags.ZF, 32))
 
 
 #: The Castagnoli polynomial 11EDC6F41h, its bits mirrored.

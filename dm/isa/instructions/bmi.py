@@ -8,6 +8,7 @@ from __future__ import annotations
 from dm.isa import flags
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
+from dm.machine.architecture import Eflags
 from dm.microcode import Value
 
 
@@ -16,16 +17,16 @@ def _finish(x: Insn, dst: Operand, result: Value, cf: Value | None = None) -> No
     m = x.m
     dst.write(result)
     cf = m.const(1, 0) if cf is None else cf
-    flags.set_arithmetic(m, _zero(result) | _parity(x, result) | cf.zext(32) | result.msb().zext(32) << flags.SF)
+    flags.set_arithmetic(m, _zero(result) | _parity(x, result) | cf.zext(32) | result.msb().at(Eflags.SF, 32))
 
 
 def _zero(result: Value) -> Value:
-    return (result == 0).zext(32) << flags.ZF
+    return (result == 0).at(Eflags.ZF, 32)
 
 
 def _parity(x: Insn, result: Value) -> Value:
     even = ~(result & 0xFF).popcount().bit(0)
-    return (is_amd(x.m) & even).zext(32) << flags.PF
+    return (is_amd(x.m) & even).at(Eflags.PF, 32)
 
 
 @instruction()
@@ -44,7 +45,7 @@ def BEXTR(x: Insn, dst: Operand, src: Operand, control: Operand) -> None:
     start, length = word & 0xFF, (word >> 8) & 0xFF
     result = (value >> start) & _ones(x, length)
     dst.write(result)
-    flags.set_arithmetic(x.m, _zero(result) | _parity(x, result) | is_amd(x.m).zext(32) << flags.AF)
+    flags.set_arithmetic(x.m, _zero(result) | _parity(x, result) | is_amd(x.m).at(Eflags.AF, 32))
 
 
 def _ones(x: Insn, count: Value) -> Value:

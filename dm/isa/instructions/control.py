@@ -12,65 +12,51 @@ from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import load_pdptes
+from dm.machine.architecture import Cr0, Cr3, Cr4, Dr6, Dr7, Efer, Eflags, Rights, Vector
 from dm.machine.state import Activity, Seg
 from dm.microcode import Microcode, Value, procedure
 
 CR8: Final = cell("cr8")
 
-#: CR0 bits that exist: PE MP EM TS ET NE WP AM NW CD PG.  The rest cannot be set; ET is always 1.
-CR0_BITS, ET = 0xE005003F, 0x10
-#: Those of the 80386: NE WP AM NW CD came with the 80486.
-CR0_BITS_386: Final = 0x8000001F
-
 #: CR4 bits by the CPUID feature that brings them.
 CR4_FEATURES: Final = {
-    mode.VME: "vme",
-    mode.PVI: "vme",
-    mode.TSD: "tsc",
-    mode.DE: "de",
-    mode.PSE: "pse",
-    mode.PAE: "pae",
-    mode.MCE: "mce",
-    mode.PGE: "pge",
-    mode.OSFXSR: "fxsr",
-    mode.OSXMMEXCPT: "sse",
-    mode.UMIP: "umip",
-    mode.VMXE: "vmx",
-    mode.SMXE: "smx",
-    mode.FSGSBASE: "fsgsbase",
-    mode.PCIDE: "pcid",
-    mode.OSXSAVE: "xsave",
-    mode.SMEP: "smep",
-    mode.SMAP: "smap",
-    mode.PKE: "pku",
+    Cr4.VME: "vme",
+    Cr4.PVI: "vme",
+    Cr4.TSD: "tsc",
+    Cr4.DE: "de",
+    Cr4.PSE: "pse",
+    Cr4.PAE: "pae",
+    Cr4.MCE: "mce",
+    Cr4.PGE: "pge",
+    Cr4.OSFXSR: "fxsr",
+    Cr4.OSXMMEXCPT: "sse",
+    Cr4.UMIP: "umip",
+    Cr4.VMXE: "vmx",
+    Cr4.SMXE: "smx",
+    Cr4.FSGSBASE: "fsgsbase",
+    Cr4.PCIDE: "pcid",
+    Cr4.OSXSAVE: "xsave",
+    Cr4.SMEP: "smep",
+    Cr4.SMAP: "smap",
+    Cr4.PKE: "pku",
 }
 
 #: CR4 bits that CPUID can announce and that are not executed here: shadow stacks, protection keys of the supervisor ...
 CR4_ELSEWHERE: Final = {
-    mode.LA57: ("la57",),
-    mode.KL: ("kl",),
-    mode.CET: ("cet_ss", "cet_ibt"),
-    mode.PKS: ("pks",),
-    mode.UINTR: ("uintr",),
-    mode.LAM: ("lam",),
+    Cr4.LA57: ("la57",),
+    Cr4.KL: ("kl",),
+    Cr4.CET: ("cet_ss", "cet_ibt"),
+    Cr4.PKS: ("pks",),
+    Cr4.UINTR: ("uintr",),
+    Cr4.LAM_SUP: ("lam",),
 }
 
-#: DR6: bits that can be written, and those that are fixed at 1; DR7 likewise.
-DR6_BITS, DR6_ONES = 0xE00F, 0xFFFF0FF0
-DR7_BITS, DR7_ONES = 0xFFFF23FF, 0x400
-GD, BD = 13, 1 << 13
-
-
-def _paging_bits(*bits: int) -> int:
-    return sum(1 << bit for bit in bits)
-
-
 #: A change of these makes the PDPTE registers be read again (SDM vol. 3A, 4.4.1).
-CR0_PDPTE: Final = _paging_bits(mode.PG, mode.CD, mode.NW)
-CR4_PDPTE: Final = _paging_bits(mode.PAE, mode.PGE, mode.PSE, mode.SMEP)
+CR0_PDPTE: Final = Cr0.PG | Cr0.CD | Cr0.NW
+CR4_PDPTE: Final = Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP
 #: Translations depend on these.
-CR0_TLB: Final = _paging_bits(mode.PG, mode.WP, mode.PE)
-CR4_TLB: Final = _paging_bits(mode.PAE, mode.PGE, mode.PSE, mode.SMEP, mode.SMAP, mode.PCIDE)
+CR0_TLB: Final = Cr0.PG | Cr0.WP | Cr0.PE
+CR4_TLB: Final = Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP | Cr4.SMAP | Cr4.PCIDE
 
 
 def segments_changed(m: Microcode) -> None:
@@ -82,29 +68,29 @@ def segments_changed(m: Microcode) -> None:
 @procedure(value=32)
 def write_cr0(m: Microcode, value: Value) -> None:
     """Load CR0; segment caches and CPL stay (SDM vol. 2, MOV to control registers; vol. 3A, 9.9)."""
-    new = value & m.select(m.get(MODEL) < 4, m.const(32, CR0_BITS_386), m.const(32, CR0_BITS)) | ET
+    new = value & m.select(m.get(MODEL) < 4, m.const(32, Cr0.ALL_386), m.const(32, Cr0.ALL)) | Cr0.ET
     old = m.get(CR0).trunc(32)
-    pg, pe = new.bit(mode.PG), new.bit(mode.PE)
-    fault_if(m, pg & ~pe, p.GP, 0, "PG_WITHOUT_PE", new)
-    fault_if(m, new.bit(mode.NW) & ~new.bit(mode.CD), p.GP, 0, "NW_WITHOUT_CD", new)  # of the 80486: else both are 0
-    off = ~pg & old.bit(mode.PG)
-    fault_if(m, off & mode.cr4_bit(m, mode.PCIDE), p.GP, 0, "PG_CLEARED_WITH_PCIDE", new)
-    efer, pae = m.get(EFER), mode.cr4_bit(m, mode.PAE)
-    long_ = efer.bit(mode.LME)
+    pg, pe = new.has(Cr0.PG), new.has(Cr0.PE)
+    fault_if(m, pg & ~pe, Vector.GP, 0, "PG_WITHOUT_PE", new)
+    fault_if(m, new.has(Cr0.NW) & ~new.has(Cr0.CD), Vector.GP, 0, "NW_WITHOUT_CD", new)  # of the 80486: else both are 0
+    off = ~pg & old.has(Cr0.PG)
+    fault_if(m, off & mode.cr4_bit(m, Cr4.PCIDE), Vector.GP, 0, "PG_CLEARED_WITH_PCIDE", new)
+    efer, pae = m.get(EFER), mode.cr4_bit(m, Cr4.PAE)
+    long_ = efer.has(Efer.LME)
     changed = new ^ old
-    turned_on = pg & changed.bit(mode.PG)
-    fault_if(m, turned_on & long_ & ~pae, p.GP, 0, "LONG_MODE_WITHOUT_PAE", new)
-    fault_if(m, turned_on & long_ & m.get(ATTRIBUTES, Seg.CS).bit(13), p.GP, 0, "LONG_MODE_CS_L", new)
+    turned_on = pg & changed.has(Cr0.PG)
+    fault_if(m, turned_on & long_ & ~pae, Vector.GP, 0, "LONG_MODE_WITHOUT_PAE", new)
+    fault_if(m, turned_on & long_ & m.get(ATTRIBUTES, Seg.CS).has(Rights.L), Vector.GP, 0, "LONG_MODE_CS_L", new)
     with m.If(pg & pae & ~long_ & (changed & CR0_PDPTE).nz()):
         m.call(load_pdptes, m.get(CR3))
     with m.If(turned_on & long_):
-        m.set(EFER, efer | 1 << mode.LMA)
-    with m.If(~pg & efer.bit(mode.LMA)):
-        m.set(EFER, efer & (0xFFFFFFFFFFFFFFFF ^ (1 << mode.LMA)))
+        m.set(EFER, efer | Efer.LMA)
+    with m.If(~pg & efer.has(Efer.LMA)):
+        m.set(EFER, efer & (0xFFFFFFFFFFFFFFFF ^ Efer.LMA))
     m.set(CR0, new.zext(64))
     with m.If((changed & CR0_TLB).nz()):
         m.call(p.TLB_FLUSH, 1)
-    with m.If(changed.bit(mode.PE)):
+    with m.If(changed.has(Cr0.PE)):
         segments_changed(m)
 
 
@@ -112,7 +98,7 @@ def write_cr0(m: Microcode, value: Value) -> None:
 def write_cr3(m: Microcode, value: Value) -> None:
     """Load CR3, and the PDPTE registers under PAE paging; translations of global pages stay."""
     new = value.zext(64)
-    with m.If(p.cr0_bit(m, mode.PG) & mode.cr4_bit(m, mode.PAE) & ~mode.long_mode(m)):
+    with m.If(mode.cr0_bit(m, Cr0.PG) & mode.cr4_bit(m, Cr4.PAE) & ~mode.long_mode(m)):
         m.call(load_pdptes, new)
     m.set(CR3, new)
     m.call(p.TLB_FLUSH, 0)
@@ -122,23 +108,23 @@ def write_cr3(m: Microcode, value: Value) -> None:
 def write_cr4(m: Microcode, value: Value) -> None:
     """Load CR4; a bit whose feature CPUID lacks is #GP(0)."""
     # What the hypervisor has set already may stay.
-    allowed = m.get(CR4).trunc(32) | 1 << mode.PCE
+    allowed = m.get(CR4).trunc(32) | Cr4.PCE
     for bit, feature in CR4_FEATURES.items():
-        allowed = allowed | (has(m, feature).zext(32) << bit)
+        allowed = allowed | has(m, feature).at(bit, 32)
     elsewhere = m.const(32, 0)
     for bit, brings in CR4_ELSEWHERE.items():
         for feature in brings:
-            elsewhere = elsewhere | (has(m, feature).zext(32) << bit)
-    fault_if(m, (value & ~(allowed | elsewhere)).nz(), p.GP, 0, "CR4_RESERVED", value, allowed)
+            elsewhere = elsewhere | has(m, feature).at(bit, 32)
+    fault_if(m, (value & ~(allowed | elsewhere)).nz(), Vector.GP, 0, "CR4_RESERVED", value, allowed)
     with m.If((value & ~allowed).nz()):
         ends.unsupported(m, "CR4_EXTENSION")
     lma = mode.long_mode(m)
-    fault_if(m, lma & ~value.bit(mode.PAE), p.GP, 0, "CR4_PAE_IN_LONG_MODE", value)
+    fault_if(m, lma & ~value.has(Cr4.PAE), Vector.GP, 0, "CR4_PAE_IN_LONG_MODE", value)
     changed = value ^ m.get(CR4).trunc(32)
     # PCIDE can be set only in IA-32e mode and with CR3[11:0] zero.
-    bad = value.bit(mode.PCIDE) & changed.bit(mode.PCIDE) & (~lma | (m.get(CR3) & 0xFFF).nz())
-    fault_if(m, bad, p.GP, 0, "CR4_PCIDE", value)
-    with m.If(p.cr0_bit(m, mode.PG) & value.bit(mode.PAE) & ~lma & (changed & CR4_PDPTE).nz()):
+    bad = value.has(Cr4.PCIDE) & changed.has(Cr4.PCIDE) & (~lma | (m.get(CR3) & Cr3.PCID).nz())
+    fault_if(m, bad, Vector.GP, 0, "CR4_PCIDE", value)
+    with m.If(mode.cr0_bit(m, Cr0.PG) & value.has(Cr4.PAE) & ~lma & (changed & CR4_PDPTE).nz()):
         m.call(load_pdptes, m.get(CR3))
     m.set(CR4, value.zext(64))
     with m.If((changed & CR4_TLB).nz()):
@@ -149,7 +135,7 @@ def _check_cr_number(m: Microcode, number: Value) -> None:
     # CR4 came with the Pentium.
     cr4 = m.select(m.get(MODEL) < 5, m.const(16, 0), m.const(16, 1 << 4))
     exists = (cr4 | 1 << 0 | 1 << 2 | 1 << 3).bit(number)
-    fault_if(m, ~exists, p.UD, 0, "NO_SUCH_CR", number.zext(32))
+    fault_if(m, ~exists, Vector.UD, 0, "NO_SUCH_CR", number.zext(32))
     mode.require_cpl0(m)
 
 
@@ -188,7 +174,7 @@ def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
     value = src.read()
     if x.variant.lock:
         _require_cr8(x, dst)
-        x.fault_if(value > 15, p.GP, 0, "CR8_RESERVED", value)
+        x.fault_if(value > 15, Vector.GP, 0, "CR8_RESERVED", value)
         x.m.set(CR8, value.zext(64))
     else:
         x.m.call(write_cr, dst.number, value)
@@ -197,15 +183,15 @@ def move_to_cr(x: Insn, dst: Special, src: Operand) -> None:
 
 def _require_cr8(x: Insn, operand: Special) -> None:
     """LOCK MOV CR0 is MOV CR8 where CPUID says so, else #UD (APM vol. 3, MOV CRn)."""
-    x.fault_if((operand.number != 0) | ~has(x.m, "cr8_legacy"), p.UD, 0, "LOCK")
+    x.fault_if((operand.number != 0) | ~has(x.m, "cr8_legacy"), Vector.UD, 0, "LOCK")
     mode.require_cpl0(x.m)
 
 
 def _check_debug(m: Microcode, number: Value) -> None:
     """#UD for DR4 and DR5 with CR4.DE, #GP(0) by CPL, #DB with DR6.BD while DR7.GD is set (SDM vol. 3B, 17.2)."""
-    fault_if(m, (number >> 1 == 2) & mode.cr4_bit(m, mode.DE), p.UD, 0, "NO_SUCH_DR", number.zext(32))
+    fault_if(m, (number >> 1 == 2) & mode.cr4_bit(m, Cr4.DE), Vector.UD, 0, "NO_SUCH_DR", number.zext(32))
     mode.require_cpl0(m)
-    fault_if(m, m.get(DR7).bit(GD), p.DB, 0, "DEBUG_REGISTER_GUARD", BD)
+    fault_if(m, m.get(DR7).has(Dr7.GD), Vector.DB, 0, "DEBUG_REGISTER_GUARD", Dr6.BD)
 
 
 @procedure(result=32, number=8)
@@ -225,9 +211,9 @@ def write_dr(m: Microcode, number: Value, value: Value) -> None:
         m.set(DR, value.zext(64), number)
     with m.Else():
         with m.If(number.bit(0)):
-            m.set(DR7, (value & DR7_BITS | DR7_ONES).zext(64))
+            m.set(DR7, (value & Dr7.WRITABLE | Dr7.FIXED).zext(64))
         with m.Else():
-            m.set(DR6, (value & DR6_BITS | DR6_ONES).zext(64))
+            m.set(DR6, (value & Dr6.WRITABLE | Dr6.ONES).zext(64))
 
 
 def move_from_dr(x: Insn, dst: Operand, src: Special) -> None:
@@ -243,7 +229,7 @@ def move_to_dr(x: Insn, dst: Special, src: Operand) -> None:
 
 def test_register(x: Insn, register: Special) -> None:
     """Describe MOV to and from TR6 and TR7 of the 80386, which look into its TLB (80386 manual, 10.6.2)."""
-    x.fault_if(register.number < 6, p.UD, 0, "NO_SUCH_TR", register.number.zext(32))
+    x.fault_if(register.number < 6, Vector.UD, 0, "NO_SUCH_TR", register.number.zext(32))
     mode.require_cpl0(x.m)
     ends.unsupported(x.m, "TEST_REGISTER")
 
@@ -265,9 +251,9 @@ def LMSW(x: Insn, src: Operand) -> None:
     """Load machine status word: PE MP EM TS; PE can be set, not cleared."""
     m = x.m
     mode.require_cpl0(m)
-    low = (src.read() & 0xF).zext(32)
+    low = (src.read() & Cr0.MSW).zext(32)
     old = m.get(CR0).trunc(32)
-    m.call(write_cr0, old & 0xFFFFFFF1 | low)
+    m.call(write_cr0, old & (0xFFFFFFFF ^ Cr0.MSW | Cr0.PE) | low)
     ends.checkpoint(m)
 
 
@@ -276,7 +262,7 @@ def CLTS(x: Insn) -> None:
     """Clear CR0.TS."""
     m = x.m
     mode.require_cpl0(m)
-    m.set(CR0, m.get(CR0) & (0xFFFFFFFFFFFFFFFF ^ (1 << mode.TS)))
+    m.set(CR0, m.get(CR0) & (0xFFFFFFFFFFFFFFFF ^ Cr0.TS))
     ends.checkpoint(m)
 
 
@@ -293,15 +279,15 @@ def INVLPG(x: Insn, page: Memory) -> None:
 def INVPCID(x: Insn, kind: Operand, descriptor: Memory) -> None:
     """Drop translations by PCID (SDM vol. 2, INVPCID): all are dropped whatever it names."""
     m = x.m
-    x.fault_if(mode.virtual_8086(m), p.GP, 0, "VIRTUAL_8086_MODE")
+    x.fault_if(mode.virtual_8086(m), Vector.GP, 0, "VIRTUAL_8086_MODE")
     mode.require_cpl0(m)
     which, pcid, linear = kind.read(), descriptor.load(64), descriptor.load(64, 8)
-    x.fault_if(which > 3, p.GP, 0, "INVPCID_TYPE", which)
-    x.fault_if((pcid >> 12) != 0, p.GP, 0, "INVPCID_RESERVED", which)
-    named = (which < 2) & (pcid != 0) & ~mode.cr4_bit(m, mode.PCIDE)
-    x.fault_if(named, p.GP, 0, "INVPCID_PCIDE", which, pcid.trunc(32))
+    x.fault_if(which > 3, Vector.GP, 0, "INVPCID_TYPE", which)
+    x.fault_if((pcid >> 12) != 0, Vector.GP, 0, "INVPCID_RESERVED", which)
+    named = (which < 2) & (pcid != 0) & ~mode.cr4_bit(m, Cr4.PCIDE)
+    x.fault_if(named, Vector.GP, 0, "INVPCID_PCIDE", which, pcid.trunc(32))
     top = linear.sar(47)
-    x.fault_if((which == 0) & (top != 0) & (top != 0xFFFFFFFFFFFFFFFF), p.GP, 0, "NOT_CANONICAL", which)
+    x.fault_if((which == 0) & (top != 0) & (top != 0xFFFFFFFFFFFFFFFF), Vector.GP, 0, "NOT_CANONICAL", which)
     m.call(p.TLB_FLUSH, 1)
     ends.checkpoint(m)
 
@@ -324,10 +310,10 @@ def INVD(x: Insn) -> None:
 def _set_ac(x: Insn, value: int) -> None:
     m = x.m
     cpl = m.get(CPL)
-    fault_if(m, cpl != 0, p.UD, 0, "CPL_NOT_0", cpl.zext(32))
-    flags.set_flag(m, flags.AC, value)
+    fault_if(m, cpl != 0, Vector.UD, 0, "CPL_NOT_0", cpl.zext(32))
+    flags.set_flag(m, Eflags.AC, value)
     # Translations may have been checked under the other AC.
-    with m.If(mode.cr4_bit(m, mode.SMAP)):
+    with m.If(mode.cr4_bit(m, Cr4.SMAP)):
         m.call(p.TLB_FLUSH, 1)
     ends.checkpoint(m)
 

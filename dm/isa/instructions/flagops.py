@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dm.isa import ends, flags
-from dm.isa import primitives as p
 from dm.isa.cells import CPL, SHADOW_NEXT
 from dm.isa.insn import Insn, instruction
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import Cr4, Eflags, Vector
 from dm.machine.state import Shadow
 from dm.microcode import Value
 
@@ -32,13 +32,13 @@ def CMC(x: Insn) -> None:
 @instruction()
 def CLD(x: Insn) -> None:
     """Clear DF: strings go up."""
-    flags.set_flag(x.m, flags.DF, 0)
+    flags.set_flag(x.m, Eflags.DF, 0)
 
 
 @instruction()
 def STD(x: Insn) -> None:
     """Set DF: strings go down."""
-    flags.set_flag(x.m, flags.DF, 1)
+    flags.set_flag(x.m, Eflags.DF, 1)
 
 
 @instruction()
@@ -51,7 +51,9 @@ def LAHF(x: Insn) -> None:
 def SAHF(x: Insn) -> None:
     """Copy SF ZF AF PF CF from AH; OF stays."""
     m = x.m
-    flags.set_arithmetic(m, (x.register(4, 8).read().zext(32) & 0xD5) | (flags.overflow(m).zext(32) << flags.OF))
+    flags.set_arithmetic(
+        m, (x.register(4, 8).read().zext(32) & (Eflags.STATUS ^ Eflags.OF)) | flags.overflow(m).at(Eflags.OF, 32)
+    )
 
 
 @instruction()
@@ -68,8 +70,8 @@ def _interrupt_flag(x: Insn) -> Value:
     m = x.m
     virtual, cpl = mode.virtual_8086(m), m.get(CPL)
     sensitive = mode.pe(m) & (cpl > flags.iopl(m))
-    extension = m.select(virtual, mode.cr4_bit(m, mode.VME), mode.cr4_bit(m, mode.PVI) & (cpl == 3))
-    x.fault_if(sensitive & ~extension, p.GP, 0, "IOPL")
+    extension = m.select(virtual, mode.cr4_bit(m, Cr4.VME), mode.cr4_bit(m, Cr4.PVI) & (cpl == 3))
+    x.fault_if(sensitive & ~extension, Vector.GP, 0, "IOPL")
     return sensitive
 
 
@@ -78,9 +80,9 @@ def CLI(x: Insn) -> None:
     """Clear IF, or VIF."""
     m = x.m
     with m.If(_interrupt_flag(x)):
-        flags.set_flag(m, flags.VIF, 0)
+        flags.set_flag(m, Eflags.VIF, 0)
     with m.Else():
-        flags.set_flag(m, flags.IF, 0)
+        flags.set_flag(m, Eflags.IF, 0)
     ends.checkpoint(m)
 
 
@@ -89,10 +91,10 @@ def STI(x: Insn) -> None:
     """Set IF, or VIF.  When IF was clear, interrupts wait for the end of the next instruction."""
     m = x.m
     with m.If(_interrupt_flag(x)):
-        x.fault_if(flags.flag(m, flags.VIP), p.GP, 0, "VIP")
-        flags.set_flag(m, flags.VIF, 1)
+        x.fault_if(flags.flag(m, Eflags.VIP), Vector.GP, 0, "VIP")
+        flags.set_flag(m, Eflags.VIF, 1)
     with m.Else():
-        with m.If(~flags.flag(m, flags.IF)):
+        with m.If(~flags.flag(m, Eflags.IF)):
             m.set(SHADOW_NEXT, int(Shadow.STI))
-        flags.set_flag(m, flags.IF, 1)
+        flags.set_flag(m, Eflags.IF, 1)
     ends.checkpoint(m)

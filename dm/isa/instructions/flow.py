@@ -9,9 +9,9 @@ from dm.isa import ends, flags
 from dm.isa import primitives as p
 from dm.isa.cells import LIMIT
 from dm.isa.features import is_amd
-from dm.isa.flags import CONDITIONS
 from dm.isa.insn import Constant, Insn, Operand, instruction
 from dm.isa.instructions.stack import moved, push, set_esp, stack_offset, top
+from dm.machine.architecture import CONDITIONS, Eflags, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Value
 
@@ -25,7 +25,7 @@ def _checked(x: Insn, target: Value) -> Value:
     """Return a target cut to the operand size; #GP(0) beyond the limit of CS."""
     target = _cut(x, target)
     limit = x.m.get(LIMIT, Seg.CS)
-    x.fault_if(target > limit, p.GP, 0, "CS_LIMIT", target, limit)
+    x.fault_if(target > limit, Vector.GP, 0, "CS_LIMIT", target, limit)
     return target
 
 
@@ -58,13 +58,13 @@ def XABORT(x: Insn, _: Operand) -> None:
 @instruction()
 def XEND(x: Insn) -> None:
     """End the transaction: #GP(0) outside one."""
-    x.fault(p.GP, 0, "NO_TRANSACTION")
+    x.fault(Vector.GP, 0, "NO_TRANSACTION")
 
 
 @instruction()
 def XTEST(x: Insn) -> None:
     """ZF says that no transaction is running; the other arithmetic flags are cleared."""
-    flags.set_arithmetic(x.m, x.m.const(32, 1 << flags.ZF))
+    flags.set_arithmetic(x.m, x.m.const(32, Eflags.ZF))
 
 
 @instruction(*(f"J{name}" for name in CONDITIONS))
@@ -91,7 +91,7 @@ def CALL(x: Insn, where: Operand) -> None:
         with m.Else():
             m.call(p.KEEP)
             m.call(p.STORE[x.osize], Seg.SS, at, back)
-        x.fault(p.GP, 0, "CS_LIMIT", target, limit)
+        x.fault(Vector.GP, 0, "CS_LIMIT", target, limit)
     push(m, back)
     m.end(ends.JUMP if direct else ends.JUMP_INDIRECT, target)
 

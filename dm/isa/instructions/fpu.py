@@ -14,10 +14,9 @@ from dm.isa import primitives as p
 from dm.isa.cells import FXSAVE
 from dm.isa.insn import Insn, Memory, Operand, Register, instruction
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import Cr0, Cr4, Vector
 from dm.microcode import Microcode, Value
 
-#: CR0 bits.
-MP, EM, NE = 1, 2, 5
 #: Offsets in the FXSAVE image: control and status word, abridged tags, MXCSR and the mask of its valid bits.
 FCW, FSW, FTW, MXCSR, MXCSR_MASK = 0, 2, 4, 24, 28
 #: The eight x87 registers (16 bytes each), the eight XMM registers, and the size of the whole area.
@@ -57,21 +56,21 @@ def _set_image_quadword(m: Microcode, offset: int, value: Value) -> None:
 
 def _available(x: Insn) -> None:
     """#NM when CR0.EM or CR0.TS keeps x87 instructions from running (SDM vol. 3A, 6.15, interrupt 7)."""
-    x.fault_if(p.cr0_bit(x.m, EM) | p.cr0_bit(x.m, mode.TS), p.NM, 0, "NO_X87")
+    x.fault_if(mode.cr0_bit(x.m, Cr0.EM) | mode.cr0_bit(x.m, Cr0.TS), Vector.NM, 0, "NO_X87")
 
 
 def _no_pending_exception(x: Insn) -> None:
     """#MF for an unmasked exception that waits; without CR0.NE it goes out of the CPU as FERR#."""
     m = x.m
     with m.If((image_word(m, FSW) & _ES) != 0):
-        x.fault_if(p.cr0_bit(m, NE), p.MF, 0, "X87_PENDING")
+        x.fault_if(mode.cr0_bit(m, Cr0.NE), Vector.MF, 0, "X87_PENDING")
         ends.unsupported(m, "FERR")
 
 
 @instruction()
 def FWAIT(x: Insn) -> None:
     """Wait for the x87: its pending exception is raised here."""
-    x.fault_if(p.cr0_bit(x.m, MP) & p.cr0_bit(x.m, mode.TS), p.NM, 0, "NO_X87")
+    x.fault_if(mode.cr0_bit(x.m, Cr0.MP) & mode.cr0_bit(x.m, Cr0.TS), Vector.NM, 0, "NO_X87")
     _no_pending_exception(x)
 
 
@@ -158,7 +157,7 @@ def _control(x: Insn, number: Value) -> None:
         m.end(ends.NEXT)
     with m.If(number <= 4):
         m.end(ends.NEXT)
-    x.fault(p.UD, 0, "UNDEFINED")
+    x.fault(Vector.UD, 0, "UNDEFINED")
 
 
 def _fnstsw_ax(x: Insn, number: Value) -> None:
@@ -170,7 +169,7 @@ def _fnstsw_ax(x: Insn, number: Value) -> None:
 
 def _mmx(x: Insn) -> None:
     """#UD with CR0.EM, #NM with CR0.TS, then a pending x87 exception (SDM vol. 3A, 12.1)."""
-    x.fault_if(p.cr0_bit(x.m, EM), p.UD, 0, "NO_MMX")
+    x.fault_if(mode.cr0_bit(x.m, Cr0.EM), Vector.UD, 0, "NO_MMX")
     _available(x)
     _no_pending_exception(x)
 
@@ -187,10 +186,10 @@ def FXSAVE_AREA(x: Insn, area: Memory) -> None:
     """Save or restore x87 state, and with CR4.OSFXSR that of SSE; software's part of the area is left alone."""
     m = x.m
     _available(x)
-    x.fault_if((area.offset() & 15) != 0, p.GP, 0, "NOT_ALIGNED", area.offset())
+    x.fault_if((area.offset() & 15) != 0, Vector.GP, 0, "NOT_ALIGNED", area.offset())
     save = x.row.mnemonic == "FXSAVE"
     m.call(p.PROBE_WRITE if save else p.PROBE_READ, area.segment, area.offset(), _IMAGE_SIZE)
-    sse = features.has(m, "sse") & mode.cr4_bit(m, mode.OSFXSR)
+    sse = features.has(m, "sse") & mode.cr4_bit(m, Cr4.OSFXSR)
     if save:
         for at in (*range(0, MXCSR, 8), *range(_REGISTERS, _XMM, 8)):
             area.store(_image_quadword(m, at), at)
@@ -213,7 +212,7 @@ def _check_mxcsr(x: Insn, value: Value) -> None:
     """#GP(0) for reserved bits; a mask of 0 stands for the parts before it was introduced."""
     m = x.m
     mask = _image_doubleword(m, MXCSR_MASK)
-    x.fault_if((value & ~m.select(mask == 0, m.const(32, 0xFFBF), mask)) != 0, p.GP, 0, "MXCSR_RESERVED", value)
+    x.fault_if((value & ~m.select(mask == 0, m.const(32, 0xFFBF), mask)) != 0, Vector.GP, 0, "MXCSR_RESERVED", value)
 
 
 def _set_mxcsr(m: Microcode, value: Value) -> None:
@@ -224,9 +223,9 @@ def _set_mxcsr(m: Microcode, value: Value) -> None:
 def _sse(x: Insn) -> None:
     """#UD with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
     m = x.m
-    missing = p.cr0_bit(m, EM) | ~mode.cr4_bit(m, mode.OSFXSR)
-    x.fault_if(missing, p.UD, 0, "NO_SSE")
-    x.fault_if(p.cr0_bit(m, mode.TS), p.NM, 0, "NO_SSE")
+    missing = mode.cr0_bit(m, Cr0.EM) | ~mode.cr4_bit(m, Cr4.OSFXSR)
+    x.fault_if(missing, Vector.UD, 0, "NO_SSE")
+    x.fault_if(mode.cr0_bit(m, Cr0.TS), Vector.NM, 0, "NO_SSE")
 
 
 @instruction()

@@ -8,6 +8,7 @@ from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, UNUSABLE
 from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import linear_32
+from dm.machine.architecture import Vector
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
 
@@ -30,14 +31,14 @@ def io_permission(m: Microcode, port: Value, size: Value) -> None:
     limit = m.get(LIMIT, Seg.TR)
     # Type 9 or 11: a 32-bit TSS, busy or not.
     suitable = ((attributes & 0x9D) == 0x89) & ~m.get(UNUSABLE, Seg.TR)
-    mode.fault_if(m, ~suitable | (limit < _TSS_LIMIT), p.GP, 0, "IO_NO_MAP", shown)
+    mode.fault_if(m, ~suitable | (limit < _TSS_LIMIT), Vector.GP, 0, "IO_NO_MAP", shown)
     base = m.get(BASE, Seg.TR)
     offset = m.call(p.LOAD_SYSTEM[16], linear_32(m, base + _MAP_BASE)).zext(32) + (shown >> 3)
     # Two bytes are read for every access, since its ports may lie in both.
-    mode.fault_if(m, offset + 1 > limit, p.GP, 0, "IO_MAP_LIMIT", shown, offset, limit)
+    mode.fault_if(m, offset + 1 > limit, Vector.GP, 0, "IO_MAP_LIMIT", shown, offset, limit)
     word = m.call(p.LOAD_SYSTEM[16], linear_32(m, base + offset.zext(64)))
     ports = (m.const(16, 1) << size) - 1
-    mode.fault_if(m, ((word >> (port & 7)) & ports) != 0, p.GP, 0, "IO_DENIED", shown)
+    mode.fault_if(m, ((word >> (port & 7)) & ports) != 0, Vector.GP, 0, "IO_DENIED", shown)
 
 
 def permit(x: Insn, port: Value, width: int) -> None:

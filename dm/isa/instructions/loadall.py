@@ -12,6 +12,7 @@ from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, CR0, EIP, GPR16, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.insn import Insn, instruction
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
 
@@ -22,8 +23,6 @@ _SELECTORS: Final = {Seg.TR: 0x16, Seg.LDTR: 0x1C, Seg.DS: 0x1E, Seg.SS: 0x20, S
 #: Offsets of caches: base in three bytes, access rights in one, limit in two.
 _CACHES: Final = {Seg.ES: 0x36, Seg.CS: 0x3C, Seg.SS: 0x42, Seg.DS: 0x48, Seg.LDTR: 0x54, Seg.TR: 0x60}
 _TABLES: Final = {"gdtr": 0x4E, "idtr": 0x5A}
-#: Flags of the part: OF DF IF TF SF ZF AF PF CF, IOPL and NT.
-_FLAG_BITS: Final = 0x7FD5
 
 
 def _word(m: Microcode, offset: int) -> Value:
@@ -42,7 +41,7 @@ def LOADALL(x: Insn) -> None:
     m = x.m
     mode.require_cpl0(m)
     old = m.get(CR0)
-    new = old & ~m.const(64, 0xE) | (_word(m, _MSW) & 0xF).zext(64)
+    new = old & ~m.const(64, Cr0.MSW ^ Cr0.PE) | (_word(m, _MSW) & Cr0.MSW).zext(64)
     m.set(CR0, new)
     for number in Gpr:
         m.set(GPR16, _word(m, _GPR + 2 * (Gpr.DI - number)), int(number))
@@ -52,15 +51,15 @@ def LOADALL(x: Insn) -> None:
         m.set(BASE, base, int(seg))
         m.set(LIMIT, limit, int(seg))
         m.set(ATTRIBUTES, rights, int(seg))
-        m.set(UNUSABLE, ~rights.bit(7) if seg in (Seg.LDTR, Seg.TR) else m.const(1, 0), int(seg))
+        m.set(UNUSABLE, ~rights.has(Rights.P) if seg in (Seg.LDTR, Seg.TR) else m.const(1, 0), int(seg))
         if seg < Seg.LDTR:
             m.call(p.SEGMENT_CHANGED, int(seg))
     for name, offset in _TABLES.items():
         base, _, limit = _cache(m, offset)
         m.set(cell(f"{name}_base"), base)
         m.set(cell(f"{name}_limit"), limit.trunc(16))
-    flags.set_eflags(m, _word(m, _FLAGS).zext(32) & _FLAG_BITS)
-    level = (m.get(ATTRIBUTES, Seg.SS) >> 5).trunc(8) & 3
-    m.set(CPL, m.select(new.bit(0), level, m.const(8, 0)))
+    flags.set_eflags(m, _word(m, _FLAGS).zext(32) & Eflags.ALL_16)
+    level = m.get(ATTRIBUTES, Seg.SS).field(Rights.DPL).trunc(8)
+    m.set(CPL, m.select(new.has(Cr0.PE), level, m.const(8, 0)))
     m.set(EIP, _word(m, _IP).zext(32))
     m.end(ends.CHECKPOINT)

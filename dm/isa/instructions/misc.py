@@ -8,6 +8,7 @@ from dm.isa.cells import CPL, cell
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import ApicBase, Cr4, Eflags, Vector
 from dm.microcode import Value
 
 
@@ -19,17 +20,17 @@ def NOP(x: Insn, _: Operand | None = None) -> None:
 @instruction("UD0", "UD1", "UD2", "UD")
 def UD(x: Insn, *_: Operand) -> None:
     """Always #UD."""
-    x.fault(p.UD, 0, "UNDEFINED")
+    x.fault(Vector.UD, 0, "UNDEFINED")
 
 
 @instruction()
 def RSM(x: Insn) -> None:
     """Return from system-management mode; a CPU in that mode is never taken, and elsewhere this is #UD."""
-    x.fault(p.UD, 0, "NOT_IN_SMM")
+    x.fault(Vector.UD, 0, "NOT_IN_SMM")
 
 
-#: Bits of CPUID(1).ECX, CPUID(7).ECX, CPUID(1).EDX (AMD: CPUID(80000001h).EDX too), IA32_APIC_BASE.
-_OSXSAVE, _OSPKE, _APIC, _APIC_ENABLED = 27, 4, 9, 11
+#: Bits of CPUID(1).ECX, CPUID(7).ECX, CPUID(1).EDX (AMD: CPUID(80000001h).EDX too).
+_OSXSAVE, _OSPKE, _APIC = 27, 4, 9
 
 
 @instruction()
@@ -47,14 +48,14 @@ def CPUID(x: Insn) -> None:
     with m.If(~is_amd(m) & ~hypervisors & beyond):
         # Beyond the last leaf Intel's parts show the last basic one.
         leaf.v = m.call(p.CPUID_READ, m.const(32, 0), 0, 0)
-    with m.If((leaf.v == 0xD) & (subleaf < 2) & mode.cr4_bit(m, mode.OSXSAVE)):
+    with m.If((leaf.v == 0xD) & (subleaf < 2) & mode.cr4_bit(m, Cr4.OSXSAVE)):
         ends.unsupported(m, "CPUID_XSAVE_SIZE")
     eax, ebx, ecx, edx = (m.call(p.CPUID_READ, leaf.v, subleaf, which) for which in range(4))
     basic, extended = leaf.v == 1, (leaf.v == 0x80000001) & is_amd(m)
-    osxsave, ospke = mode.cr4_bit(m, mode.OSXSAVE), mode.cr4_bit(m, mode.PKE)
+    osxsave, ospke = mode.cr4_bit(m, Cr4.OSXSAVE), mode.cr4_bit(m, Cr4.PKE)
     ecx = m.select(basic, ecx & ~m.const(32, 1 << _OSXSAVE) | osxsave.zext(32) << _OSXSAVE, ecx)
     ecx = m.select((leaf.v == 7) & (subleaf == 0), ecx & ~m.const(32, 1 << _OSPKE) | ospke.zext(32) << _OSPKE, ecx)
-    apic = m.get(cell("apic_base")).bit(_APIC_ENABLED)
+    apic = m.get(cell("apic_base")).has(ApicBase.EN)
     edx = m.select((basic | extended) & ~apic, edx & ~m.const(32, 1 << _APIC), edx)
     for number, answer in zip((0, 3, 1, 2), (eax, ebx, ecx, edx), strict=True):
         x.register(number, 32).write(answer)
@@ -79,7 +80,7 @@ def _set_edx_eax(x: Insn, value: Value) -> None:
 
 def _read_tsc(x: Insn) -> Value:
     m = x.m
-    x.fault_if(mode.cr4_bit(m, mode.TSD) & (m.get(CPL) != 0), p.GP, 0, "TSD")
+    x.fault_if(mode.cr4_bit(m, Cr4.TSD) & (m.get(CPL) != 0), Vector.GP, 0, "TSD")
     return m.call(p.TSC_READ)
 
 
@@ -100,7 +101,7 @@ def RDTSCP(x: Insn) -> None:
 def RDPMC(x: Insn) -> None:
     """Performance counters are the hypervisor's."""
     m = x.m
-    x.fault_if(~mode.cr4_bit(m, mode.PCE) & (m.get(CPL) != 0), p.GP, 0, "PCE")
+    x.fault_if(~mode.cr4_bit(m, Cr4.PCE) & (m.get(CPL) != 0), Vector.GP, 0, "PCE")
     ends.unsupported(m, "RDPMC")
 
 
@@ -108,7 +109,7 @@ def RDPMC(x: Insn) -> None:
 def RDRAND(x: Insn, dst: Operand) -> None:
     """Random bits; CF says that there were enough, the other flags are cleared."""
     dst.write(x.m.call(p.RANDOM).trunc(dst.width))
-    flags.set_arithmetic(x.m, x.m.const(32, 1 << flags.CF))
+    flags.set_arithmetic(x.m, x.m.const(32, Eflags.CF))
 
 
 @instruction("LFENCE", "SFENCE")
@@ -132,5 +133,5 @@ def CLFLUSH(x: Insn, line: Memory) -> None:
 def MONITOR(x: Insn) -> None:
     """Waiting for a store is the hypervisor's business; #UD above CPL 0."""
     m = x.m
-    x.fault_if(m.get(CPL) != 0, p.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
+    x.fault_if(m.get(CPL) != 0, Vector.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
     ends.unsupported(m, x.row.mnemonic)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dm.isa import features, flags
 from dm.isa import primitives as p
-from dm.isa.flags import CONDITIONS
 from dm.isa.insn import Insn, Memory, Operand, Register, Special, instruction
 from dm.isa.instructions import control
 from dm.isa.mechanisms import segmentation
+from dm.machine.architecture import CONDITIONS, Vector
 from dm.machine.state import Seg
 
 
@@ -40,7 +40,7 @@ def _store_segment(x: Insn, dst: Operand, src: Special) -> None:
     """MOV Ev,Sw: a register is zero-extended to the operand size, memory always takes a word."""
     m = x.m
     last = m.select(features.before_386(m), m.const(8, Seg.DS), m.const(8, Seg.GS))
-    x.fault_if(src.number > last, p.UD, 0, "NO_SUCH_SEGMENT", src.number.zext(32))
+    x.fault_if(src.number > last, Vector.UD, 0, "NO_SUCH_SEGMENT", src.number.zext(32))
     selector = src.read()
     if isinstance(dst, Memory):
         dst.store(selector)

@@ -18,10 +18,9 @@ from dm.isa.insn import Insn, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import reserved_address
+from dm.machine.architecture import Cr0, Efer, Msr, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Field, Microcode, Value, procedure
-
-TSC, TSC_AUX, EFER_MSR = 0x10, 0xC0000103, 0xC0000080
 
 #: Gives 1 bit: the value may not be written.
 Check = Callable[[Microcode, Value], Value]
@@ -96,58 +95,62 @@ class Local:
 
 
 #: IA32_MTRRCAP, read-only: eight variable ranges, fixed ranges, write-combining (SDM vol. 3A, 12.11.1).
-MTRR_CAP, MTRR_CAP_VALUE = 0xFE, 8 | 1 << 8 | 1 << 10
+MTRR_CAP: Final = 8 | 1 << 8 | 1 << 10
 
 _SYSCALL: Final = "syscall"
-_FIXED: Final = (0x250, 0x258, 0x259, *range(0x268, 0x270))
+_FIXED: Final = (
+    Msr.MTRR_FIX64K_00000,
+    *(Msr.MTRR_FIX16K_80000 + i for i in range(2)),
+    *(Msr.MTRR_FIX4K_C0000 + i for i in range(8)),
+)
 
 LOCAL: Final[tuple[Local, ...]] = (
-    Local(0x174, cell("sysenter_cs"), None, "sep", _any),
-    Local(0x175, cell("sysenter_esp"), None, "sep", _canonical),
-    Local(0x176, cell("sysenter_eip"), None, "sep", _canonical),
-    Local(0x277, cell("pat"), None, "pat", _pat),
-    Local(0x2FF, cell("mtrr_def_type"), None, "mtrr", _default_type),
+    Local(Msr.SYSENTER_CS, cell("sysenter_cs"), None, "sep", _any),
+    Local(Msr.SYSENTER_ESP, cell("sysenter_esp"), None, "sep", _canonical),
+    Local(Msr.SYSENTER_EIP, cell("sysenter_eip"), None, "sep", _canonical),
+    Local(Msr.PAT, cell("pat"), None, "pat", _pat),
+    Local(Msr.MTRR_DEF_TYPE, cell("mtrr_def_type"), None, "mtrr", _default_type),
     *(Local(number, cell("mtrr_fixed"), i, "mtrr", _fixed) for i, number in enumerate(_FIXED)),
-    *(Local(0x200 + 2 * i, cell("mtrr_base"), i, "mtrr", _range_base) for i in range(8)),
-    *(Local(0x201 + 2 * i, cell("mtrr_mask"), i, "mtrr", _range_mask) for i in range(8)),
-    Local(0xC0000081, cell("star"), None, _SYSCALL, _any),
-    Local(0xC0000082, cell("lstar"), None, "lm", _canonical),
-    Local(0xC0000083, cell("cstar"), None, "lm", _canonical),
-    Local(0xC0000084, cell("fmask"), None, "lm", _any),
-    Local(0xC0000100, BASE, Seg.FS, "lm", _canonical),
-    Local(0xC0000101, BASE, Seg.GS, "lm", _canonical),
-    Local(0xC0000102, cell("kernel_gs_base"), None, "lm", _canonical),
-    Local(TSC_AUX, cell("tsc_aux"), None, "rdtscp", _above_32),
+    *(Local(Msr.MTRR_PHYSBASE0 + 2 * i, cell("mtrr_base"), i, "mtrr", _range_base) for i in range(8)),
+    *(Local(Msr.MTRR_PHYSMASK0 + 2 * i, cell("mtrr_mask"), i, "mtrr", _range_mask) for i in range(8)),
+    Local(Msr.STAR, cell("star"), None, _SYSCALL, _any),
+    Local(Msr.LSTAR, cell("lstar"), None, "lm", _canonical),
+    Local(Msr.CSTAR, cell("cstar"), None, "lm", _canonical),
+    Local(Msr.FMASK, cell("fmask"), None, "lm", _any),
+    Local(Msr.FS_BASE, BASE, Seg.FS, "lm", _canonical),
+    Local(Msr.GS_BASE, BASE, Seg.GS, "lm", _canonical),
+    Local(Msr.KERNEL_GS_BASE, cell("kernel_gs_base"), None, "lm", _canonical),
+    Local(Msr.TSC_AUX, cell("tsc_aux"), None, "rdtscp", _above_32),
     # From the P6 on it is there whether or not there is an APIC (SDM vol. 4, table 2-2).
-    Local(0x1B, cell("apic_base"), None, "", _any, told=True),
-    Local(0x1A0, cell("misc_enable"), None, "", _any, told=True),
-    Local(0x1D9, cell("debugctl"), None, "", _any, told=True),
+    Local(Msr.APIC_BASE, cell("apic_base"), None, "", _any, told=True),
+    Local(Msr.MISC_ENABLE, cell("misc_enable"), None, "", _any, told=True),
+    Local(Msr.DEBUGCTL, cell("debugctl"), None, "", _any, told=True),
 )
 
 
 #: EFER bits by the CPUID feature that brings them.
 EFER_FEATURES: Final = (
-    (mode.SCE, _SYSCALL), (mode.LME, "lm"), (mode.NXE, "nx"), (mode.SVME, "svm"), (mode.FFXSR, "ffxsr"),
-    (mode.TCE, "tce"),
+    (Efer.SCE, _SYSCALL), (Efer.LME, "lm"), (Efer.NXE, "nx"), (Efer.SVME, "svm"), (Efer.FFXSR, "ffxsr"),
+    (Efer.TCE, "tce"),
 )  # fmt: skip
 
 
 def _require(m: Microcode, feature: str, number: Value) -> None:
     if feature:
-        fault_if(m, ~has(m, feature), p.GP, 0, "NO_SUCH_MSR", number)
+        fault_if(m, ~has(m, feature), Vector.GP, 0, "NO_SUCH_MSR", number)
 
 
 def _efer_bits(m: Microcode) -> Value:
     """Return the EFER bits that may be set: by CPUID, and those the hypervisor has set already."""
-    bits = m.get(EFER) | 1 << mode.LMA
+    bits = m.get(EFER) | Efer.LMA
     for bit, feature in EFER_FEATURES:
-        bits = bits | (has(m, feature).zext(64) << bit)
+        bits = bits | has(m, feature).at(bit, 64)
     return bits
 
 
 def _require_efer(m: Microcode, number: Value) -> None:
     exists = has(m, _SYSCALL) | has(m, "lm") | has(m, "nx")
-    fault_if(m, ~exists, p.GP, 0, "NO_SUCH_MSR", number)
+    fault_if(m, ~exists, Vector.GP, 0, "NO_SUCH_MSR", number)
 
 
 @procedure(value=64)
@@ -155,28 +158,28 @@ def write_efer(m: Microcode, value: Value) -> None:
     """Load EFER; LMA is read-only, LME cannot change while paging is on (SDM vol. 3A, 9.8.5)."""
     allowed = _efer_bits(m)
     old = m.get(EFER)
-    fault_if(m, (value & ~allowed).nz(), p.GP, 0, "EFER_RESERVED", value.trunc(32), allowed.trunc(32))
+    fault_if(m, (value & ~allowed).nz(), Vector.GP, 0, "EFER_RESERVED", value.trunc(32), allowed.trunc(32))
     changed = value ^ old
-    paging = m.get(CR0).bit(mode.PG)
-    fault_if(m, changed.bit(mode.LME) & paging, p.GP, 0, "EFER_LME_WITH_PAGING", value.trunc(32))
-    lma = m.const(64, 1 << mode.LMA)
+    paging = m.get(CR0).has(Cr0.PG)
+    fault_if(m, changed.has(Efer.LME) & paging, Vector.GP, 0, "EFER_LME_WITH_PAGING", value.trunc(32))
+    lma = m.const(64, Efer.LMA)
     m.set(EFER, value & ~lma | old & lma)
-    with m.If(changed.bit(mode.NXE)):
+    with m.If(changed.has(Efer.NXE)):
         m.call(p.TLB_FLUSH, 1)
 
 
 @procedure(result=64, number=32)
 def read_msr(m: Microcode, number: Value) -> None:
     """Return an MSR; one that does not exist is #GP(0)."""
-    with m.If(number == TSC):
+    with m.If(number == Msr.TSC):
         _require(m, "tsc", number)
         m.return_(m.call(p.TSC_READ))
-    with m.If(number == EFER_MSR):
+    with m.If(number == Msr.EFER):
         _require_efer(m, number)
         m.return_(m.get(EFER))
-    with m.If(number == MTRR_CAP):
+    with m.If(number == Msr.MTRRCAP):
         _require(m, "mtrr", number)
-        m.return_(MTRR_CAP_VALUE)
+        m.return_(MTRR_CAP)
     for row in LOCAL:
         with m.If(number == row.number):
             _require(m, row.feature, number)
@@ -187,19 +190,21 @@ def read_msr(m: Microcode, number: Value) -> None:
 @procedure(number=32, value=64)
 def write_msr(m: Microcode, number: Value, value: Value) -> None:
     """Write an MSR; one that does not exist, or a value it cannot take, is #GP(0)."""
-    with m.If(number == TSC):
+    with m.If(number == Msr.TSC):
         _require(m, "tsc", number)
         m.call(p.TSC_WRITE, value)
         m.return_()
-    with m.If(number == EFER_MSR):
+    with m.If(number == Msr.EFER):
         _require_efer(m, number)
         m.call(write_efer, value)
         m.return_()
-    fault_if(m, number == MTRR_CAP, p.GP, 0, "MSR_READ_ONLY", number)
+    fault_if(m, number == Msr.MTRRCAP, Vector.GP, 0, "MSR_READ_ONLY", number)
     for row in LOCAL:
         with m.If(number == row.number):
             _require(m, row.feature, number)
-            fault_if(m, row.check(m, value), p.GP, 0, "MSR_VALUE", number, value.trunc(32), (value >> 32).trunc(32))
+            fault_if(
+                m, row.check(m, value), Vector.GP, 0, "MSR_VALUE", number, value.trunc(32), (value >> 32).trunc(32)
+            )
             if row.told:
                 m.call(p.MSR_WRITE, number, value)
             m.set(row.cell, value, row.index)
@@ -210,7 +215,7 @@ def write_msr(m: Microcode, number: Value, value: Value) -> None:
 
 
 def _require_msr(x: Insn) -> None:
-    x.fault_if(~has(x.m, "msr"), p.UD, 0, "NO_FEATURE")
+    x.fault_if(~has(x.m, "msr"), Vector.UD, 0, "NO_FEATURE")
     mode.require_cpl0(x.m)
 
 

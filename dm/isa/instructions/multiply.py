@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dm.isa import flags
-from dm.isa import primitives as p
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
+from dm.machine.architecture import Vector
 from dm.microcode import Value
 
 
@@ -64,7 +64,7 @@ def IMUL(x: Insn, dst: Operand, src: Operand, factor: Operand | None = None) -> 
 
 def _divisor(x: Insn, src: Operand) -> Value:
     divisor = src.read()
-    x.fault_if(divisor == 0, p.DE, 0, "DIVIDE_BY_ZERO")
+    x.fault_if(divisor == 0, Vector.DE, 0, "DIVIDE_BY_ZERO")
     return divisor
 
 
@@ -75,7 +75,7 @@ def DIV(x: Insn, accumulator: Operand, src: Operand) -> None:
     divisor = _divisor(x, src).zext(2 * width)
     dividend = _read_double(x, width)
     quotient = dividend.udiv(divisor)
-    x.fault_if(_high(quotient) != 0, p.DE, 0, "DIVIDE_OVERFLOW")
+    x.fault_if(_high(quotient) != 0, Vector.DE, 0, "DIVIDE_OVERFLOW")
     _write_double(x, quotient.trunc(width), dividend.urem(divisor).trunc(width))
 
 
@@ -86,5 +86,5 @@ def IDIV(x: Insn, accumulator: Operand, src: Operand) -> None:
     divisor = _divisor(x, src).sext(2 * width)
     dividend = _read_double(x, width)
     quotient = dividend.sdiv(divisor)
-    x.fault_if(quotient.trunc(width).sext(2 * width) != quotient, p.DE, 0, "DIVIDE_OVERFLOW")
+    x.fault_if(quotient.trunc(width).sext(2 * width) != quotient, Vector.DE, 0, "DIVIDE_OVERFLOW")
     _write_double(x, quotient.trunc(width), dividend.srem(divisor).trunc(width))

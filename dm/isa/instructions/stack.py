@@ -11,6 +11,7 @@ from dm.isa.cells import CPL, GPR32, MODEL, STACK_MASK
 from dm.isa.features import before_386, is_amd, is_amd_or_old
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
 from dm.isa.mechanisms import mode, segmentation
+from dm.machine.architecture import Cr4, Eflags, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
 
@@ -189,10 +190,10 @@ def LEAVE(x: Insn) -> None:
 
 
 #: What PUSHFD shows: all but RF and VM.
-_SHOWN = 0xFFFFFFFF ^ (1 << flags.RF | 1 << flags.VM)
+_SHOWN = 0xFFFFFFFF ^ (Eflags.RF | Eflags.VM)
 #: What POPF and POPFD can change at CPL 0, beside the arithmetic flags.
-_WORD = 1 << flags.TF | 1 << flags.IF | 1 << flags.DF | 3 << flags.IOPL | 1 << flags.NT
-_DOUBLEWORD = _WORD | 1 << flags.AC | 1 << flags.ID
+_WORD = Eflags.TF | Eflags.IF | Eflags.DF | Eflags.IOPL | Eflags.NT
+_DOUBLEWORD = _WORD | Eflags.AC | Eflags.ID
 
 
 @instruction()
@@ -202,11 +203,11 @@ def PUSHF(x: Insn) -> None:
     word = flags.eflags(m)
     sensitive = mode.virtual_8086(m) & (flags.iopl(m) != 3)
     if x.osize == 32:
-        x.fault_if(sensitive, p.GP, 0, "IOPL")
+        x.fault_if(sensitive, Vector.GP, 0, "IOPL")
         push(m, word & _SHOWN)
         return
-    x.fault_if(sensitive & ~mode.cr4_bit(m, mode.VME), p.GP, 0, "IOPL")
-    virtual = (word & (0xFFFFFFFF ^ 1 << flags.IF)) | (word.bit(flags.VIF).zext(32) << flags.IF) | 3 << flags.IOPL
+    x.fault_if(sensitive & ~mode.cr4_bit(m, Cr4.VME), Vector.GP, 0, "IOPL")
+    virtual = (word & (0xFFFFFFFF ^ Eflags.IF)) | word.has(Eflags.VIF).at(Eflags.IF, 32) | Eflags.IOPL
     push(m, m.select(sensitive, virtual, word).trunc(16))
 
 
@@ -218,9 +219,9 @@ def POPF(x: Insn) -> None:
     virtual = mode.virtual_8086(m)
     sensitive = virtual & (iopl != 3)
     if x.osize == 32:
-        x.fault_if(sensitive, p.GP, 0, "IOPL")
+        x.fault_if(sensitive, Vector.GP, 0, "IOPL")
     else:
-        x.fault_if(sensitive & ~mode.cr4_bit(m, mode.VME), p.GP, 0, "IOPL")
+        x.fault_if(sensitive & ~mode.cr4_bit(m, Cr4.VME), Vector.GP, 0, "IOPL")
     new = top(m, x.osize).zext(32)
     if x.osize == 16:
         with m.If(sensitive):
@@ -230,28 +231,28 @@ def POPF(x: Insn) -> None:
     if x.osize == 32:
         # AC came with the 486, ID with CPUID.
         changeable = m.select(m.get(MODEL) < 4, m.const(32, _WORD), m.const(32, _DOUBLEWORD))
-    fixed = m.select(cpl != 0, m.const(32, 3 << flags.IOPL), m.const(32, 0))
+    fixed = m.select(cpl != 0, m.const(32, Eflags.IOPL), m.const(32, 0))
     # A 80286 keeps IOPL and NT clear in real-address mode.
     clear = before_386(m) & ~mode.pe(m)
-    fixed = fixed | m.select(clear, m.const(32, 3 << flags.IOPL | 1 << flags.NT), m.const(32, 0))
-    fixed = fixed | m.select(cpl > iopl, m.const(32, 1 << flags.IF), m.const(32, 0))
+    fixed = fixed | m.select(clear, m.const(32, Eflags.IOPL | Eflags.NT), m.const(32, 0))
+    fixed = fixed | m.select(cpl > iopl, m.const(32, Eflags.IF), m.const(32, 0))
     _replace_flags(x, new, changeable & ~fixed)
 
 
 def _pop_virtual_flags(x: Insn, new: Value) -> None:
     """POPF in virtual-8086 mode with VME below IOPL 3: IF goes to VIF, IOPL and the real IF stay."""
     m = x.m
-    waiting = flags.flag(m, flags.VIP) & new.bit(flags.IF)
-    x.fault_if(waiting | new.bit(flags.TF), p.GP, 0, "VME_FLAGS")
-    image = new | (new.bit(flags.IF).zext(32) << flags.VIF)
-    _replace_flags(x, image, m.const(32, 1 << flags.DF | 1 << flags.NT | 1 << flags.VIF))
+    waiting = flags.flag(m, Eflags.VIP) & new.has(Eflags.IF)
+    x.fault_if(waiting | new.has(Eflags.TF), Vector.GP, 0, "VME_FLAGS")
+    image = new | new.has(Eflags.IF).at(Eflags.VIF, 32)
+    _replace_flags(x, image, m.const(32, Eflags.DF | Eflags.NT | Eflags.VIF))
 
 
 def _replace_flags(x: Insn, new: Value, mask: Value) -> None:
     """Set the flags of ``mask`` and the arithmetic ones from ``new``, release its slot, end the instruction."""
     m = x.m
     old = flags.eflags(m)
-    mask = mask | flags.ARITHMETIC
+    mask = mask | Eflags.STATUS
     flags.set_eflags(m, (old & ~mask) | (new & mask))
     set_esp(m, moved(m, x.osize // 8))
     ends.checkpoint(m)

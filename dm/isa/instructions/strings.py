@@ -11,6 +11,7 @@ from dm.isa import primitives as p
 from dm.isa.features import is_amd, is_amd_1a
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.instructions.io import permit
+from dm.machine.architecture import Eflags
 from dm.machine.state import Gpr
 from dm.microcode import Value
 
@@ -26,7 +27,7 @@ def _advance(x: Insn, width: int, *indexes: int, by: Value | None = None) -> Non
     """Move SI or DI past one element, or ``by`` elements (32 bits), in the direction of DF."""
     m = x.m
     distance = m.const(32, width // 8) if by is None else by << (width // 8).bit_length() - 1
-    distance = m.select(flags.flag(m, flags.DF), -distance, distance).fit(x.asize)
+    distance = m.select(flags.flag(m, Eflags.DF), -distance, distance).fit(x.asize)
     for index in indexes:
         register = x.count_register(index)
         register.write(register.read() + distance)
@@ -46,15 +47,15 @@ def _end(x: Insn, done: Value | None = None, by: Value | None = None) -> None:
     count.write(left)
     over = left == 0
     with m.If(over if done is None else over | done):
-        flags.set_flag(m, flags.RF, 0)
+        flags.set_flag(m, Eflags.RF, 0)
         m.end(ends.NEXT)
-    flags.set_flag(m, flags.RF, 1)
+    flags.set_flag(m, Eflags.RF, 1)
     m.end(ends.REPEAT, 1 if by is None else by)
 
 
 def _count(x: Insn) -> tuple[Value, Value, Value]:
     """Return what block primitives need: elements wanted, DF, and whether addresses have 32 bits."""
-    return x.count_register(Gpr.CX).read().fit(32), flags.flag(x.m, flags.DF), x.m.const(1, x.asize == 32)
+    return x.count_register(Gpr.CX).read().fit(32), flags.flag(x.m, Eflags.DF), x.m.const(1, x.asize == 32)
 
 
 def _end_of_block(x: Insn, width: int, moved: Value, *indexes: int) -> None:
@@ -171,7 +172,7 @@ def INS(x: Insn, dst: Memory, port: Operand) -> None:
         _advance(x, dst.width, Gpr.DI)
         return
     wanted = x.count_register(Gpr.CX).read().fit(32)
-    down, wide = flags.flag(m, flags.DF), m.const(1, x.asize == 32)
+    down, wide = flags.flag(m, Eflags.DF), m.const(1, x.asize == 32)
     moved = m.call(p.PORT_IN_BLOCK[dst.width], number, dst.offset(), wanted, down, wide)
     _advance(x, dst.width, Gpr.DI, by=moved)
     _end(x, by=moved)
@@ -189,7 +190,7 @@ def OUTS(x: Insn, port: Operand, src: Memory) -> None:
         _advance(x, src.width, Gpr.SI)
         return
     wanted = x.count_register(Gpr.CX).read().fit(32)
-    down, wide = flags.flag(m, flags.DF), m.const(1, x.asize == 32)
+    down, wide = flags.flag(m, Eflags.DF), m.const(1, x.asize == 32)
     moved = m.call(p.PORT_OUT_BLOCK[src.width], number, src.segment, src.offset(), wanted, down, wide)
     _advance(x, src.width, Gpr.SI, by=moved)
     _end(x, by=moved)

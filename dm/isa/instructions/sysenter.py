@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dm.isa import ends, flags
 from dm.isa import primitives as p
-from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, FLAGS, GPR32, GPR64, LIMIT, SELECTOR, UNUSABLE, cell
+from dm.isa.cells import ATTRIBUTES, BASE, CPL, EFER, EIP, GPR32, GPR64, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import has, is_amd
 from dm.isa.insn import Insn, instruction
 from dm.isa.mechanisms import ia32e, mode
+from dm.isa.mechanisms.descriptor import is_null
 from dm.isa.mechanisms.mode import fault_if
+from dm.machine.architecture import Efer, Eflags, Rights, Selector, Vector, position
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
 
@@ -28,26 +30,19 @@ def _flat(m: Microcode, seg: Seg, selector: Value, attributes: int) -> None:
 
 def _enter(m: Microcode, level: int, cs: Value, ss: Value) -> None:
     """Load CS and SS for level 0 or 3: code 32-bit readable, data writable, both accessed."""
-    dpl = level << 5
+    flat = Rights.FLAT | level << position(Rights.DPL)
     m.set(CPL, level)
-    _flat(m, Seg.CS, cs, 0xC09B | dpl)
-    _flat(m, Seg.SS, ss, 0xC093 | dpl)
-
-
-def _clear(m: Microcode, *bits: int) -> None:
-    mask = 0xFFFFFFFF
-    for bit in bits:
-        mask ^= 1 << bit
-    m.set(FLAGS, m.get(FLAGS) & mask)
+    _flat(m, Seg.CS, cs, flat | Rights.TEXT)
+    _flat(m, Seg.SS, ss, flat | Rights.DATA)
 
 
 def _require_sysenter(m: Microcode) -> Value:
     """Return IA32_SYSENTER_CS (16 bits), checked."""
-    fault_if(m, ~has(m, "sep") | (is_amd(m) & mode.long_mode(m)), p.UD, 0, "NO_FEATURE")
-    fault_if(m, ~mode.pe(m), p.GP, 0, "NOT_PROTECTED_MODE")
+    fault_if(m, ~has(m, "sep") | (is_amd(m) & mode.long_mode(m)), Vector.UD, 0, "NO_FEATURE")
+    fault_if(m, ~mode.pe(m), Vector.GP, 0, "NOT_PROTECTED_MODE")
     cs = m.get(SYSENTER_CS).trunc(16)
-    fault_if(m, (cs & 0xFFFC) == 0, p.GP, 0, "SYSENTER_CS_NULL")
-    return cs & 0xFFFC
+    fault_if(m, is_null(cs), Vector.GP, 0, "SYSENTER_CS_NULL")
+    return cs & Selector.NAME
 
 
 @instruction()
@@ -56,11 +51,11 @@ def SYSENTER(x: Insn) -> None:
     m = x.m
     cs = _require_sysenter(m)
     long_, esp, eip = mode.long_mode(m), m.get(SYSENTER_ESP), m.get(SYSENTER_EIP)
-    _clear(m, flags.VM, flags.IF, flags.RF)
+    flags.clear(m, Eflags.VM, Eflags.IF, Eflags.RF)
     _enter(m, 0, cs, cs + 8)
     with m.If(long_):
         # L instead of D.
-        m.set(ATTRIBUTES, 0xA09B, Seg.CS)
+        m.set(ATTRIBUTES, Rights.G | Rights.L | Rights.TEXT, Seg.CS)
         m.call(p.SEGMENT_CHANGED, Seg.CS)
         m.set(GPR64, esp, Gpr.SP)
         m.set(EIP, ia32e.below_4_gib(m, eip))
@@ -85,8 +80,8 @@ def SYSEXIT(x: Insn) -> None:
 
 def _require_syscall(m: Microcode) -> None:
     """#UD outside AMD's legacy mode: Intel has SYSCALL in 64-bit code only (AMD APM vol. 3, SYSCALL)."""
-    usable = is_amd(m) & has(m, "syscall") & m.get(EFER).bit(mode.SCE) & mode.protected(m)
-    fault_if(m, ~usable, p.UD, 0, "NO_SYSCALL")
+    usable = is_amd(m) & has(m, "syscall") & m.get(EFER).has(Efer.SCE) & mode.protected(m)
+    fault_if(m, ~usable, Vector.UD, 0, "NO_SYSCALL")
     with m.If(mode.long_mode(m)):
         ends.unsupported(m, "SYSCALL_IN_LONG_MODE")
 
@@ -97,9 +92,9 @@ def SYSCALL(x: Insn) -> None:
     m = x.m
     _require_syscall(m)
     star = m.get(STAR)
-    cs = (star >> 32).trunc(16) & 0xFFFC
+    cs = (star >> 32).trunc(16) & Selector.NAME
     m.set(GPR32, ends.next_eip(m), Gpr.CX)
-    _clear(m, flags.VM, flags.IF, flags.RF)
+    flags.clear(m, Eflags.VM, Eflags.IF, Eflags.RF)
     _enter(m, 0, cs, cs + 8)
     m.set(EIP, star.trunc(32))
     m.end(ends.TRANSFER)
@@ -113,10 +108,10 @@ def SYSRET(x: Insn) -> None:
     mode.require_cpl0(m)
     cs = (m.get(STAR) >> 48).trunc(16)
     m.set(CPL, 3)
-    _flat(m, Seg.CS, cs | 3, 0xC0FB)
+    _flat(m, Seg.CS, cs | 3, Rights.FLAT | Rights.TEXT | Rights.DPL)
     m.set(SELECTOR, (cs + 8) | 3, Seg.SS)
-    m.set(ATTRIBUTES, m.get(ATTRIBUTES, Seg.SS) | 0x60, Seg.SS)
+    m.set(ATTRIBUTES, m.get(ATTRIBUTES, Seg.SS) | Rights.DPL, Seg.SS)
     m.call(p.SEGMENT_CHANGED, Seg.SS)
-    flags.set_flag(m, flags.IF, 1)
+    flags.set_flag(m, Eflags.IF, 1)
     m.set(EIP, m.get(GPR32, Gpr.CX))
     m.end(ends.TRANSFER)

@@ -9,20 +9,17 @@ from dm.isa.features import before_386
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import (
-    CALL16,
-    CALL32,
+    ANY_TSS,
+    AVAILABLE_TSS,
+    CALL_GATES,
     GDTR_BASE,
     GDTR_LIMIT,
-    LDT,
-    TASK_GATE,
-    TSS16,
-    TSS16_BUSY,
-    TSS32,
-    TSS32_BUSY,
+    RIGHTS_BYTE,
     Descriptor,
     descriptor_address,
     error_code,
     fetch_descriptor,
+    in_descriptor,
     in_table,
     is_null,
     load_cache,
@@ -33,6 +30,7 @@ from dm.isa.mechanisms.descriptor import (
 from dm.isa.mechanisms.events import IDTR_BASE, IDTR_LIMIT
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_null
+from dm.machine.architecture import Eflags, Rights, Selector, System, Vector
 from dm.machine.state import Seg
 from dm.microcode import Field, Microcode, Value, procedure
 
@@ -89,11 +87,11 @@ def load_ldtr(m: Microcode, selector: Value) -> None:
     with m.If(is_null(selector)):
         load_null(m, m.const(8, Seg.LDTR), selector)
         m.return_()
-    fault_if(m, selector.bit(2), p.GP, error, "LDT_NOT_IN_GDT", shown)
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, selector.has(Selector.TI), Vector.GP, error, "LDT_NOT_IN_GDT", shown)
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
-    fault_if(m, d.is_segment | (d.type != LDT), p.GP, error, "LDT_TYPE", shown, d.type.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "LDT_NOT_PRESENT", shown)
+    fault_if(m, d.is_segment | (d.type != System.LDT), Vector.GP, error, "LDT_TYPE", shown, d.type.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "LDT_NOT_PRESENT", shown)
     m.call(load_cache, Seg.LDTR, selector, raw)
 
 
@@ -101,15 +99,15 @@ def load_ldtr(m: Microcode, selector: Value) -> None:
 def load_tr(m: Microcode, selector: Value) -> None:
     """Load TR and mark the TSS busy, in memory and in the cache; the descriptor has 8 bytes as LLDT's."""
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.GP, 0, "TR_SELECTOR_NULL")
-    fault_if(m, selector.bit(2), p.GP, error, "TSS_NOT_IN_GDT", shown)
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "TR_SELECTOR_NULL")
+    fault_if(m, selector.has(Selector.TI), Vector.GP, error, "TSS_NOT_IN_GDT", shown)
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
-    good = m.select(mode.long_mode(m), d.type == TSS32, one_of(d.type, TSS16, TSS32)) & ~d.is_segment
-    fault_if(m, ~good, p.GP, error, "TSS_TYPE", shown, d.type.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "TSS_NOT_PRESENT", shown)
-    m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 2)
-    m.call(load_cache, Seg.TR, selector, raw | 1 << 41)
+    good = m.select(mode.long_mode(m), d.type == System.TSS32, one_of(d.type, *AVAILABLE_TSS)) & ~d.is_segment
+    fault_if(m, ~good, Vector.GP, error, "TSS_TYPE", shown, d.type.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "TSS_NOT_PRESENT", shown)
+    m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + RIGHTS_BYTE, Rights.BUSY)
+    m.call(load_cache, Seg.TR, selector, raw | in_descriptor(Rights.BUSY))
 
 
 @instruction()
@@ -157,8 +155,8 @@ def STR(x: Insn, dst: Operand) -> None:
 
 def set_zero_flag(m: Microcode, value: Value) -> None:
     """Change ZF alone."""
-    word = flags.eflags(m) & (0xFFFFFFFF ^ (1 << flags.ZF))
-    flags.set_arithmetic(m, word | (value.zext(32) << flags.ZF))
+    word = flags.eflags(m) & (0xFFFFFFFF ^ Eflags.ZF)
+    flags.set_arithmetic(m, word | value.at(Eflags.ZF, 32))
 
 
 @procedure(result=64, selector=16)
@@ -189,8 +187,12 @@ def LAR(x: Insn, dst: Operand, src: Operand) -> None:
     """Load access rights; bits 16-19, which the manual calls undefined, are the limit's as they stand (measured)."""
     m = x.m
     d = _look(x, src)
-    legacy = one_of(d.type, TSS16, LDT, TSS16_BUSY, CALL16, TASK_GATE, TSS32, TSS32_BUSY, CALL32)
-    system = m.select(mode.long_mode(m), one_of(d.type, LDT, TSS32, TSS32_BUSY, CALL32), legacy)
+    legacy = one_of(d.type, *ANY_TSS, *CALL_GATES, System.LDT, System.TASK_GATE)
+    system = m.select(
+        mode.long_mode(m),
+        one_of(d.type, System.LDT, System.TSS32, System.TSS32_BUSY, System.CALL32),
+        legacy,
+    )
     good = d.is_segment | system
     with m.If(good):
         dst.write(((d.raw >> 32).trunc(32) & 0x00FFFF00).trunc(dst.width))
@@ -202,8 +204,8 @@ def LSL(x: Insn, dst: Operand, src: Operand) -> None:
     """Load segment limit, in bytes."""
     m = x.m
     d = _look(x, src)
-    legacy = one_of(d.type, TSS16, LDT, TSS16_BUSY, TSS32, TSS32_BUSY)
-    system = m.select(mode.long_mode(m), one_of(d.type, LDT, TSS32, TSS32_BUSY), legacy)
+    legacy = one_of(d.type, *ANY_TSS, System.LDT)
+    system = m.select(mode.long_mode(m), one_of(d.type, System.LDT, System.TSS32, System.TSS32_BUSY), legacy)
     good = d.is_segment | system
     with m.If(good):
         dst.write(d.limit.trunc(dst.width))
@@ -227,11 +229,11 @@ def ARPL(x: Insn, dst: Operand, src: Operand) -> None:
     """Adjust RPL of a selector."""
     m = x.m
     mode.require_protected(m)
-    wanted = src.read() & 3
+    wanted = src.read() & Selector.RPL
     old = dst.read()
-    raised = (old & 3) < wanted
+    raised = (old & Selector.RPL) < wanted
     # An operand that stays as it is is only read, so it may be read-only (measured, Intel's and AMD's).
     with m.If(raised):
         old = dst.read_modify()
-        dst.write_back(old & 0xFFFC | wanted)
+        dst.write_back(old & Selector.NAME | wanted)
     set_zero_flag(m, raised)

@@ -9,13 +9,8 @@ from dm.isa.features import is_amd
 from dm.isa.insn import FarPointer, Insn, Memory, Operand, instruction
 from dm.isa.mechanisms import frames, ia32e, mode, task
 from dm.isa.mechanisms.descriptor import (
-    CALL16,
-    CALL32,
-    TASK_GATE,
-    TSS16,
-    TSS16_BUSY,
-    TSS32,
-    TSS32_BUSY,
+    ANY_TSS,
+    CALL_GATES,
     Descriptor,
     error_code,
     fetch_descriptor,
@@ -27,19 +22,20 @@ from dm.isa.mechanisms.descriptor import (
 )
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_real, null_inaccessible
+from dm.machine.architecture import Selector, System, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value, procedure
 
 
 def check_eip(m: Microcode, eip: Value, limit: Value) -> None:
     """#GP(0) when the target lies beyond the code segment's limit."""
-    fault_if(m, eip > limit, p.GP, 0, "CS_LIMIT", eip, limit)
+    fault_if(m, eip > limit, Vector.GP, 0, "CS_LIMIT", eip, limit)
 
 
 def check_target(m: Microcode, eip: Value, code: Descriptor) -> None:
     """#GP(0) when the target lies beyond the limit of a new code segment; 64-bit code has none."""
     beyond = (eip > code.limit) & ~ia32e.is_64_bit_target(m, code)
-    fault_if(m, beyond, p.GP, 0, "CS_LIMIT", eip, code.limit)
+    fault_if(m, beyond, Vector.GP, 0, "CS_LIMIT", eip, code.limit)
 
 
 @procedure(selector=16, eip=32)
@@ -55,7 +51,7 @@ def enter_code(m: Microcode, selector: Value, raw: Value, eip: Value) -> None:
     """Load CS:EIP from a code descriptor that passed its checks; CS.RPL becomes CPL."""
     check_target(m, eip, Descriptor(raw))
     marked = m.call(mark_accessed, selector, raw)
-    m.call(load_cache, Seg.CS, selector & 0xFFFC | m.get(CPL).zext(16), marked)
+    m.call(load_cache, Seg.CS, selector & Selector.NAME | m.get(CPL).zext(16), marked)
     m.set(EIP, eip)
 
 
@@ -64,28 +60,28 @@ def check_code(m: Microcode, selector: Value, raw: Value) -> None:
     """Check the target of a direct far JMP or CALL (SDM vol. 3A, 5.8.1)."""
     d = Descriptor(raw)
     error, shown, cpl = error_code(selector), selector.zext(32), m.get(CPL)
-    fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    fault_if(m, ~d.is_code, Vector.GP, error, "NOT_CODE", shown, d.type.zext(32))
     ia32e.refuse_l_and_d(m, selector, d)
     with m.If(d.is_conforming):
-        fault_if(m, d.dpl > cpl, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+        fault_if(m, d.dpl > cpl, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
     with m.Else():
-        fault_if(m, rpl(selector) > cpl, p.GP, error, "CODE_RPL", shown, cpl.zext(32))
-        fault_if(m, d.dpl != cpl, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+        fault_if(m, rpl(selector) > cpl, Vector.GP, error, "CODE_RPL", shown, cpl.zext(32))
+        fault_if(m, d.dpl != cpl, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
 
 
 @procedure(result=64, selector=16, jump=1)
 def gate_target(m: Microcode, selector: Value, jump: Value) -> None:
     """Return the code descriptor that a gate names, checked (SDM vol. 3A, 5.8.4)."""
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.GP, 0, "GATE_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d, cpl = Descriptor(raw), m.get(CPL)
-    fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    fault_if(m, ~d.is_code, Vector.GP, error, "NOT_CODE", shown, d.type.zext(32))
     low = (d.dpl > cpl) | (jump & ~d.is_conforming & (d.dpl != cpl))
-    fault_if(m, low, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-    fault_if(m, mode.long_mode(m) & ~d.is_64_bit_code, p.GP, error, "NOT_64_BIT_CODE", shown)
-    fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(m, low, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, mode.long_mode(m) & ~d.is_64_bit_code, Vector.GP, error, "NOT_64_BIT_CODE", shown)
+    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.return_(raw)
 
 
@@ -115,11 +111,11 @@ def through_64_bit_gate(m: Microcode, selector: Value, raw: Value, jump: Value, 
 @procedure(selector=16, raw=64, next_eip=32, kind=8)
 def transfer_to_task(m: Microcode, selector: Value, raw: Value, next_eip: Value, kind: Value) -> None:
     """JMP or CALL through a task gate or to a TSS descriptor."""
-    with m.If(Descriptor(raw).type == TASK_GATE):
+    with m.If(Descriptor(raw).type == System.TASK_GATE):
         tss = Descriptor(raw).gate_selector
-        m.call(task.switch_task, tss, m.call(task.check_tss, tss, p.GP, 0), kind, next_eip)
+        m.call(task.switch_task, tss, m.call(task.check_tss, tss, Vector.GP, 0), kind, next_eip)
     with m.Else():
-        m.call(task.switch_task, selector, m.call(task.check_tss, selector, p.GP, 0), kind, next_eip)
+        m.call(task.switch_task, selector, m.call(task.check_tss, selector, Vector.GP, 0), kind, next_eip)
     m.call(task.check_task_eip)
 
 
@@ -127,23 +123,23 @@ def _check_system(m: Microcode, selector: Value, d: Descriptor) -> None:
     """Check a call gate, task gate or TSS descriptor as the operand of a far JMP or CALL."""
     error, shown = error_code(selector), selector.zext(32)
     cpl = m.get(CPL)
-    known = one_of(d.type, TSS16, TSS16_BUSY, CALL16, TASK_GATE, TSS32, TSS32_BUSY, CALL32)
-    fault_if(m, ~known, p.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
+    known = one_of(d.type, *ANY_TSS, *CALL_GATES, System.TASK_GATE)
+    fault_if(m, ~known, Vector.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
     with m.If(mode.long_mode(m)):
-        fault_if(m, d.type != CALL32, p.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
+        fault_if(m, d.type != System.CALL32, Vector.GP, error, "DESCRIPTOR_TYPE", shown, d.type.zext(32))
     low = (d.dpl < cpl) | (d.dpl < rpl(selector))
-    fault_if(m, low, p.GP, error, "GATE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-    with m.If(one_of(d.type, TSS16, TSS16_BUSY, TSS32, TSS32_BUSY)):
+    fault_if(m, low, Vector.GP, error, "GATE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    with m.If(one_of(d.type, *ANY_TSS)):
         pass
     with m.Else():
-        fault_if(m, ~d.present, p.NP, error, "GATE_NOT_PRESENT", shown)
+        fault_if(m, ~d.present, Vector.NP, error, "GATE_NOT_PRESENT", shown)
 
 
 @procedure(selector=16, eip=32, next_eip=32)
 def jump_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value) -> None:
     """Far JMP in protected mode (SDM vol. 2, JMP)."""
-    fault_if(m, is_null(selector), p.GP, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "CS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
     with m.If(d.is_segment):
         m.call(check_code, selector, raw)
@@ -153,7 +149,7 @@ def jump_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value) -
     with m.If(mode.long_mode(m)):
         m.call(through_64_bit_gate, selector, raw, 1, next_eip)
         m.return_()
-    with m.If(one_of(d.type, CALL16, CALL32)):
+    with m.If(one_of(d.type, *CALL_GATES)):
         target = m.call(gate_target, d.gate_selector, 1)
         m.call(enter_code, d.gate_selector, target, d.gate_offset)
     with m.Else():
@@ -164,7 +160,7 @@ def jump_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value) -
 def call_inner(m: Microcode, raw: Value, target: Value, next_eip: Value) -> None:
     """CALL through a call gate to a more privileged level: stack switch and parameter copy (SDM vol. 3A, 5.8.5)."""
     gate, code = Descriptor(raw), Descriptor(target)
-    wide, count = gate.gate_is_32, gate.gate_count
+    wide, count = gate.is_wide, gate.gate_count
     size = frames.element_size(m, wide)
     level = code.dpl
     stack = m.call(frames.inner_stack, level)
@@ -196,8 +192,8 @@ def call_inner(m: Microcode, raw: Value, target: Value, next_eip: Value) -> None
 @procedure(selector=16, eip=32, next_eip=32, wide=1)
 def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, wide: Value) -> None:
     """Far CALL in protected mode; ``wide``: 32-bit operand size (SDM vol. 2, CALL)."""
-    fault_if(m, is_null(selector), p.GP, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "CS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
     with m.If(d.is_segment):
         m.call(check_code, selector, raw)
@@ -213,14 +209,14 @@ def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, w
     with m.If(mode.long_mode(m)):
         m.call(through_64_bit_gate, selector, raw, 0, next_eip)
         m.return_()
-    with m.If(one_of(d.type, CALL16, CALL32)):
+    with m.If(one_of(d.type, *CALL_GATES)):
         target = m.call(gate_target, d.gate_selector, 0)
         code = Descriptor(target)
         with m.If(~code.is_conforming & (code.dpl < m.get(CPL))):
             m.call(call_inner, raw, target, next_eip)
         with m.Else():
-            m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), d.gate_is_32)
-            m.call(frames.push, next_eip, d.gate_is_32)
+            m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), d.is_wide)
+            m.call(frames.push, next_eip, d.is_wide)
             m.call(enter_code, d.gate_selector, target, d.gate_offset)
     with m.Else():
         m.call(transfer_to_task, selector, raw, next_eip, task.CALL)
@@ -230,16 +226,16 @@ def call_protected(m: Microcode, selector: Value, eip: Value, next_eip: Value, w
 def return_code(m: Microcode, selector: Value) -> None:
     """Return the code descriptor that a far return goes to, checked (SDM vol. 2, RET and IRET)."""
     error, shown, cpl = error_code(selector), selector.zext(32), m.get(CPL)
-    fault_if(m, is_null(selector), p.GP, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "CS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
-    fault_if(m, ~d.is_code, p.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    fault_if(m, ~d.is_code, Vector.GP, error, "NOT_CODE", shown, d.type.zext(32))
     ia32e.refuse_l_and_d(m, selector, d)
     level = rpl(selector)
-    fault_if(m, level < cpl, p.GP, error, "RETURN_TO_INNER", shown, cpl.zext(32))
+    fault_if(m, level < cpl, Vector.GP, error, "RETURN_TO_INNER", shown, cpl.zext(32))
     bad = m.select(d.is_conforming, d.dpl > level, d.dpl != level)
-    fault_if(m, bad, p.GP, error, "CODE_DPL", shown, d.dpl.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(m, bad, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.return_(raw)
 
 
@@ -247,13 +243,13 @@ def return_code(m: Microcode, selector: Value) -> None:
 def return_stack(m: Microcode, selector: Value, level: Value) -> None:
     """Return the stack descriptor that a return to an outer ``level`` goes to, checked."""
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.GP, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "SS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
-    fault_if(m, rpl(selector) != level, p.GP, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, ~d.is_writable, p.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-    fault_if(m, d.dpl != level, p.GP, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
-    fault_if(m, ~d.present, p.SS, error, "SS_NOT_PRESENT", shown)
+    fault_if(m, rpl(selector) != level, Vector.GP, error, "SS_RPL", shown, level.zext(32))
+    fault_if(m, ~d.is_writable, Vector.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
+    fault_if(m, d.dpl != level, Vector.GP, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
+    fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
     m.return_(raw)
 
 

@@ -9,15 +9,28 @@ from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, LIMIT, SELECTOR, UNUSABLE, cell
 from dm.isa.features import before_386
 from dm.isa.mechanisms import mode
+from dm.machine.architecture import Rights, Selector, System
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
 
 GDTR_BASE: Final = cell("gdtr_base")
 GDTR_LIMIT: Final = cell("gdtr_limit")
 
-#: System descriptor types (SDM vol. 3A, table 3-2).
-TSS16, LDT, TSS16_BUSY, CALL16, TASK_GATE, INT16, TRAP16 = 1, 2, 3, 4, 5, 6, 7
-TSS32, TSS32_BUSY, CALL32, INT32, TRAP32 = 9, 11, 12, 14, 15
+#: System descriptors of one kind, 16- and 32-bit.
+AVAILABLE_TSS: Final = (System.TSS16, System.TSS32)
+BUSY_TSS: Final = (System.TSS16_BUSY, System.TSS32_BUSY)
+ANY_TSS: Final = (*AVAILABLE_TSS, *BUSY_TSS)
+CALL_GATES: Final = (System.CALL16, System.CALL32)
+INTERRUPT_GATES: Final = (System.INT16, System.INT32)
+TRAP_GATES: Final = (System.TRAP16, System.TRAP32)
+
+#: The byte of a descriptor that begins with its type.
+RIGHTS_BYTE: Final = 5
+
+
+def in_descriptor(rights: int) -> int:
+    """Return access rights as the bits of a descriptor that they are."""
+    return rights << 8 * RIGHTS_BYTE
 
 
 def one_of(value: Value, *numbers: int) -> Value:
@@ -28,17 +41,17 @@ def one_of(value: Value, *numbers: int) -> Value:
 
 def is_null(selector: Value) -> Value:
     """Return whether the selector is null (0-3)."""
-    return (selector & 0xFFFC) == 0
+    return (selector & Selector.NAME) == 0
 
 
 def rpl(selector: Value) -> Value:
     """Return the requested privilege level, 8 bits."""
-    return (selector & 3).trunc(8)
+    return (selector & Selector.RPL).trunc(8)
 
 
 def error_code(selector: Value) -> Value:
     """Return the error code that names a selector, 32 bits (SDM vol. 3A, 6.13)."""
-    return (selector & 0xFFFC).zext(32)
+    return (selector & Selector.NAME).zext(32)
 
 
 class Descriptor:
@@ -46,6 +59,9 @@ class Descriptor:
 
     def __init__(self, raw: Value) -> None:
         self.raw = raw
+
+    def _has(self, right: int) -> Value:
+        return self.raw.has(in_descriptor(right))
 
     @property
     def base(self) -> Value:
@@ -56,62 +72,62 @@ class Descriptor:
     def limit(self) -> Value:
         """Limit in bytes, scaled by G, 32 bits."""
         pages = (self.raw & 0xFFFF | (self.raw >> 32) & 0xF0000).trunc(32)
-        return self.raw.m.select(self.raw.bit(55), (pages << 12) | 0xFFF, pages)
+        return self.raw.m.select(self._has(Rights.G), (pages << 12) | 0xFFF, pages)
 
     @property
     def attributes(self) -> Value:
         """Attributes as a cache holds them, 16 bits."""
-        return (self.raw >> 40).trunc(16) & 0xF0FF
+        return (self.raw >> 8 * RIGHTS_BYTE).trunc(16) & (0xFFFF ^ Rights.RESERVED)
 
     @property
     def type(self) -> Value:
         """Type, 8 bits, below 16."""
-        return self.raw.bits(40, 4).trunc(8)
+        return self.raw.field(in_descriptor(Rights.TYPE)).trunc(8)
 
     @property
     def is_segment(self) -> Value:
         """S: code or data, not a system descriptor."""
-        return self.raw.bit(44)
+        return self._has(Rights.S)
 
     @property
     def is_code(self) -> Value:
         """A code segment."""
-        return self.raw.bit(44) & self.raw.bit(43)
+        return self._has(Rights.S) & self._has(Rights.CODE)
 
     @property
     def is_conforming(self) -> Value:
         """A conforming code segment."""
-        return self.is_code & self.raw.bit(42)
+        return self.is_code & self._has(Rights.CONFORMING)
 
     @property
     def is_readable(self) -> Value:
         """Data, or readable code."""
-        return self.raw.bit(44) & (~self.raw.bit(43) | self.raw.bit(41))
+        return self._has(Rights.S) & (~self._has(Rights.CODE) | self._has(Rights.READABLE))
 
     @property
     def is_writable(self) -> Value:
         """Writable data."""
-        return self.raw.bit(44) & ~self.raw.bit(43) & self.raw.bit(41)
+        return self._has(Rights.S) & ~self._has(Rights.CODE) & self._has(Rights.WRITABLE)
 
     @property
     def dpl(self) -> Value:
         """Descriptor privilege level, 8 bits."""
-        return self.raw.bits(45, 2).trunc(8)
+        return self.raw.field(in_descriptor(Rights.DPL)).trunc(8)
 
     @property
     def present(self) -> Value:
         """P."""
-        return self.raw.bit(47)
+        return self._has(Rights.P)
 
     @property
     def is_long(self) -> Value:
         """L: 64-bit code when EFER.LMA is set."""
-        return self.raw.bit(53)
+        return self._has(Rights.L)
 
     @property
     def is_64_bit_code(self) -> Value:
         """L without D: the only code that gates lead to in IA-32e mode."""
-        return self.raw.bits(53, 2) == 1
+        return self.raw.field(in_descriptor(Rights.L | Rights.DB)) == 1
 
     @property
     def gate_selector(self) -> Value:
@@ -124,15 +140,15 @@ class Descriptor:
         return self.raw.bits(32, 5).trunc(32)
 
     @property
-    def gate_is_32(self) -> Value:
-        """Whether a call, interrupt or trap gate is a 32-bit one."""
-        return self.raw.bit(43)
+    def is_wide(self) -> Value:
+        """Whether a TSS, or a call, interrupt or trap gate, is a 32-bit one."""
+        return self._has(Rights.WIDE)
 
     @property
     def gate_offset(self) -> Value:
         """Offset in a gate, 32 bits; a 16-bit gate's upper word is ignored."""
         whole = (self.raw & 0xFFFF | (self.raw >> 32) & 0xFFFF0000).trunc(32)
-        return self.raw.m.select(self.gate_is_32, whole, whole & 0xFFFF)
+        return self.raw.m.select(self.is_wide, whole, whole & 0xFFFF)
 
 
 def linear_32(m: Microcode, address: Value) -> Value:
@@ -148,8 +164,8 @@ def linear_32(m: Microcode, address: Value) -> Value:
 @procedure(result=1, selector=16, size=32)
 def in_table(m: Microcode, selector: Value, size: Value) -> None:
     """Return whether ``size`` bytes of descriptor lie within the GDT or LDT."""
-    last = (selector & 0xFFF8).zext(32) + size - 1
-    with m.If(selector.bit(2)):
+    last = (selector & Selector.INDEX).zext(32) + size - 1
+    with m.If(selector.has(Selector.TI)):
         m.return_(~m.get(UNUSABLE, Seg.LDTR) & (last <= m.get(LIMIT, Seg.LDTR)))
     m.return_(last <= m.get(GDTR_LIMIT).zext(32))
 
@@ -157,8 +173,8 @@ def in_table(m: Microcode, selector: Value, size: Value) -> None:
 @procedure(result=32, selector=16)
 def descriptor_address(m: Microcode, selector: Value) -> None:
     """Return the linear address of a selector's descriptor."""
-    table = m.select(selector.bit(2), m.get(BASE, Seg.LDTR), m.get(GDTR_BASE))
-    m.return_(linear_32(m, table + (selector & 0xFFF8).zext(64)))
+    table = m.select(selector.has(Selector.TI), m.get(BASE, Seg.LDTR), m.get(GDTR_BASE))
+    m.return_(linear_32(m, table + (selector & Selector.INDEX).zext(64)))
 
 
 def of_part(m: Microcode, raw: Value) -> Value:
@@ -167,8 +183,8 @@ def of_part(m: Microcode, raw: Value) -> Value:
     The 80286 takes no notice of the last word, and system types with bit 3 (those of the 80386) are none to it.
     """
     lower = raw & 0x0000FFFFFFFFFFFF
-    newer = ~raw.bit(44) & raw.bit(43)
-    old = m.select(newer, lower & 0x0000F0FFFFFFFFFF, lower)
+    newer = ~raw.has(in_descriptor(Rights.S)) & raw.has(in_descriptor(Rights.WIDE))
+    old = m.select(newer, lower & (0x0000FFFFFFFFFFFF ^ in_descriptor(Rights.TYPE)), lower)
     return m.select(before_386(m), old, raw)
 
 
@@ -184,9 +200,10 @@ def fetch_descriptor(m: Microcode, selector: Value, vector: Value) -> None:
 @procedure(result=64, selector=16, raw=64)
 def mark_accessed(m: Microcode, selector: Value, raw: Value) -> None:
     """Set the accessed bit in memory unless it is set; return the descriptor with it."""
-    with m.If(~raw.bit(40)):
-        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 1)
-    m.return_(raw | 1 << 40)
+    accessed = in_descriptor(Rights.ACCESSED)
+    with m.If(~raw.has(accessed)):
+        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + RIGHTS_BYTE, Rights.ACCESSED)
+    m.return_(raw | accessed)
 
 
 @procedure(seg=8, selector=16, raw=64)

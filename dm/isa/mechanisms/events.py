@@ -21,7 +21,6 @@ from dm.isa.cells import (
     DR6,
     DR7,
     EIP,
-    FLAGS,
     GPR32,
     GPR64,
     INJECT_ERROR,
@@ -44,11 +43,8 @@ from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.instructions.transfer import check_eip, enter_code, enter_outer, enter_real, return_code
 from dm.isa.mechanisms import frames, ia32e, mode, task
 from dm.isa.mechanisms.descriptor import (
-    INT16,
-    INT32,
-    TASK_GATE,
-    TRAP16,
-    TRAP32,
+    INTERRUPT_GATES,
+    TRAP_GATES,
     Descriptor,
     error_code,
     fetch_descriptor,
@@ -60,7 +56,22 @@ from dm.isa.mechanisms.descriptor import (
 )
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_null, load_real, load_virtual_8086
-from dm.machine.state import Activity, EventType, Seg, Shadow
+from dm.machine.architecture import (
+    Breakpoint,
+    Cr4,
+    DebugCtl,
+    Dr6,
+    Dr7,
+    Eflags,
+    PendingDebug,
+    Rights,
+    SelectorError,
+    System,
+    Vector,
+    breakpoint_enable,
+    breakpoint_type,
+)
+from dm.machine.state import Activity, EventType, Gpr, Seg, Shadow
 from dm.microcode import Microcode, Value, procedure
 
 IDTR_BASE: Final = cell("idtr_base")
@@ -68,22 +79,22 @@ IDTR_LIMIT: Final = cell("idtr_limit")
 INJECT_PAYLOAD: Final = cell("inject_payload")
 INJECT_HAS_PAYLOAD: Final = cell("inject_has_payload")
 
-#: Exceptions that push an error code (SDM vol. 3A, table 6-1).
-WITH_ERROR: Final = sum(1 << v for v in (p.DF, p.TS, p.NP, p.SS, p.GP, p.PF, p.AC, 21))
-#: Contributory exceptions (SDM vol. 3A, table 6-4).
-CONTRIBUTORY: Final = sum(1 << v for v in (p.DE, p.TS, p.NP, p.SS, p.GP, 21))
-#: Exceptions whose error code names a selector or is zero, and so carries EXT.
-SELECTOR_ERROR: Final = sum(1 << v for v in (p.TS, p.NP, p.SS, p.GP))
 
-#: DR6 and pending-debug bits.
-B0_3, ENABLED, BD, BS, BT = 0xF, 1 << 12, 1 << 13, 1 << 14, 1 << 15
-#: Vector of the non-maskable interrupt.
-NMI_VECTOR: Final = 2
-#: DR7.GD.
-GD: Final = 1 << 13
-#: IA32_DEBUGCTL: record branches, and let TF trap behind branches only.
+def _set(*vectors: Vector) -> int:
+    """Return a set of vectors as a bit mask."""
+    return sum(1 << vector for vector in vectors)
+
+
+#: Exceptions that push an error code (SDM vol. 3A, table 6-1).
+WITH_ERROR: Final = sum(
+    1 << v for v in (Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC, Vector.CP)
+)
+#: Contributory exceptions (SDM vol. 3A, table 6-4).
+CONTRIBUTORY: Final = sum(1 << v for v in (Vector.DE, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.CP))
+#: Exceptions whose error code names a selector or is zero, and so carries EXT.
+SELECTOR_CODES: Final = sum(1 << v for v in (Vector.TS, Vector.NP, Vector.SS, Vector.GP))
+
 DEBUGCTL: Final = cell("debugctl")
-LBR, BTF = 1, 2
 
 
 def _member(m: Microcode, mask: int, vector: Value) -> Value:
@@ -112,9 +123,9 @@ def raise_exception(m: Microcode, vector: Value, error: Value, info: Value) -> N
 
     Leaves the event in ``INJECT_*``, or ACTIVITY = shutdown.
     """
-    with m.If(vector == p.PF):
+    with m.If(vector == Vector.PF):
         m.set(CR2, info.zext(64))
-    with m.If(vector == p.DB):
+    with m.If(vector == Vector.DB):
         m.set(DR6, m.get(DR6) | info.zext(64))
     wide_error = m.var(32, error)
     with m.If(m.get(DELIVERING).nz()):
@@ -124,30 +135,23 @@ def raise_exception(m: Microcode, vector: Value, error: Value, info: Value) -> N
         with m.If(kind == EventType.NMI):
             m.set(NMI_BLOCKED, 1)
         soft = (kind == EventType.SOFT_INT) | (kind == EventType.SOFT_EXCEPTION)
-        with m.If(~soft & _member(m, SELECTOR_ERROR, vector)):
-            wide_error.v = wide_error.v | 1
+        with m.If(~soft & _member(m, SELECTOR_CODES, vector)):
+            wide_error.v = wide_error.v | SelectorError.EXT
         with m.If(kind == EventType.EXCEPTION):
             first = m.get(INJECT_VECTOR)
-            page = vector == p.PF
+            page = vector == Vector.PF
             serious = page | _member(m, CONTRIBUTORY, vector)
-            with m.If((first == p.DF) & serious):
+            with m.If((first == Vector.DF) & serious):
                 m.set(INJECT_TYPE, int(EventType.NONE))
                 m.set(ACTIVITY, int(Activity.SHUTDOWN))
                 m.return_()
-            double = (first == p.PF) & serious | _member(m, CONTRIBUTORY, first) & _member(m, CONTRIBUTORY, vector)
+            double = (first == Vector.PF) & serious | _member(m, CONTRIBUTORY, first) & _member(m, CONTRIBUTORY, vector)
             with m.If(double):
-                _inject(m, EventType.EXCEPTION, p.DF, 0, mode.pe(m))
+                _inject(m, EventType.EXCEPTION, Vector.DF, 0, mode.pe(m))
                 m.return_()
     _inject(m, EventType.EXCEPTION, vector, wide_error.v, mode.pe(m) & _member(m, WITH_ERROR, vector))
     # The saved image of a fault has RF set, so that its handler can go back past a breakpoint (SDM vol. 3B, 17.3.1.1).
-    flags.set_flag(m, flags.RF, 1)
-
-
-def _clear_for_handler(m: Microcode, *bits: int) -> None:
-    mask = 0xFFFFFFFF
-    for bit in bits:
-        mask ^= 1 << bit
-    m.set(FLAGS, m.get(FLAGS) & mask)
+    flags.set_flag(m, Eflags.RF, 1)
 
 
 @procedure(vector=8, return_eip=32)
@@ -155,14 +159,14 @@ def interrupt_real(m: Microcode, vector: Value, return_eip: Value) -> None:
     """Deliver through the interrupt vector table at IDTR.base (SDM vol. 3A, 20.1.4)."""
     at = vector.zext(32) << 2
     limit = m.get(IDTR_LIMIT).zext(32)
-    fault_if(m, at + 3 > limit, p.GP, 0, "IDT_LIMIT", vector.zext(32), limit)
+    fault_if(m, at + 3 > limit, Vector.GP, 0, "IDT_LIMIT", vector.zext(32), limit)
     target = m.call(p.LOAD_SYSTEM[32], m.get(IDTR_BASE).trunc(32) + at)
     cs = m.get(SELECTOR, Seg.CS).zext(32)
     m.call(frames.push, flags.eflags(m), 0)
     m.call(frames.push, cs, 0)
     m.call(frames.push, return_eip, 0)
     m.call(enter_real, (target >> 16).trunc(16), target & 0xFFFF)
-    _clear_for_handler(m, flags.IF, flags.TF, flags.AC, flags.RF)
+    flags.clear(m, Eflags.IF, Eflags.TF, Eflags.AC, Eflags.RF)
 
 
 @procedure(vector=8, return_eip=32)
@@ -172,26 +176,26 @@ def interrupt_redirected(m: Microcode, vector: Value, return_eip: Value) -> None
     image = m.var(32, flags.eflags(m))
     virtual = flags.iopl(m) != 3
     with m.If(virtual):
-        vif = flags.flag(m, flags.VIF).zext(32)
-        image.v = image.v & ~m.const(32, 1 << flags.IF) | (vif << flags.IF) | 3 << flags.IOPL
+        vif = flags.flag(m, Eflags.VIF)
+        image.v = image.v & ~m.const(32, Eflags.IF) | vif.at(Eflags.IF, 32) | Eflags.IOPL
     m.call(frames.push, image.v, 0)
     m.call(frames.push, m.get(SELECTOR, Seg.CS).zext(32), 0)
     m.call(frames.push, return_eip, 0)
     m.call(enter_real, (target >> 16).trunc(16), target & 0xFFFF)
     with m.If(virtual):
-        _clear_for_handler(m, flags.VIF, flags.TF, flags.RF)
+        flags.clear(m, Eflags.VIF, Eflags.TF, Eflags.RF)
     with m.Else():
-        _clear_for_handler(m, flags.IF, flags.TF, flags.RF)
+        flags.clear(m, Eflags.IF, Eflags.TF, Eflags.RF)
 
 
 @procedure(result=1, vector=8)
 def redirected(m: Microcode, vector: Value) -> None:
     """Return whether the TSS's redirection bitmap sends INT n to the virtual-8086 program (bit clear)."""
     base, limit = m.get(BASE, Seg.TR).trunc(32), m.get(LIMIT, Seg.TR)
-    fault_if(m, limit < 0x67, p.GP, 0, "TSS_LIMIT", 0x67, limit)
+    fault_if(m, limit < 0x67, Vector.GP, 0, "TSS_LIMIT", 0x67, limit)
     # The 32 bytes below the I/O permission bitmap.
     at = m.call(p.LOAD_SYSTEM[16], base + 0x66).zext(32) - 32 + (vector >> 3).zext(32)
-    fault_if(m, at > limit, p.GP, 0, "TSS_LIMIT", at, limit)
+    fault_if(m, at > limit, Vector.GP, 0, "TSS_LIMIT", at, limit)
     m.return_(~m.call(p.LOAD_SYSTEM[8], base + at).bit(vector & 7))
 
 
@@ -201,24 +205,24 @@ def interrupt_ia32e(
 ) -> None:
     """Deliver to 64-bit code through the 16-byte gates of IA-32e mode (SDM vol. 3A, 6.14); see interrupt_protected."""
     number = vector.zext(32)
-    idt_error, limit = number << 3 | 2, m.get(IDTR_LIMIT).zext(32)
+    idt_error, limit = number << 3 | SelectorError.IDT, m.get(IDTR_LIMIT).zext(32)
     at = number << 4
-    fault_if(m, at + 15 > limit, p.GP, idt_error, "IDT_LIMIT", number, limit)
+    fault_if(m, at + 15 > limit, Vector.GP, idt_error, "IDT_LIMIT", number, limit)
     address = linear_32(m, m.get(IDTR_BASE) + at.zext(64))
     gate, upper = Descriptor(m.call(p.LOAD_SYSTEM[64], address)), m.call(p.LOAD_SYSTEM[64], address + 8)
-    known = one_of(gate.type, INT32, TRAP32) & ~gate.is_segment
-    fault_if(m, ~known, p.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
-    fault_if(m, soft & (gate.dpl < m.get(CPL)), p.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
-    fault_if(m, ~gate.present, p.NP, idt_error, "GATE_NOT_PRESENT", number)
+    known = one_of(gate.type, System.INT32, System.TRAP32) & ~gate.is_segment
+    fault_if(m, ~known, Vector.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
+    fault_if(m, soft & (gate.dpl < m.get(CPL)), Vector.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
+    fault_if(m, ~gate.present, Vector.NP, idt_error, "GATE_NOT_PRESENT", number)
     selector = gate.gate_selector
     target_error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.GP, 0, "GATE_SELECTOR_NULL")
-    target = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
+    target = m.call(fetch_descriptor, selector, Vector.GP)
     code, cpl = Descriptor(target), m.get(CPL)
-    fault_if(m, ~code.is_code, p.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
-    fault_if(m, code.dpl > cpl, p.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
-    fault_if(m, ~code.is_64_bit_code, p.GP, target_error, "NOT_64_BIT_CODE", shown)
-    fault_if(m, ~code.present, p.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(m, ~code.is_code, Vector.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
+    fault_if(m, code.dpl > cpl, Vector.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~code.is_64_bit_code, Vector.GP, target_error, "NOT_64_BIT_CODE", shown)
+    fault_if(m, ~code.present, Vector.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
     inner = ~code.is_conforming & (code.dpl < cpl)
     level = m.select(inner, code.dpl, cpl)
     stack, image, old_cs = ia32e.Stack(m), flags.eflags(m), m.get(SELECTOR, Seg.CS)
@@ -232,17 +236,17 @@ def interrupt_ia32e(
     eip = ia32e.below_4_gib(m, gate.gate_offset.zext(64) | (upper << 32))
     m.call(ia32e.open_stack, first, 48, level)
     top = ia32e.push(m, first, stack.selector, stack.pointer, image, old_cs, return_eip)
-    m.set(GPR64, top, 4)
+    m.set(GPR64, top, Gpr.SP)
     with m.If(has_error):
-        m.set(GPR64, ia32e.push(m, top, error), 4)
+        m.set(GPR64, ia32e.push(m, top, error), Gpr.SP)
     with m.If(inner):
         ia32e.null_stack(m, level.zext(16))
     with m.Else():
         stack.keep()
     m.call(enter_code, selector, target, eip)
-    _clear_for_handler(m, flags.TF, flags.NT, flags.RF)
-    with m.If(gate.type == INT32):
-        _clear_for_handler(m, flags.IF)
+    flags.clear(m, Eflags.TF, Eflags.NT, Eflags.RF)
+    with m.If(gate.type == System.INT32):
+        flags.clear(m, Eflags.IF)
 
 
 @procedure(vector=8, soft=1, has_error=1, error=32, return_eip=32)
@@ -264,33 +268,35 @@ def interrupt_protected(
         m.return_()
     number = vector.zext(32)
     at = number << 3
-    idt_error = at | 2
+    idt_error = at | SelectorError.IDT
     limit = m.get(IDTR_LIMIT).zext(32)
-    fault_if(m, at + 7 > limit, p.GP, idt_error, "IDT_LIMIT", number, limit)
+    fault_if(m, at + 7 > limit, Vector.GP, idt_error, "IDT_LIMIT", number, limit)
     gate = Descriptor(of_part(m, m.call(p.LOAD_SYSTEM[64], m.get(IDTR_BASE).trunc(32) + at)))
-    known = one_of(gate.type, TASK_GATE, INT16, TRAP16, INT32, TRAP32) & ~gate.is_segment
-    fault_if(m, ~known, p.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
-    fault_if(m, soft & (gate.dpl < m.get(CPL)), p.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
-    fault_if(m, ~gate.present, p.NP, idt_error, "GATE_NOT_PRESENT", number)
-    with m.If(gate.type == TASK_GATE):
-        tss = m.call(task.check_tss, gate.gate_selector, p.GP, 0)
+    known = one_of(gate.type, System.TASK_GATE, *INTERRUPT_GATES, *TRAP_GATES) & ~gate.is_segment
+    fault_if(m, ~known, Vector.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
+    fault_if(m, soft & (gate.dpl < m.get(CPL)), Vector.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
+    fault_if(m, ~gate.present, Vector.NP, idt_error, "GATE_NOT_PRESENT", number)
+    with m.If(gate.type == System.TASK_GATE):
+        tss = m.call(task.check_tss, gate.gate_selector, Vector.GP, 0)
         m.call(task.switch_task, gate.gate_selector, tss, task.EVENT, return_eip)
         with m.If(has_error):
-            m.call(frames.push, error, m.get(ATTRIBUTES, Seg.TR).bit(3))
+            m.call(frames.push, error, m.get(ATTRIBUTES, Seg.TR).has(Rights.WIDE))
         m.call(task.check_task_eip)
         m.return_()
 
-    selector, eip, wide = gate.gate_selector, gate.gate_offset, gate.gate_is_32
+    selector, eip, wide = gate.gate_selector, gate.gate_offset, gate.is_wide
     target_error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.GP, 0, "GATE_SELECTOR_NULL")
-    target = m.call(fetch_descriptor, selector, p.GP)
+    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
+    target = m.call(fetch_descriptor, selector, Vector.GP)
     code, cpl, vm = Descriptor(target), m.get(CPL), mode.virtual_8086(m)
-    fault_if(m, ~code.is_code, p.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
-    fault_if(m, code.dpl > cpl, p.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~code.is_code, Vector.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
+    fault_if(m, code.dpl > cpl, Vector.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
     inner = ~code.is_conforming & (code.dpl < cpl)
     # From virtual-8086 mode only a non-conforming handler of level 0 will do.
-    fault_if(m, vm & (~inner | (code.dpl != 0)), p.GP, target_error, "HANDLER_NOT_LEVEL_0", shown, code.dpl.zext(32))
-    fault_if(m, ~code.present, p.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(
+        m, vm & (~inner | (code.dpl != 0)), Vector.GP, target_error, "HANDLER_NOT_LEVEL_0", shown, code.dpl.zext(32)
+    )
+    fault_if(m, ~code.present, Vector.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
     image = flags.eflags(m)
     old_cs = m.get(SELECTOR, Seg.CS).zext(32)
     with m.If(inner):
@@ -300,11 +306,11 @@ def interrupt_protected(
         count = m.select(vm, m.const(32, 9), m.const(32, 5)) + has_error.zext(32)
         m.call(frames.check_room, stack, stack_raw, count, wide)
         check_eip(m, eip, code.limit)
-        old_ss, old_esp = m.get(SELECTOR, Seg.SS).zext(32), m.get(GPR32, 4)
+        old_ss, old_esp = m.get(SELECTOR, Seg.SS).zext(32), m.get(GPR32, Gpr.SP)
         m.call(frames.enter_stack, stack, stack_raw, level)
         with m.If(vm):
             # VM goes first: the registers below are loaded as protected mode does.
-            flags.set_flag(m, flags.VM, 0)
+            flags.set_flag(m, Eflags.VM, 0)
             for seg in (Seg.GS, Seg.FS, Seg.DS, Seg.ES):
                 m.call(frames.push, m.get(SELECTOR, seg).zext(32), wide)
                 load_null(m, m.const(8, seg), m.const(16, 0))
@@ -316,9 +322,9 @@ def interrupt_protected(
     with m.If(has_error):
         m.call(frames.push, error, wide)
     m.call(enter_code, selector, target, eip)
-    _clear_for_handler(m, flags.TF, flags.NT, flags.RF)
-    with m.If(one_of(gate.type, INT16, INT32)):
-        _clear_for_handler(m, flags.IF)
+    flags.clear(m, Eflags.TF, Eflags.NT, Eflags.RF)
+    with m.If(one_of(gate.type, *INTERRUPT_GATES)):
+        flags.clear(m, Eflags.IF)
 
 
 @procedure(vector=8, return_eip=32)
@@ -326,11 +332,11 @@ def interrupt_n(m: Microcode, vector: Value, return_eip: Value) -> None:
     """INT n with CR0.PE set: IOPL and redirection in virtual-8086 mode come first (SDM vol. 3A, table 20-2)."""
     with m.If(mode.virtual_8086(m)):
         iopl = flags.iopl(m)
-        with m.If(mode.cr4_bit(m, mode.VME)):  # noqa: SIM117 - m.If nests in the guest
+        with m.If(mode.cr4_bit(m, Cr4.VME)):  # noqa: SIM117 - m.If nests in the guest
             with m.If(m.call(redirected, vector)):
                 m.call(interrupt_redirected, vector, return_eip)
                 m.return_()
-        fault_if(m, iopl != 3, p.GP, 0, "VM86_IOPL", iopl.zext(32))
+        fault_if(m, iopl != 3, Vector.GP, 0, "VM86_IOPL", iopl.zext(32))
     m.call(interrupt_protected, vector, 1, 0, 0, return_eip)
 
 
@@ -344,12 +350,12 @@ def deliver(m: Microcode) -> None:
     return_eip = m.select(after, eip + m.get(INJECT_LENGTH).zext(32), eip)
     exception = kind == EventType.EXCEPTION
     with m.If(m.get(INJECT_HAS_PAYLOAD)):
-        with m.If(exception & (vector == p.PF)):
+        with m.If(exception & (vector == Vector.PF)):
             m.set(CR2, payload)
-        with m.If(exception & (vector == p.DB)):
-            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ B0_3) | payload)
-    with m.If(exception & (vector == p.DB)):
-        m.set(DR7, m.get(DR7) & (0xFFFFFFFFFFFFFFFF ^ GD))
+        with m.If(exception & (vector == Vector.DB)):
+            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ Dr6.B) | payload)
+    with m.If(exception & (vector == Vector.DB)):
+        m.set(DR7, m.get(DR7) & (0xFFFFFFFFFFFFFFFF ^ Dr7.GD))
     with m.If(~mode.pe(m)):
         m.call(interrupt_real, vector, return_eip)
     with m.Else():
@@ -359,9 +365,9 @@ def deliver(m: Microcode) -> None:
             m.call(interrupt_protected, vector, soft, m.get(INJECT_HAS_ERROR), m.get(INJECT_ERROR), return_eip)
     with m.If(kind == EventType.NMI):
         m.set(NMI_BLOCKED, 1)
-    with m.If(exception & (vector == p.DB)):
+    with m.If(exception & (vector == Vector.DB)):
         # A handler is neither stepped nor recorded by branches (SDM vol. 3B, 17.4.1 and 17.4.3; APM vol. 2, 13.1.1).
-        m.set(DEBUGCTL, m.get(DEBUGCTL) & (0xFFFFFFFFFFFFFFFF ^ (LBR | BTF)))
+        m.set(DEBUGCTL, m.get(DEBUGCTL) & (0xFFFFFFFFFFFFFFFF ^ (DebugCtl.LBR | DebugCtl.BTF)))
     _inject(m, EventType.NONE, 0, 0, 0)
     m.set(INJECT_PAYLOAD, 0)
     m.set(ACTIVITY, int(Activity.RUNNING))
@@ -376,7 +382,7 @@ def instruction_breakpoints(m: Microcode) -> None:
     linear = m.get(BASE, Seg.CS).trunc(32) + m.get(EIP)
     hits = m.const(8, 0)
     for i in range(4):
-        enabled = (dr7.bits(2 * i, 2) != 0) & (dr7.bits(16 + 4 * i, 2) == 0)
+        enabled = (dr7.field(breakpoint_enable(i)) != 0) & (dr7.field(breakpoint_type(i)) == Breakpoint.EXECUTE)
         hit = enabled & (m.get(DR, i) == linear.zext(64))
         hits = hits | (hit.zext(8) << i)
     m.return_(hits)
@@ -387,8 +393,8 @@ def virtual_interrupt_pending(m: Microcode) -> Value:
 
     IRET or a task switch has just made it so (SDM vol. 3A, 20.3.2 and 20.4); with IOPL 3 VIP is not looked at (2.3).
     """
-    both = flags.flag(m, flags.VIF) & flags.flag(m, flags.VIP) & (flags.iopl(m) != 3)
-    counts = m.select(mode.virtual_8086(m), mode.cr4_bit(m, mode.VME), mode.cr4_bit(m, mode.PVI) & (m.get(CPL) == 3))
+    both = flags.flag(m, Eflags.VIF) & flags.flag(m, Eflags.VIP) & (flags.iopl(m) != 3)
+    counts = m.select(mode.virtual_8086(m), mode.cr4_bit(m, Cr4.VME), mode.cr4_bit(m, Cr4.PVI) & (m.get(CPL) == 3))
     return both & counts
 
 
@@ -404,10 +410,10 @@ def boundary(m: Microcode, window: Value) -> None:
     ``INJECT_*``), HALTED 2, SHUTDOWN 3, WINDOW 4 or WAIT_FOR_SIPI 5; in 64-bit mode and with CR4.CET the run ends as
     unsupported.
     """
-    with m.If(mode.long_mode(m) & m.get(ATTRIBUTES, Seg.CS).bit(13)):
+    with m.If(mode.long_mode(m) & m.get(ATTRIBUTES, Seg.CS).has(Rights.L)):
         ends.unsupported(m, "CODE_64_BIT")
     # Shadow stacks and branch tracking, whose MSRs are no part of the state, would change every near transfer.
-    with m.If(mode.cr4_bit(m, mode.CET) & mode.protected(m)):
+    with m.If(mode.cr4_bit(m, Cr4.CET) & mode.protected(m)):
         ends.unsupported(m, "CET")
     activity, shadow = m.get(ACTIVITY), m.get(SHADOW)
     with m.If(activity == Activity.WAIT_FOR_SIPI):
@@ -415,12 +421,12 @@ def boundary(m: Microcode, window: Value) -> None:
     kind = m.get(INJECT_TYPE)
     with m.If(activity == Activity.SHUTDOWN):
         # Only NMI and machine checks leave it, besides what resets the part (SDM vol. 3A, 6.15, #DF; 3C, 27.3.1.5).
-        check = (kind == EventType.EXCEPTION) & (m.get(INJECT_VECTOR) == p.MC)
+        check = (kind == EventType.EXCEPTION) & (m.get(INJECT_VECTOR) == Vector.MC)
         with m.If((kind == EventType.NMI) | check):
             m.return_(EVENT)
         with m.If((kind == EventType.NONE) & m.get(NMI_PENDING) & ~m.get(NMI_BLOCKED)):
             m.set(NMI_PENDING, 0)
-            _inject(m, EventType.NMI, NMI_VECTOR, 0, 0)
+            _inject(m, EventType.NMI, Vector.NMI, 0, 0)
             m.return_(EVENT)
         m.return_(SHUTDOWN)
     with m.If(kind != EventType.NONE):
@@ -430,34 +436,34 @@ def boundary(m: Microcode, window: Value) -> None:
     pending = m.get(PENDING_DEBUG)
     with m.If(pending.nz() & ~after_ss):
         m.set(PENDING_DEBUG, 0)
-        with m.If((pending & (ENABLED | BS | BT)).nz()):
-            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ B0_3) | pending & (B0_3 | BS | BT))
-            _inject(m, EventType.EXCEPTION, p.DB, 0, 0)
+        with m.If((pending & (PendingDebug.ENABLED | PendingDebug.BS | PendingDebug.BT)).nz()):
+            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ Dr6.B) | pending & (Dr6.B | Dr6.BS | Dr6.BT))
+            _inject(m, EventType.EXCEPTION, Vector.DB, 0, 0)
             m.return_(EVENT)
     with m.If(m.get(NMI_PENDING) & ~m.get(NMI_BLOCKED) & ~after_ss):
         m.set(NMI_PENDING, 0)
-        _inject(m, EventType.NMI, NMI_VECTOR, 0, 0)
+        _inject(m, EventType.NMI, Vector.NMI, 0, 0)
         m.return_(EVENT)
-    with m.If(window & (shadow == 0) & flags.flag(m, flags.IF)):
+    with m.If(window & (shadow == 0) & flags.flag(m, Eflags.IF)):
         m.return_(WINDOW)
     with m.If(activity == Activity.HALTED):
         m.return_(HALTED)
-    with m.If((m.get(DR7) & 0xFF).nz() & ~flags.flag(m, flags.RF) & ~after_ss):
+    with m.If((m.get(DR7) & Dr7.ENABLED).nz() & ~flags.flag(m, Eflags.RF) & ~after_ss):
         hits = m.call(instruction_breakpoints)
         with m.If(hits != 0):
-            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ B0_3) | hits.zext(64))
-            _inject(m, EventType.EXCEPTION, p.DB, 0, 0)
+            m.set(DR6, m.get(DR6) & (0xFFFFFFFFFFFFFFFF ^ Dr6.B) | hits.zext(64))
+            _inject(m, EventType.EXCEPTION, Vector.DB, 0, 0)
             m.return_(EVENT)
     with m.If(virtual_interrupt_pending(m)):
-        _inject(m, EventType.EXCEPTION, p.GP, 0, 1)
-        flags.set_flag(m, flags.RF, 1)
+        _inject(m, EventType.EXCEPTION, Vector.GP, 0, 1)
+        flags.set_flag(m, Eflags.RF, 1)
         m.return_(EVENT)
     m.return_(RUN_ON)
 
 
 def _no_single_step(m: Microcode) -> None:
     """A software interrupt clears TF and takes no single-step trap itself (SDM vol. 3B, 17.3.1.4)."""
-    m.set(PENDING_DEBUG, m.get(PENDING_DEBUG) & (0xFFFFFFFFFFFFFFFF ^ BS))
+    m.set(PENDING_DEBUG, m.get(PENDING_DEBUG) & (0xFFFFFFFFFFFFFFFF ^ PendingDebug.BS))
 
 
 @instruction()
@@ -485,60 +491,66 @@ def _soft_exception(x: Insn, vector: int) -> None:
 @instruction()
 def INT3(x: Insn) -> None:
     """Breakpoint; IOPL and redirection do not apply."""
-    _soft_exception(x, p.BP)
+    _soft_exception(x, Vector.BP)
 
 
 @instruction()
 def INTO(x: Insn) -> None:
     """Overflow trap."""
     with x.m.If(flags.overflow(x.m)):
-        _soft_exception(x, p.OF)
+        _soft_exception(x, Vector.OF)
 
 
 @instruction()
 def ICEBP(x: Insn) -> None:
     """INT1: a #DB that leaves DR6 alone and whose gate's DPL does not matter; delivered as an event of its own."""
     m = x.m
-    _inject(m, EventType.PRIVILEGED_SOFT, p.DB, 0, 0)
+    _inject(m, EventType.PRIVILEGED_SOFT, Vector.DB, 0, 0)
     m.set(INJECT_LENGTH, (ends.next_eip(m) - ends.this_eip(m)).trunc(8))
     _no_single_step(m)
     m.set(EIP, ends.this_eip(m))
     m.end(ends.CHECKPOINT)
 
 
+#: Flags that IRET takes from its frame at every level; and those of the upper half, from a doubleword.
+_OPEN: Final = Eflags.STATUS | Eflags.TF | Eflags.DF | Eflags.NT
+_WIDE: Final = Eflags.RF | Eflags.AC | Eflags.ID
+
+
 def existing_flags(m: Microcode) -> Value:
     """Return the flags that the part modelled has, apart from VM (32 bits)."""
     return m.select(
         m.get(MODEL) < 6,
-        m.select(before_386(m), m.const(32, 0x7FD5), m.const(32, 0x17FD5)),
-        m.const(32, 0x3D7FD5),
+        m.select(before_386(m), m.const(32, Eflags.ALL_16), m.const(32, Eflags.ALL_16 | Eflags.RF)),
+        m.const(32, Eflags.ALL_32 ^ Eflags.VM),
     )
 
 
 def _replace_flags(m: Microcode, image: Value, mask: Value) -> None:
-    flags.set_eflags(m, (flags.eflags(m) & ~mask | image & mask) & 0xFFFFFFFD)
+    flags.set_eflags(m, (flags.eflags(m) & ~mask | image & mask) & (0xFFFFFFFF ^ Eflags.FIXED))
 
 
 @procedure(image=32, wide=1)
 def iret_flags_real(m: Microcode, image: Value, wide: Value) -> None:
     """Take EFLAGS from an IRET frame in real-address mode (SDM vol. 2, IRET)."""
-    mask = m.select(wide, m.const(32, 0x257FD5), m.const(32, 0x7FD5)) & existing_flags(m)
+    all_32 = Eflags.ALL_16 | _WIDE
+    mask = m.select(wide, m.const(32, all_32), m.const(32, Eflags.ALL_16)) & existing_flags(m)
     # A 80286 cannot set IOPL and NT here.
-    _replace_flags(m, image, m.select(before_386(m), mask & 0xFD5, mask))
+    _replace_flags(m, image, m.select(before_386(m), mask & (Eflags.ALL_16 ^ Eflags.IOPL ^ Eflags.NT), mask))
 
 
 @procedure(image=32, wide=1, cpl=8)
 def iret_flags_protected(m: Microcode, image: Value, wide: Value, cpl: Value) -> None:
     """Take EFLAGS from an IRET frame in protected mode, as far as the level ``cpl`` returned from may."""
-    mask = m.var(32, 0x4DD5)
+    mask = m.var(32, _OPEN)
     with m.If(wide):
-        mask.v = mask.v | 0x250000
+        mask.v = mask.v | _WIDE
     with m.If(cpl <= flags.iopl(m)):
-        mask.v = mask.v | 1 << flags.IF
+        mask.v = mask.v | Eflags.IF
     with m.If(cpl == 0):
-        mask.v = mask.v | 3 << flags.IOPL
+        mask.v = mask.v | Eflags.IOPL
         with m.If(wide):
-            mask.v = mask.v | 0x180000
+            mask.v = mask.v | (Eflags.VIF | Eflags.VIP)
     _replace_flags(m, image, mask.v & existing_flags(m))
 
 
@@ -552,7 +564,7 @@ def iret_real(m: Microcode, wide: Value) -> None:
     m.call(enter_real, cs, eip)
     frames.release(m, size * 3)
     with m.If(mode.virtual_8086(m)):
-        mask = m.select(wide, m.const(32, 0x254FD5), m.const(32, 0x4FD5))
+        mask = m.select(wide, m.const(32, _OPEN | Eflags.IF | _WIDE), m.const(32, _OPEN | Eflags.IF))
         _replace_flags(m, image, mask)
     with m.Else():
         m.call(iret_flags_real, image, wide)
@@ -564,12 +576,12 @@ def iret_virtual(m: Microcode) -> None:
     eip = m.call(frames.peek, 0, 0)
     cs = m.call(frames.peek, 2, 0).trunc(16)
     image = m.call(frames.peek, 4, 0)
-    bad = image.bit(flags.TF) | (image.bit(flags.IF) & flags.flag(m, flags.VIP))
-    fault_if(m, bad, p.GP, 0, "VME_IRET", image)
+    bad = image.has(Eflags.TF) | (image.has(Eflags.IF) & flags.flag(m, Eflags.VIP))
+    fault_if(m, bad, Vector.GP, 0, "VME_IRET", image)
     m.call(enter_real, cs, eip)
     frames.release(m, m.const(32, 6))
-    _replace_flags(m, image, m.const(32, 0x4DD5))
-    flags.set_flag(m, flags.VIF, image.bit(flags.IF))
+    _replace_flags(m, image, m.const(32, _OPEN))
+    flags.set_flag(m, Eflags.VIF, image.has(Eflags.IF))
 
 
 @procedure(cs=16, eip=32, image=32)
@@ -578,21 +590,21 @@ def return_to_virtual_8086(m: Microcode, cs: Value, eip: Value, image: Value) ->
     words = [m.call(frames.peek, 12 + 4 * i, 1) for i in range(6)]
     esp, (ss, es, ds, fs, gs) = words[0], [word.trunc(16) for word in words[1:]]
     check_eip(m, eip, m.const(32, 0xFFFF))
-    flags.set_eflags(m, image & 0x3F7FD5)
+    flags.set_eflags(m, image & Eflags.ALL_32)
     m.set(CPL, 3)
     load_real(m, m.const(8, Seg.CS), cs)
     m.call(load_virtual_8086, es, ss, ds, fs, gs)
-    m.set(GPR32, esp, 4)
+    m.set(GPR32, esp, Gpr.SP)
     m.set(EIP, eip)
 
 
 @procedure(wide=1, next_eip=32)
 def iret_protected(m: Microcode, wide: Value, next_eip: Value) -> None:
     """IRET in protected mode: nested task, virtual-8086 mode, same and outer level (SDM vol. 2, IRET)."""
-    with m.If(flags.flag(m, flags.NT)):
-        fault_if(m, mode.long_mode(m), p.GP, 0, "NT_IN_LONG_MODE")
+    with m.If(flags.flag(m, Eflags.NT)):
+        fault_if(m, mode.long_mode(m), Vector.GP, 0, "NT_IN_LONG_MODE")
         link = m.call(p.LOAD_SYSTEM[16], m.get(BASE, Seg.TR).trunc(32))
-        m.call(task.switch_task, link, m.call(task.check_tss, link, p.TS, 1), task.IRET, next_eip)
+        m.call(task.switch_task, link, m.call(task.check_tss, link, Vector.TS, 1), task.IRET, next_eip)
         m.call(task.check_task_eip)
         m.return_()
     size = frames.element_size(m, wide)
@@ -600,7 +612,7 @@ def iret_protected(m: Microcode, wide: Value, next_eip: Value) -> None:
     image = m.call(frames.peek, size * 2, wide)  # the frame is read from its end (live oracle)
     cs = frames.peek_selector(m, size, wide)
     eip = m.call(frames.peek, 0, wide)
-    with m.If(image.bit(flags.VM) & (cpl == 0) & ~mode.long_mode(m)):
+    with m.If(image.has(Eflags.VM) & (cpl == 0) & ~mode.long_mode(m)):
         m.call(return_to_virtual_8086, cs, eip, image)
         m.return_()
     same = rpl(cs) == cpl
@@ -636,9 +648,9 @@ def IRET(x: Insn) -> None:
             with m.If(iopl == 3):
                 m.call(iret_real, wide)
             with m.Else():
-                refused = m.const(1, 1) if wide else ~mode.cr4_bit(m, mode.VME)
+                refused = m.const(1, 1) if wide else ~mode.cr4_bit(m, Cr4.VME)
                 with m.If(refused):
-                    ends.fault(m, p.GP, 0, "VM86_IOPL", iopl.zext(32))
+                    ends.fault(m, Vector.GP, 0, "VM86_IOPL", iopl.zext(32))
                 with m.Else():
                     m.call(iret_virtual)
         with m.Else():

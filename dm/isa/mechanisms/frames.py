@@ -12,12 +12,14 @@ from dm.isa.mechanisms.descriptor import (
     Descriptor,
     error_code,
     fetch_descriptor,
+    in_descriptor,
     is_null,
     load_cache,
     mark_accessed,
     rpl,
 )
 from dm.isa.mechanisms.mode import fault_if
+from dm.machine.architecture import Rights, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value, procedure
 
@@ -84,14 +86,14 @@ def inner_stack(m: Microcode, level: Value) -> None:
     base, limit = m.get(BASE, Seg.TR).trunc(32), m.get(LIMIT, Seg.TR)
     error = error_code(m.get(SELECTOR, Seg.TR))
     number = level.zext(32)
-    with m.If(m.get(ATTRIBUTES, Seg.TR).bit(3)):
+    with m.If(m.get(ATTRIBUTES, Seg.TR).has(Rights.WIDE)):
         at = (number << 3) + 4
-        fault_if(m, at + 5 > limit, p.TS, error, "TSS_LIMIT", at, limit)
+        fault_if(m, at + 5 > limit, Vector.TS, error, "TSS_LIMIT", at, limit)
         pointer = m.call(p.LOAD_SYSTEM[32], base + at)
         selector = m.call(p.LOAD_SYSTEM[16], base + at + 4)
         m.return_((selector.zext(64) << 32) | pointer.zext(64))
     short = (number << 2) + 2
-    fault_if(m, short + 3 > limit, p.TS, error, "TSS_LIMIT", short, limit)
+    fault_if(m, short + 3 > limit, Vector.TS, error, "TSS_LIMIT", short, limit)
     pointer = m.call(p.LOAD_SYSTEM[16], base + short)
     selector = m.call(p.LOAD_SYSTEM[16], base + short + 2)
     m.return_((selector.zext(64) << 32) | pointer.zext(64))
@@ -102,26 +104,31 @@ def check_stack(m: Microcode, stack: Value, level: Value) -> None:
     """Return the descriptor of the stack that :func:`inner_stack` gave, checked for privilege ``level``."""
     selector = (stack >> 32).trunc(16)
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), p.TS, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, p.TS)
+    fault_if(m, is_null(selector), Vector.TS, 0, "SS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, Vector.TS)
     d = Descriptor(raw)
-    fault_if(m, rpl(selector) != level, p.TS, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, d.dpl != level, p.TS, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
-    fault_if(m, ~d.is_writable, p.TS, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-    fault_if(m, ~d.present, p.SS, error, "SS_NOT_PRESENT", shown)
+    fault_if(m, rpl(selector) != level, Vector.TS, error, "SS_RPL", shown, level.zext(32))
+    fault_if(m, d.dpl != level, Vector.TS, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
+    fault_if(m, ~d.is_writable, Vector.TS, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
+    fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
     m.return_(raw)
 
 
 def stack_mask(m: Microcode, raw: Value) -> Value:
     """Return the stack-pointer mask of a stack descriptor, 32 bits."""
-    return m.select(raw.bit(54), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
+    return m.select(raw.has(in_descriptor(Rights.DB)), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
 
 
 @procedure(stack=64, raw=64, count=32, wide=1)
 def check_room(m: Microcode, stack: Value, raw: Value, count: Value, wide: Value) -> None:
     """#SS(selector) unless ``count`` pushes stay within the limit of a stack not yet switched to."""
     d = Descriptor(raw)
-    size, mask, limit, down = element_size(m, wide), stack_mask(m, raw), d.limit, raw.bit(42)
+    size, mask, limit, down = (
+        element_size(m, wide),
+        stack_mask(m, raw),
+        d.limit,
+        raw.has(in_descriptor(Rights.EXPAND_DOWN)),
+    )
     top = m.select(down, mask, limit)
     left, at = m.var(32, count), m.var(32, stack.trunc(32))
     with m.Loop():
@@ -130,7 +137,7 @@ def check_room(m: Microcode, stack: Value, raw: Value, count: Value, wide: Value
         at.v = (at.v - size) & mask
         first = at.v
         bad = (first > top) | (size - 1 > top - first) | (down & (first <= limit))
-        fault_if(m, bad, p.SS, error_code((stack >> 32).trunc(16)), "SS_LIMIT", first, size, limit)
+        fault_if(m, bad, Vector.SS, error_code((stack >> 32).trunc(16)), "SS_LIMIT", first, size, limit)
 
 
 @procedure(stack=64, raw=64, level=8)

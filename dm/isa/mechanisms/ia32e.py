@@ -11,8 +11,9 @@ from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, GPR64, LIMIT, SELECTOR, UNUSABLE
 from dm.isa.mechanisms import mode
-from dm.isa.mechanisms.descriptor import Descriptor, descriptor_address, error_code, in_table, linear_32
+from dm.isa.mechanisms.descriptor import Descriptor, descriptor_address, error_code, in_descriptor, in_table, linear_32
 from dm.isa.mechanisms.mode import fault_if
+from dm.machine.architecture import Rights, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value, procedure
 
@@ -24,17 +25,18 @@ def is_64_bit_target(m: Microcode, code: Descriptor) -> Value:
 
 def refuse_l_and_d(m: Microcode, selector: Value, code: Descriptor) -> None:
     """#GP(selector) for a code segment with both L and D in IA-32e mode (SDM vol. 2, JMP, CALL and RET)."""
-    bad = mode.long_mode(m) & code.is_long & code.raw.bit(54)
-    fault_if(m, bad, p.GP, error_code(selector), "CODE_L_AND_D", selector.zext(32))
+    bad = mode.long_mode(m) & code.is_long & code.raw.has(in_descriptor(Rights.DB))
+    fault_if(m, bad, Vector.GP, error_code(selector), "CODE_L_AND_D", selector.zext(32))
 
 
 @procedure(result=64, selector=16)
 def upper_half(m: Microcode, selector: Value) -> None:
     """Return bytes 8-15 of the descriptor a selector names; #GP(selector) beyond the table or with a type in them."""
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, ~m.call(in_table, selector, 16), p.GP, error, "DESCRIPTOR_TABLE_LIMIT", shown)
+    fault_if(m, ~m.call(in_table, selector, 16), Vector.GP, error, "DESCRIPTOR_TABLE_LIMIT", shown)
     upper = m.call(p.LOAD_SYSTEM[64], m.call(descriptor_address, selector) + 8)
-    fault_if(m, upper.bits(40, 5) != 0, p.GP, error, "UPPER_TYPE", shown, upper.bits(40, 5).trunc(32))
+    kind = upper.field(in_descriptor(Rights.TYPE | Rights.S))
+    fault_if(m, kind != 0, Vector.GP, error, "UPPER_TYPE", shown, kind.trunc(32))
     m.return_(upper)
 
 
@@ -42,7 +44,7 @@ def upper_half(m: Microcode, selector: Value) -> None:
 def tss_stack(m: Microcode, at: Value) -> None:
     """Return the stack pointer at an offset of the 64-bit TSS; beyond its limit: #TS(TR)."""
     limit = m.get(LIMIT, Seg.TR)
-    fault_if(m, at + 7 > limit, p.TS, error_code(m.get(SELECTOR, Seg.TR)), "TSS_LIMIT", at, limit)
+    fault_if(m, at + 7 > limit, Vector.TS, error_code(m.get(SELECTOR, Seg.TR)), "TSS_LIMIT", at, limit)
     m.return_(m.call(p.LOAD_SYSTEM[64], linear_32(m, m.get(BASE, Seg.TR) + at.zext(64))))
 
 
@@ -64,7 +66,7 @@ def open_stack(m: Microcode, pointer: Value, size: Value, level: Value) -> None:
     m.set(CPL, level)
     m.set(BASE, 0, Seg.SS)
     m.set(LIMIT, 0xFFFFFFFF, Seg.SS)
-    m.set(ATTRIBUTES, m.const(16, 0xC093) | (level.zext(16) << 5), Seg.SS)
+    m.set(ATTRIBUTES, m.const(16, Rights.FLAT | Rights.DATA) | level.at(Rights.DPL, 16), Seg.SS)
     m.set(UNUSABLE, 0, Seg.SS)
     m.call(p.SEGMENT_CHANGED, Seg.SS)
 
@@ -82,7 +84,7 @@ def null_stack(m: Microcode, selector: Value) -> None:
     """Make SS null, as 64-bit code of levels 0 to 2 may have it; its cache keeps CPL as DPL (SDM vol. 3C, 26.3.1.2)."""
     m.set(SELECTOR, selector, Seg.SS)
     m.set(BASE, 0, Seg.SS)
-    m.set(ATTRIBUTES, m.const(16, 0xC093) | (m.get(CPL).zext(16) << 5), Seg.SS)
+    m.set(ATTRIBUTES, m.const(16, Rights.FLAT | Rights.DATA) | m.get(CPL).at(Rights.DPL, 16), Seg.SS)
     m.set(UNUSABLE, 1, Seg.SS)
     m.call(p.SEGMENT_CHANGED, Seg.SS)
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from dm.isa import ends, flags
-from dm.isa import primitives as p
 from dm.isa.cells import CPL, CR0, CR4, EFER
+from dm.machine.architecture import Cr0, Cr4, Efer, Eflags, Vector
 from dm.microcode import Microcode, Value
-
-#: EFER bits (SDM vol. 4, MSR C0000080h).
-SCE, LME, LMA, NXE, SVME, FFXSR, TCE = 0, 8, 10, 11, 12, 14, 15
-#: CR0 bits.
-PE, TS, WP, NW, CD, PG = 0, 3, 16, 29, 30, 31
-#: CR4 bits.
-VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP = range(12)
-LA57, VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, KL, SMEP, SMAP, PKE = 12, 13, 14, 16, 17, 18, 19, 20, 21, 22
-CET, PKS, UINTR, LAM = 23, 24, 25, 28
 
 
 def pe(m: Microcode) -> Value:
     """Return CR0.PE."""
-    return m.get(CR0).bit(PE)
+    return m.get(CR0).has(Cr0.PE)
 
 
 def virtual_8086(m: Microcode) -> Value:
     """Return whether the CPU is in virtual-8086 mode."""
-    return flags.flag(m, flags.VM)
+    return flags.flag(m, Eflags.VM)
 
 
 def protected(m: Microcode) -> Value:
@@ -34,12 +25,17 @@ def protected(m: Microcode) -> Value:
 
 def long_mode(m: Microcode) -> Value:
     """Return EFER.LMA; code here then runs in compatibility mode."""
-    return m.get(EFER).bit(LMA)
+    return m.get(EFER).has(Efer.LMA)
 
 
-def cr4_bit(m: Microcode, bit: int) -> Value:
+def cr0_bit(m: Microcode, bit: Cr0) -> Value:
+    """Return a bit of CR0."""
+    return m.get(CR0).has(bit)
+
+
+def cr4_bit(m: Microcode, bit: Cr4) -> Value:
     """Return a bit of CR4."""
-    return m.get(CR4).bit(bit)
+    return m.get(CR4).has(bit)
 
 
 def fault_if(
@@ -53,19 +49,19 @@ def fault_if(
 def require_cpl0(m: Microcode) -> None:
     """#GP(0) unless CPL is 0."""
     cpl = m.get(CPL)
-    fault_if(m, cpl != 0, p.GP, 0, "CPL_NOT_0", cpl.zext(32))
+    fault_if(m, cpl != 0, Vector.GP, 0, "CPL_NOT_0", cpl.zext(32))
 
 
 def require_protected(m: Microcode) -> None:
     """#UD in real-address and virtual-8086 mode."""
-    fault_if(m, ~protected(m), p.UD, 0, "NOT_PROTECTED_MODE")
+    fault_if(m, ~protected(m), Vector.UD, 0, "NOT_PROTECTED_MODE")
 
 
 def require_osxsave(m: Microcode) -> None:
     """#UD unless CR4.OSXSAVE is set."""
-    fault_if(m, ~cr4_bit(m, OSXSAVE), p.UD, 0, "OSXSAVE_CLEAR")
+    fault_if(m, ~cr4_bit(m, Cr4.OSXSAVE), Vector.UD, 0, "OSXSAVE_CLEAR")
 
 
 def forbid_umip(m: Microcode) -> None:
     """#GP(0) when CR4.UMIP keeps SGDT, SIDT, SLDT, STR and SMSW from this privilege level (SDM vol. 3A, 2.5)."""
-    fault_if(m, cr4_bit(m, UMIP) & (m.get(CPL) != 0), p.GP, 0, "UMIP")
+    fault_if(m, cr4_bit(m, Cr4.UMIP) & (m.get(CPL) != 0), Vector.GP, 0, "UMIP")

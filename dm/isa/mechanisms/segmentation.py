@@ -5,6 +5,8 @@ The descriptor cache is what counts: a real-mode load sets selector and base and
 
 from __future__ import annotations
 
+from typing import Final
+
 from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, SHADOW, SHADOW_NEXT, UNUSABLE
@@ -21,8 +23,13 @@ from dm.isa.mechanisms.descriptor import (
     rpl,
 )
 from dm.isa.mechanisms.mode import fault_if
+from dm.machine.architecture import Rights, Vector
 from dm.machine.state import Seg, Shadow
 from dm.microcode import Microcode, Value, procedure
+
+#: What a load outside protected mode leaves of access rights that were null; the type of conforming code.
+_UPPER: Final = Rights.AVL | Rights.L | Rights.DB | Rights.G
+_CONFORMING: Final = Rights.CODE | Rights.CONFORMING
 
 
 @procedure(seg=8, offset=32, size=32, write=1)
@@ -35,22 +42,22 @@ def segment_check(m: Microcode, seg: Value, offset: Value, size: Value, write: V
     def refuse(condition: Value, cause: str, *operands: Value) -> None:
         with m.If(condition):
             with m.If(seg == Seg.SS):
-                ends.fault(m, p.SS, 0, f"SS_{cause}", *operands)
-            ends.fault(m, p.GP, 0, f"SEGMENT_{cause}", *operands)
+                ends.fault(m, Vector.SS, 0, f"SS_{cause}", *operands)
+            ends.fault(m, Vector.GP, 0, f"SEGMENT_{cause}", *operands)
 
     attributes = m.get(ATTRIBUTES, seg)
     limit = m.get(LIMIT, seg)
     refuse(m.get(UNUSABLE, seg), "NULL", offset, size)
-    refuse(~attributes.bit(7), "NOT_PRESENT", offset, size)
-    code, bit1 = attributes.bit(3), attributes.bit(1)
+    refuse(~attributes.has(Rights.P), "NOT_PRESENT", offset, size)
+    code, bit1 = attributes.has(Rights.CODE), attributes.has(Rights.WRITABLE)
     checked = mode.protected(m)
     # Bit 1 of the type is W for data, R for code.
     refuse(write & ~code & ~bit1, "READ_ONLY", offset, size)
     refuse(write & code & checked, "WRITE_TO_CODE", offset, size)
     refuse(~write & code & ~bit1 & checked, "EXECUTE_ONLY", offset, size)
     last = size - 1
-    with m.If(~code & attributes.bit(2)):
-        top = m.select(attributes.bit(14), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
+    with m.If(~code & attributes.has(Rights.EXPAND_DOWN)):
+        top = m.select(attributes.has(Rights.DB), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
         refuse((offset <= limit) | (offset > top) | (last > top - offset), "LIMIT", offset, size, limit)
     with m.Else():
         refuse((offset > limit) | (last > limit - offset), "LIMIT", offset, size, limit)
@@ -62,11 +69,11 @@ def load_real(m: Microcode, seg: Value, selector: Value) -> None:
     m.set(BASE, selector.zext(64) << 4, seg)
     with m.If(mode.virtual_8086(m)):
         m.set(LIMIT, 0xFFFF, seg)
-        m.set(ATTRIBUTES, 0xF3, seg)
+        m.set(ATTRIBUTES, Rights.DATA | Rights.DPL, seg)
         m.set(UNUSABLE, 0, seg)
     with m.If(m.get(UNUSABLE, seg)):
         m.set(UNUSABLE, 0, seg)
-        m.set(ATTRIBUTES, m.get(ATTRIBUTES, seg) & 0xF000 | 0x93, seg)
+        m.set(ATTRIBUTES, m.get(ATTRIBUTES, seg) & _UPPER | Rights.DATA, seg)
     m.call(p.SEGMENT_CHANGED, seg)
 
 
@@ -86,22 +93,22 @@ def load_protected(m: Microcode, seg: Value, selector: Value) -> None:
     error = error_code(selector)
     shown = selector.zext(32)
     with m.If(null):
-        fault_if(m, seg == Seg.SS, p.GP, 0, "SS_SELECTOR_NULL")
+        fault_if(m, seg == Seg.SS, Vector.GP, 0, "SS_SELECTOR_NULL")
         load_null(m, seg, selector)
         m.return_()
-    raw = m.call(fetch_descriptor, selector, p.GP)
+    raw = m.call(fetch_descriptor, selector, Vector.GP)
     d = Descriptor(raw)
     cpl = m.get(CPL)
     with m.If(seg == Seg.SS):
-        fault_if(m, rpl(selector) != cpl, p.GP, error, "SS_RPL", shown, cpl.zext(32))
-        fault_if(m, ~d.is_writable, p.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-        fault_if(m, d.dpl != cpl, p.GP, error, "SS_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-        fault_if(m, ~d.present, p.SS, error, "SS_NOT_PRESENT", shown)
+        fault_if(m, rpl(selector) != cpl, Vector.GP, error, "SS_RPL", shown, cpl.zext(32))
+        fault_if(m, ~d.is_writable, Vector.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
+        fault_if(m, d.dpl != cpl, Vector.GP, error, "SS_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+        fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
     with m.Else():
-        fault_if(m, ~d.is_readable, p.GP, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
+        fault_if(m, ~d.is_readable, Vector.GP, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
         low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
-        fault_if(m, ~d.is_conforming & low, p.GP, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-        fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+        fault_if(m, ~d.is_conforming & low, Vector.GP, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+        fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
 
 
@@ -144,7 +151,7 @@ def end_load(x: Insn, seg: Value | int) -> None:
 
 def move_to_segment(x: Insn, seg: Value, src: Operand) -> None:
     """Describe MOV Sw,Ew: #UD for CS and the encodings that name nothing, before the operand is read."""
-    x.fault_if((seg == Seg.CS) | (seg > Seg.GS), p.UD, 0, "NO_SUCH_SEGMENT", seg.zext(32))
+    x.fault_if((seg == Seg.CS) | (seg > Seg.GS), Vector.UD, 0, "NO_SUCH_SEGMENT", seg.zext(32))
     load_register(x, seg, src.read())
     end_load(x, seg)
 
@@ -193,8 +200,8 @@ def null_inaccessible(m: Microcode) -> None:
     cpl = m.get(CPL)
     for seg in (Seg.ES, Seg.DS, Seg.FS, Seg.GS):
         attributes = m.get(ATTRIBUTES, seg)
-        dpl = (attributes >> 5).trunc(8) & 3
-        conforming = (attributes & 0xC) == 0xC
+        dpl = attributes.field(Rights.DPL).trunc(8)
+        conforming = (attributes & _CONFORMING) == _CONFORMING
         with m.If(~m.get(UNUSABLE, seg) & ~conforming & (dpl < cpl)):
             load_null(m, m.const(8, seg), m.const(16, 0))
 

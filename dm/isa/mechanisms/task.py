@@ -26,15 +26,14 @@ from dm.isa.cells import (
 )
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import (
-    LDT,
-    TSS16,
-    TSS16_BUSY,
-    TSS32,
-    TSS32_BUSY,
+    AVAILABLE_TSS,
+    BUSY_TSS,
+    RIGHTS_BYTE,
     Descriptor,
     descriptor_address,
     error_code,
     fetch_descriptor,
+    in_descriptor,
     in_table,
     is_null,
     load_cache,
@@ -45,6 +44,7 @@ from dm.isa.mechanisms.descriptor import (
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import load_pdptes
 from dm.isa.mechanisms.segmentation import load_null, load_real
+from dm.machine.architecture import Cr0, Cr4, Dr7, Eflags, PendingDebug, Rights, Selector, System, Vector
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
 
@@ -54,15 +54,6 @@ JMP, CALL, EVENT, IRET = 0, 1, 2, 3
 #: Last byte a TSS must have (SDM vol. 3A, 7.2.2).
 LAST16, LAST32 = 0x2B, 0x67
 
-#: Flags that exist in a TSS image, and the fixed bit 1.
-FLAGS16, FLAGS32 = 0x7FD5, 0x3F7FD5
-
-#: DR6/pending-debug bit for the T flag of a TSS.
-BT = 15
-
-#: DR7 bits that every task switch clears: L0-L3 and LE.
-LOCAL_BREAKPOINTS: Final = 0x155
-
 #: Data segments in the order their faults come.
 DATA: Final = (Seg.DS, Seg.ES, Seg.FS, Seg.GS)
 
@@ -71,12 +62,19 @@ DATA: Final = (Seg.DS, Seg.ES, Seg.FS, Seg.GS)
 def check_tss(m: Microcode, selector: Value, vector: Value, busy: Value) -> None:
     """Return a TSS descriptor: in the GDT, of the right type and present, else ``vector`` or #NP (selector)."""
     error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, selector.bit(2) | is_null(selector), vector, error, "TSS_NOT_IN_GDT", shown)
+    fault_if(m, selector.has(Selector.TI) | is_null(selector), vector, error, "TSS_NOT_IN_GDT", shown)
     raw = m.call(fetch_descriptor, selector, vector)
     d = Descriptor(raw)
-    good = m.select(busy, one_of(d.type, TSS16_BUSY, TSS32_BUSY), one_of(d.type, TSS16, TSS32)) & ~d.is_segment
+    good = (
+        m.select(
+            busy,
+            one_of(d.type, *BUSY_TSS),
+            one_of(d.type, *AVAILABLE_TSS),
+        )
+        & ~d.is_segment
+    )
     fault_if(m, ~good, vector, error, "TSS_TYPE", shown, d.type.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "TSS_NOT_PRESENT", shown)
+    fault_if(m, ~d.present, Vector.NP, error, "TSS_NOT_PRESENT", shown)
     m.return_(raw)
 
 
@@ -88,7 +86,7 @@ def save_task(m: Microcode, image: Value) -> None:
     def save(at: int, value: Value) -> None:
         m.call(p.STORE_SYSTEM[value.width], base + at, value)
 
-    with m.If(m.get(ATTRIBUTES, Seg.TR).bit(3)):
+    with m.If(m.get(ATTRIBUTES, Seg.TR).has(Rights.WIDE)):
         save(0x20, m.get(EIP))
         save(0x24, image)
         for i in range(8):
@@ -111,23 +109,23 @@ def load_task(m: Microcode, base: Value, wide: Value) -> None:
         m.set(UNUSABLE, 1, seg)
     with m.If(wide):
         m.set(EIP, m.call(p.LOAD_SYSTEM[32], base + 0x20))
-        flags.set_eflags(m, m.call(p.LOAD_SYSTEM[32], base + 0x24) & FLAGS32)
+        flags.set_eflags(m, m.call(p.LOAD_SYSTEM[32], base + 0x24) & Eflags.ALL_32)
         for i in range(8):
             m.set(GPR32, m.call(p.LOAD_SYSTEM[32], base + (0x28 + 4 * i)), i)
         for seg in range(6):
             m.set(SELECTOR, m.call(p.LOAD_SYSTEM[16], base + (0x48 + 4 * seg)), seg)
         ldt = m.call(p.LOAD_SYSTEM[16], base + 0x60)
         with m.If(m.call(p.LOAD_SYSTEM[8], base + 0x64).bit(0)):
-            m.set(PENDING_DEBUG, m.get(PENDING_DEBUG) | 1 << BT)
+            m.set(PENDING_DEBUG, m.get(PENDING_DEBUG) | PendingDebug.BT)
         cr3 = m.call(p.LOAD_SYSTEM[32], base + 0x1C).zext(64)
-        with m.If(p.cr0_bit(m, mode.PG)):
-            with m.If(mode.cr4_bit(m, mode.PAE)):
+        with m.If(mode.cr0_bit(m, Cr0.PG)):
+            with m.If(mode.cr4_bit(m, Cr4.PAE)):
                 m.call(load_pdptes, cr3)
             m.set(CR3, cr3)
             m.call(p.TLB_FLUSH, 0)
         m.return_(ldt)
     m.set(EIP, m.call(p.LOAD_SYSTEM[16], base + 0x0E).zext(32))
-    flags.set_eflags(m, m.call(p.LOAD_SYSTEM[16], base + 0x10).zext(32) & FLAGS16)
+    flags.set_eflags(m, m.call(p.LOAD_SYSTEM[16], base + 0x10).zext(32) & Eflags.ALL_16)
     for i in range(8):
         # The upper halves are undefined; ones, as parts of this class leave them.
         m.set(GPR32, m.call(p.LOAD_SYSTEM[16], base + (0x12 + 2 * i)).zext(32) | 0xFFFF0000, i)
@@ -145,11 +143,19 @@ def load_task_ldt(m: Microcode, selector: Value) -> None:
     with m.If(is_null(selector)):
         load_null(m, m.const(8, Seg.LDTR), selector)
         m.return_()
-    bad = selector.bit(2) | ~m.call(in_table, selector & 0xFFFB, 8)
-    fault_if(m, bad, p.TS, error, "LDT_SELECTOR", shown)
-    raw = m.call(fetch_descriptor, selector, p.TS)
+    bad = selector.has(Selector.TI) | ~m.call(in_table, selector & (0xFFFF ^ Selector.TI), 8)
+    fault_if(m, bad, Vector.TS, error, "LDT_SELECTOR", shown)
+    raw = m.call(fetch_descriptor, selector, Vector.TS)
     d = Descriptor(raw)
-    fault_if(m, (d.type != LDT) | d.is_segment | ~d.present, p.TS, error, "LDT_DESCRIPTOR", shown, d.type.zext(32))
+    fault_if(
+        m,
+        (d.type != System.LDT) | d.is_segment | ~d.present,
+        Vector.TS,
+        error,
+        "LDT_DESCRIPTOR",
+        shown,
+        d.type.zext(32),
+    )
     m.call(load_cache, Seg.LDTR, selector, raw)
 
 
@@ -158,23 +164,23 @@ def load_task_code_stack(m: Microcode) -> None:
     """Load CS and SS of a new task (SDM vol. 3A, table 7-1)."""
     cs, ss = m.get(SELECTOR, Seg.CS), m.get(SELECTOR, Seg.SS)
     error, shown = error_code(cs), cs.zext(32)
-    fault_if(m, is_null(cs), p.TS, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, cs, p.TS)
+    fault_if(m, is_null(cs), Vector.TS, 0, "CS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, cs, Vector.TS)
     code, level = Descriptor(raw), rpl(cs)
-    fault_if(m, ~code.is_code, p.TS, error, "NOT_CODE", shown, code.type.zext(32))
+    fault_if(m, ~code.is_code, Vector.TS, error, "NOT_CODE", shown, code.type.zext(32))
     bad = m.select(code.is_conforming, code.dpl > level, code.dpl != level)
-    fault_if(m, bad, p.TS, error, "CODE_DPL", shown, code.dpl.zext(32))
-    fault_if(m, ~code.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(m, bad, Vector.TS, error, "CODE_DPL", shown, code.dpl.zext(32))
+    fault_if(m, ~code.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.call(load_cache, Seg.CS, cs, m.call(mark_accessed, cs, raw))
     m.call(p.COMMIT)
     error, shown = error_code(ss), ss.zext(32)
-    fault_if(m, is_null(ss), p.TS, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, ss, p.TS)
+    fault_if(m, is_null(ss), Vector.TS, 0, "SS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, ss, Vector.TS)
     stack = Descriptor(raw)
-    fault_if(m, rpl(ss) != level, p.TS, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, ~stack.is_writable, p.TS, error, "SS_NOT_WRITABLE", shown, stack.type.zext(32))
-    fault_if(m, stack.dpl != level, p.TS, error, "SS_DPL", shown, stack.dpl.zext(32), level.zext(32))
-    fault_if(m, ~stack.present, p.SS, error, "SS_NOT_PRESENT", shown)
+    fault_if(m, rpl(ss) != level, Vector.TS, error, "SS_RPL", shown, level.zext(32))
+    fault_if(m, ~stack.is_writable, Vector.TS, error, "SS_NOT_WRITABLE", shown, stack.type.zext(32))
+    fault_if(m, stack.dpl != level, Vector.TS, error, "SS_DPL", shown, stack.dpl.zext(32), level.zext(32))
+    fault_if(m, ~stack.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
     m.call(load_cache, Seg.SS, ss, m.call(mark_accessed, ss, raw))
     m.call(p.COMMIT)
 
@@ -187,12 +193,12 @@ def load_task_data(m: Microcode, seg: Value) -> None:
     with m.If(is_null(selector)):
         load_null(m, seg, selector)
         m.return_()
-    raw = m.call(fetch_descriptor, selector, p.TS)
+    raw = m.call(fetch_descriptor, selector, Vector.TS)
     d, cpl = Descriptor(raw), m.get(CPL)
-    fault_if(m, ~d.is_readable, p.TS, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
+    fault_if(m, ~d.is_readable, Vector.TS, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
     low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
-    fault_if(m, ~d.is_conforming & low, p.TS, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-    fault_if(m, ~d.present, p.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    fault_if(m, ~d.is_conforming & low, Vector.TS, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
 
 
@@ -208,32 +214,32 @@ def switch_task(m: Microcode, selector: Value, raw: Value, kind: Value, resume: 
         resume: EIP saved in the old TSS.
     """
     new = Descriptor(raw)
-    wide = raw.bit(43)
+    wide = new.is_wide
     error = error_code(selector)
     least = m.select(wide, m.const(32, LAST32), m.const(32, LAST16))
-    fault_if(m, new.limit < least, p.TS, error, "TSS_LIMIT", least, new.limit)
+    fault_if(m, new.limit < least, Vector.TS, error, "TSS_LIMIT", least, new.limit)
     old_selector = m.get(SELECTOR, Seg.TR)
-    old_least = m.select(m.get(ATTRIBUTES, Seg.TR).bit(3), m.const(32, 0x5F), m.const(32, 0x29))
+    old_least = m.select(m.get(ATTRIBUTES, Seg.TR).has(Rights.WIDE), m.const(32, 0x5F), m.const(32, 0x29))
     old_limit = m.get(LIMIT, Seg.TR)
-    fault_if(m, old_limit < old_least, p.TS, error_code(old_selector), "TSS_LIMIT", old_least, old_limit)
+    fault_if(m, old_limit < old_least, Vector.TS, error_code(old_selector), "TSS_LIMIT", old_least, old_limit)
     nested = (kind == CALL) | (kind == EVENT)
     base = new.base.trunc(32)
 
     image = flags.eflags(m)
     m.set(EIP, resume)
-    m.call(save_task, m.select(kind == IRET, image & ~m.const(32, 1 << flags.NT), image))
+    m.call(save_task, m.select(kind == IRET, image & ~m.const(32, Eflags.NT), image))
     with m.If(~nested):
-        m.call(p.AND_SYSTEM8, m.call(descriptor_address, old_selector) + 5, 0xFD)
+        m.call(p.AND_SYSTEM8, m.call(descriptor_address, old_selector) + RIGHTS_BYTE, 0xFF ^ Rights.BUSY)
     with m.If(nested):
         m.call(p.STORE_SYSTEM[16], base, old_selector)
     with m.If(kind != IRET):
-        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + 5, 2)
-    m.call(load_cache, Seg.TR, selector, raw | 1 << 41)
-    m.set(CR0, m.get(CR0) | 1 << mode.TS)
-    m.set(DR7, m.get(DR7) & (0xFFFFFFFFFFFFFFFF ^ LOCAL_BREAKPOINTS))
+        m.call(p.OR_SYSTEM8, m.call(descriptor_address, selector) + RIGHTS_BYTE, Rights.BUSY)
+    m.call(load_cache, Seg.TR, selector, raw | in_descriptor(Rights.BUSY))
+    m.set(CR0, m.get(CR0) | Cr0.TS)
+    m.set(DR7, m.get(DR7) & (0xFFFFFFFFFFFFFFFF ^ Dr7.LOCAL))
     ldt = m.call(load_task, base, wide)
     with m.If(nested):
-        flags.set_flag(m, flags.NT, 1)
+        flags.set_flag(m, Eflags.NT, 1)
     vm = mode.virtual_8086(m)
     level = m.select(vm, m.const(8, 3), rpl(m.get(SELECTOR, Seg.CS)))
     m.set(CPL, level)
@@ -260,4 +266,4 @@ def check_task_eip(m: Microcode) -> None:
     """#GP(0) in the new task when its EIP lies beyond CS.limit: the last step, after an error code was pushed."""
     m.call(p.COMMIT)
     eip, limit = m.get(EIP), m.get(LIMIT, Seg.CS)
-    fault_if(m, eip > limit, p.GP, 0, "CS_LIMIT", eip, limit)
+    fault_if(m, eip > limit, Vector.GP, 0, "CS_LIMIT", eip, limit)
