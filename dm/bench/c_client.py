@@ -39,7 +39,7 @@ def build(directory: Path) -> Path:
         done = subprocess.run([*command, "-lzmq", library, "-pthread"], capture_output=True, text=True)
         if done.returncode == 0:
             return program
-        if "No such file or directory" in done.stderr or "cannot find -lzmq" in done.stderr:
+        if "fatal error: " in done.stderr or "cannot find -lzmq" in done.stderr:
             raise Skipped(_PACKAGES)
         failure = failure or done.stderr
     raise BenchError(f"the C client cannot be compiled: {failure[-500:]}")

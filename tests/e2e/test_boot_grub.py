@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import runs
 
 from dm.shim.ends import Status
 
@@ -148,9 +149,7 @@ def test_a_killed_shim_takes_its_daemon_along(running: subprocess.Popen[str]) ->
     running.kill()
     running.wait()
     deadline = time.monotonic() + 100
-    while Path(f"/proc/{daemon}").exists():
-        if Path(f"/proc/{daemon}/stat").read_text().split()[2] == "Z":
-            break  # dead, and its new parent has not looked yet
+    while runs(daemon):
         assert time.monotonic() < deadline, "the daemon lives on"
         time.sleep(0.05)
     assert not folder.exists(), "the daemon left its shim's directory behind"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import runs
 
 from dm.shim.ends import Status
 
@@ -163,7 +164,7 @@ def test_nothing_is_repeated_or_left_out_when_a_supervisor_ends(
         assert boot.poll() is None, "it was over too soon"
         endpoint.end(number)
         deadline = time.monotonic() + 100
-        while os.path.exists(f"/proc/{worker}") and " Z " not in Path(f"/proc/{worker}/stat").read_text():
+        while runs(worker):
             assert time.monotonic() < deadline, "the worker lives on"
             time.sleep(0.01)
         endpoint.serve()

@@ -180,7 +180,7 @@ def test_objdump_agrees_on_everything_and_every_reason_is_needed():
         result = objdump.compare(objdump.cases(), code32)
         assert result.errors == []
         seen |= set(result.reviewed)
-    assert seen == {row.reason for row in objdump.REVIEWED}
+    assert seen == {row.reason for row in objdump.REVIEWED if row.since <= objdump.version()}
 
 
 @needs_objdump

@@ -433,7 +433,8 @@ def test_a_kicked_run_that_does_not_end(shim_program, engine, tmp_path):
         os.kill(worker, signal.SIGSTOP)
         shim.stdin.write("g")
         shim.stdin.flush()
-        assert shim.stdout.readline() == "impatient\n"
+        line = shim.stdout.readline()
+        assert line == "impatient\n", shim.stderr.read() if shim.poll() is not None else line
         os.kill(worker, signal.SIGCONT)
         _, text = shim.communicate(timeout=60)
         assert (shim.returncode, text) == (0, "")

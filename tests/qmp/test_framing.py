@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import strategies as st
 
 from dm.qmp.framing import JsonError, JsonStream
 
+#: As Python's parser says it.
+TRAILING_COMMA = (
+    "Illegal trailing comma before end of object at ',}'"
+    if sys.version_info >= (3, 13)
+    else "Expecting property name enclosed in double quotes at '}'"
+)
 Item = dict[str, Any] | str
 
 
@@ -87,7 +94,7 @@ def test_strings(data: bytes, value: str) -> None:
     ("data", "error"),
     [
         (b'{"a" 1}', "Expecting ':' delimiter at '1}'"),
-        (b'{"a": 1,}', "Expecting property name enclosed in double quotes at '}'"),
+        (b'{"a": 1,}', TRAILING_COMMA),
         (b'{"a": bogus}', "Expecting value at 'bogus}'"),
         (b'{"a": 01}', "Expecting ',' delimiter at '1}'"),
         (b'{"a": NaN}', "NaN is not a JSON value"),

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from dm.isa.map.decode import has_modrm, lookup
@@ -163,11 +164,13 @@ def _operands(text: Text) -> str:
 class Reviewed:
     """Disagreements that are meant: those whose description matches ``pattern`` throughout.
 
-    A description is ``prefixes code: ours [length], objdump: theirs [length]``, all bytes in hex.
+    ``since`` is the version of binutils with which the disagreement began.  A description is
+    ``prefixes code: ours [length], objdump: theirs [length]``, all bytes in hex.
     """
 
     pattern: str
     reason: str
+    since: tuple[int, int] = (0, 0)
 
 
 def describe(code: bytes, a: Text, b: Text) -> str:
@@ -212,6 +215,7 @@ REVIEWED: Final = (
         r"\S+ 0f(0d|18|1[a-e])\w*: nop .*", "hints (prefetch, MPX, CET, CLDEMOTE) do nothing here: NOPs of their length"
     ),
     Reviewed(rf"\S+ (0f0[23]|8e)\w*: (lar|lsl|mov){_EQUAL}", "the source is a word; objdump writes the whole register"),
+    Reviewed(rf"\S+ 63\w*: arpl{_EQUAL}", "ARPL's operands are words; objdump writes the whole register", (2, 44)),
     Reviewed(rf"\S+ 0f01\w*: invlpg{_EQUAL}", "INVLPG takes an address, not a byte"),
     Reviewed(rf"66\w* 90\w*: nop{_EQUAL}", "a NOP whatever the operand size; objdump prints 66 90 as XCHG"),
     Reviewed(
@@ -222,6 +226,21 @@ REVIEWED: Final = (
     Reviewed(r"\w*f2\w* 0fb[cd]\w*: bs[fr] .*", "F2 is ignored before BSF and BSR"),
     Reviewed(r"\S+ 0fae\w*: [ms]fence .*", "the register number in a fence is ignored (SDM vol. 2, MFENCE)"),
 )
+
+
+@cache
+def version() -> tuple[int, int]:
+    """Return the version of binutils, (2, 40) say.
+
+    Raises:
+        FileNotFoundError: there is no objdump.
+        RuntimeError: it does not say.
+    """
+    done = subprocess.run(["objdump", "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+)\.(\d+)", done.stdout.partition("\n")[0])
+    if found is None:
+        raise RuntimeError(f"objdump --version says {done.stdout[:80]!r}")
+    return int(found[1]), int(found[2])
 
 
 def run_objdump(codes: list[bytes], code32: bool) -> list[list[tuple[int, str]]]:
@@ -277,6 +296,7 @@ def compare(codes: Iterable[bytes], code32: bool) -> Comparison:
 
 
 def _compare_batch(codes: list[bytes], code32: bool, result: Comparison) -> None:
+    known = [row for row in REVIEWED if row.since <= version()]
     for n, (code, lines) in enumerate(zip(codes, run_objdump(codes, code32), strict=True)):
         line = disassemble(code.ljust(_SLOT, _NOP), code32, n * _SLOT)
         a, b = ours(line), theirs(lines)
@@ -284,7 +304,7 @@ def _compare_batch(codes: list[bytes], code32: bool, result: Comparison) -> None
         if same(a, b):
             continue
         what = describe(code, a, b)
-        row = next((row for row in REVIEWED if re.fullmatch(row.pattern, what)), None)
+        row = next((row for row in known if re.fullmatch(row.pattern, what)), None)
         if row is not None:
             result.reviewed[row.reason] += 1
             result.examples.setdefault(row.reason, []).append(what)

@@ -25,6 +25,7 @@ from harness import (
     session,
     when_it_runs,
 )
+from processes import runs
 
 from dm.keys import Curve, load_keys, load_public, make_keys
 from dm.protocol.schema import DoneReason
@@ -56,7 +57,8 @@ def daemonized(tmp_path, *options, closed=(), prepare=None, cwd=None):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        eventually(lambda: not (tmp_path / "c").exists())
+        eventually(lambda: not runs(pid))
+        assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from harness import Daemon, Peer, children, environment, eventually, flat, groups, session
+from processes import runs
 
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass
@@ -21,12 +22,6 @@ IN60 = b"I\x60\x00\x01"
 
 def workers(daemon):
     return children(daemon.process.pid)
-
-
-def running(pid):
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def holdings(daemon):
@@ -71,7 +66,7 @@ def test_a_shim_that_is_killed_leaves_nothing_behind(daemon, program):
             time.sleep(0.1)
             shim.kill()
             shim.wait()
-        eventually(lambda pid=worker: not running(pid))
+        eventually(lambda pid=worker: not runs(pid))
         eventually(lambda: holdings(daemon) == before)
     with session(daemon.endpoint, b"h") as (_, vcpu):
         assert vcpu.run(flat()).reason is DoneReason.HALT
@@ -130,7 +125,7 @@ def test_workers_of_a_killed_supervisor_end(tmp_path):
         done = waiting.run(flat(), on_io=devices)  # its answer still counts
         assert [(d.reason, d.closing) for d in (*ends, done)] == [(DoneReason.KICKED, True)] * 2
         assert done.steps == 1
-        eventually(lambda: not any(map(running, pids)))
+        eventually(lambda: not any(map(runs, pids)))
         assert not list(tmp_path.glob("control.d/vcpu-*"))
         eventually(lambda: other.lost is not None)
 
