@@ -180,7 +180,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, config: CpuConfig) -> None:
-        """Raises ValueError for an unknown model or CPUID values beyond 32 bits, MemoryError when there is no memory."""
+        """Raises ValueError for an unknown model or CPUID values beyond 32 bits, MemoryError without memory."""
         if config.model not in features.MODELS:
             raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
         table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or DEFAULT_CPUID
