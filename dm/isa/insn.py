@@ -22,13 +22,20 @@ from typing import Final
 from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
-from dm.isa.map.forms import FIXED, Row
+from dm.isa.map.forms import Row
+from dm.isa.map.operands import GENERAL, SEGMENT, OperandForm, Place, RegisterClass
 from dm.isa.mechanisms import mode
 from dm.machine.architecture import Vector
-from dm.machine.state import Seg
+from dm.machine.state import Gpr, Seg
 from dm.microcode import Field, Microcode, Value
 
-_GPR: Final[dict[int, Field]] = {8: GPR8, 16: GPR16, 32: GPR32}
+#: Register class and width -> the cell that its numbers index.  Registers of other classes are read and written by
+#: the instructions that have them (:class:`Special`).
+CELLS: Final[dict[tuple[RegisterClass, int], Field]] = {
+    (GENERAL, 8): GPR8,
+    (GENERAL, 16): GPR16,
+    (GENERAL, 32): GPR32,
+}
 
 
 @dataclass(frozen=True)
@@ -83,31 +90,31 @@ class Constant(Operand):
 
 
 class Register(Operand):
-    """A general register: ``number`` is a constant or an operand of the record."""
+    """A register of a class that has a cell: ``number`` is a constant or an operand of the record."""
 
-    def __init__(self, x: Insn, width: int, number: Value) -> None:
+    def __init__(self, x: Insn, registers: RegisterClass, width: int, number: Value) -> None:
         super().__init__(x, width)
-        self.number = number
+        self.cell, self.number = CELLS[registers, width], number
 
     def read(self) -> Value:
         """Return its value."""
-        return self.m.get(_GPR[self.width], self.number)
+        return self.m.get(self.cell, self.number)
 
     def write(self, value: Value) -> None:
         """Replace its value; the rest of the register stays."""
-        self.m.set(_GPR[self.width], value, self.number)
+        self.m.set(self.cell, value, self.number)
 
 
 class Special(Operand):
-    """A segment, control or debug register named by number; reading gives the selector of a segment register."""
+    """A register of another class, by number; reading gives the selector of a segment register."""
 
-    def __init__(self, x: Insn, width: int, number: Value, kind: str) -> None:
+    def __init__(self, x: Insn, registers: RegisterClass, width: int, number: Value) -> None:
         super().__init__(x, width)
-        self.number, self.kind = number, kind
+        self.registers, self.number = registers, number
 
     def read(self) -> Value:
         """Return the selector (segment registers only)."""
-        assert self.kind == "seg", "CR and DR are read by their own descriptions"
+        assert self.registers is SEGMENT, "other registers are read by their instructions' descriptions"
         return self.m.get(SELECTOR, self.number)
 
 
@@ -185,7 +192,7 @@ class Insn:
 
     def register(self, number: int, width: int = 0) -> Register:
         """Return a general register by number (``width`` bits, default the operand size)."""
-        return Register(self, width or self.osize, self.m.const(8, number))
+        return Register(self, GENERAL, width or self.osize, self.m.const(8, number))
 
     def count_register(self, number: int) -> Register:
         """Return a register in the address size (CX, SI, DI of string and loop instructions)."""
@@ -223,60 +230,28 @@ class Insn:
         scale.upper = 3
         return self.wrap(base + (index << scale) + m.argument("disp", 32))
 
-    def _width(self, letter: str) -> int:
-        return {"b": 8, "w": 16, "d": 32, "v": self.osize, "z": self.osize, "q": 64}.get(letter, self.osize)
-
-    def operand(self, form: str) -> Operand:
-        """Return the operand for a form of the opcode map.
-
-        Raises:
-            ValueError: the form is not in the notation.
-        """
-        m = self.m
-        if form in FIXED:
-            kind, number = FIXED[form]
-            if kind == "seg":
-                return Special(self, 16, m.const(8, number), "seg")
-            return self.register(number, {"g8": 8, "g16": 16, "gv": self.osize}[kind])
-        if form in ("1", "3"):
-            return Constant(self, 8, m.const(8, int(form)))
-        kind, width = form[0], self._width(form[1:])
-        match kind:
-            case "E" | "M" | "R":
-                if kind == "M" or (kind == "E" and self.variant.memory):
-                    return Memory(self, width, self.source_segment, self.effective_offset)
-                return Register(self, width, m.argument("rm", 8))
-            case "G":
-                return Register(self, width, m.argument("reg", 8))
-            case "Z":
-                return Register(self, width, m.argument("rm", 8))
-            case "B":
-                return Register(self, width, m.argument("imm2", 8))
-            case "I":
-                width = {"Ib": 8, "Iw": 16}.get(form, self.osize)
-                return Constant(
-                    self,
-                    width,
-                    m.argument(
-                        "imm2" if form == "Ib" and "Iw" in self.row.operands else "imm",
-                        16 if form == "Ib" and "Iw" in self.row.operands else 32,
-                    ).trunc(width),
-                )
-            case "J":
-                return Constant(self, 32, m.argument("imm", 32))
-            case "O":
+    def operand(self, form: OperandForm, field: str) -> Operand:
+        """Return the operand for a form; ``field`` of the decoded instruction is where it is (:attr:`Row.fields`)."""
+        m, width = self.m, form.width(self.osize, memory=True)
+        match form.place:
+            case Place.RM if form.must_be_memory or (form.memory and self.variant.memory):
+                return Memory(self, width, self.source_segment, self.effective_offset)
+            case Place.OFFSET:
                 return Memory(self, width, self.source_segment, lambda: m.argument("disp", 32))
-            case "A":
-                return FarPointer(self, 48)
-            case "S":
-                return Special(self, 16, m.argument("reg", 8), "seg")
-            case "C" | "D" | "T":
-                return Special(self, 32, m.argument("reg", 8), {"C": "cr", "D": "dr", "T": "tr"}[kind])
-            case "X":
-                return Memory(self, width, self.source_segment, lambda: self.count_register(6).read().fit(32))
-            case "Y":
-                return Memory(self, width, m.const(8, Seg.ES), lambda: self.count_register(7).read().fit(32))
-        raise ValueError(f"{self.row.text}: unknown operand form {form}")
+            case Place.SOURCE:
+                return Memory(self, width, self.source_segment, lambda: self.count_register(Gpr.SI).read().fit(32))
+            case Place.DESTINATION:
+                return Memory(self, width, m.const(8, Seg.ES), lambda: self.count_register(Gpr.DI).read().fit(32))
+            case Place.FAR:
+                return FarPointer(self, width)
+            case Place.IMMEDIATE | Place.RELATIVE:
+                return Constant(self, width, m.argument(field, 32 if field == "imm" else 16).trunc(width))
+        number = m.argument(field, 8) if field else m.const(8, form.number)
+        if form.registers is None:
+            return Constant(self, width, number)
+        width = form.width(self.osize)
+        kind = Register if (form.registers, width) in CELLS else Special
+        return kind(self, form.registers, width, number)
 
 
 Description = Callable[..., None]
@@ -303,8 +278,8 @@ def expand(row: Row, variant: Variant, name: str) -> Microcode:
     if row.vex:
         mode.require_protected(x.m)
     if row.feature and "fallback" not in row.attributes:
-        x.fault_if(~features.has(x.m, row.feature), Vector.UD, 0, "NO_FEATURE")
-    DESCRIPTIONS[row.mnemonic](x, *[x.operand(form) for form in row.operands])
+        x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
+    DESCRIPTIONS[row.mnemonic](x, *map(x.operand, row.forms, row.fields))
     if not x.m.ended:
         x.m.end(ends.NEXT)
     return x.m.finish()

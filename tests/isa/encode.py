@@ -8,6 +8,7 @@ from dm.isa.insn import Variant
 from dm.isa.lineage import Lineage
 from dm.isa.map.decode import NeedMore, TooLong, decode, lookup
 from dm.isa.map.forms import MAPS, PREFIXES, VEX_MAPS, Row
+from dm.isa.map.operands import Place
 
 _MANDATORY = {"66": b"\x66", "F3": b"\xf3", "F2": b"\xf2"}
 _REPEAT = {"rep": b"\xf3", "repe": b"\xf3", "repne": b"\xf2", "": b""}
@@ -46,8 +47,9 @@ def encode(
         code += bytes([row.third])
     elif row.mod:
         code += _operand(row, variant, rng, near, opcode, part)
-    for form in row.immediates:
-        code += _immediate(form, row, variant, rng, near)
+    for form in row.forms:
+        if form.immediates or form.place is Place.OFFSET:
+            code += _immediate(form.text, variant, rng, near)
     try:
         found = decode(code, code32, part)
     except (NeedMore, TooLong):
@@ -57,7 +59,7 @@ def encode(
 
 def vex(row: Row, ignored: int) -> bytes:
     """Return a VEX prefix; ``ignored`` gives the bits that are, and the register in vvvv where the row has one."""
-    vvvv = ignored & 0x78 if row.imm2_class == "g" else 0x78
+    vvvv = ignored & 0x78 if row.register("imm2") else 0x78
     first = 0xC0 | ignored << 3 & 0x20 | next(n for n, number in VEX_MAPS.items() if number == row.map)
     return bytes([0xC4, first, ignored & 0x80 | vvvv | PREFIXES.index(row.prefix)])
 
@@ -104,7 +106,7 @@ def _falls_to(row: Row, variant: Variant, reg: int, opcode: int, part: Lineage) 
     return any(lookup(row.map, opcode, prefix, modrm, part) is row for prefix in PREFIXES)
 
 
-def _immediate(form: str, row: Row, variant: Variant, rng: random.Random, near: int) -> bytes:
+def _immediate(form: str, variant: Variant, rng: random.Random, near: int) -> bytes:
     size = variant.osize // 8
     match form:
         case "Ib":

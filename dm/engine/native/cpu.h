@@ -52,7 +52,8 @@ enum {
     CHUNK_PAGES = 512,   /* pages whose bookkeeping is allocated together */
 };
 
-/* Records a decoded instruction.  General registers are byte offsets into cpu->gpr. */
+/* Records a decoded instruction.  Registers are numbers, `base` and `index` 8 for none; byte registers are which byte
+ * of the general registers they are. */
 struct insn {
     void *handler;
     union {
@@ -345,16 +346,19 @@ struct variant {
     uint8_t first, second; /* its number among those that come first, or second, in a pair */
 };
 
+/* A row of the opcode map; where its operands are follows from their forms (dm.isa.map.operands). */
 struct row {
-    uint8_t mod;        /* 0 no ModRM, 1 rm, 2 memory, 3 register, 4 register whatever mod says */
-    uint8_t reg_class;  /* 0 plain, 1 general, 2 byte */
-    uint8_t rm_class;
-    uint8_t immediates[3]; /* enum immediate */
-    bool plus, addressed, lock, rep, repz, vvvv;
+    uint8_t mod;            /* 0 no ModRM, 1 rm, 2 memory, 3 register, 4 register whatever mod says */
+    bool reg_byte, rm_byte; /* a byte register */
+    bool vvvv;              /* VEX.vvvv names a register, in `imm2` */
+    bool address;           /* memory at an address in the instruction, in `disp` */
+    bool plus, addressed, lock, rep, repz;
+    struct {
+        uint8_t size[2]; /* bytes by operand size, 0 none */
+        bool extend;     /* its sign */
+    } immediates[2];     /* to `imm` and `imm2` */
     uint16_t variants[2][3][4]; /* [osize][register or 16-bit, memory 16, memory or addressed 32][none, lock or rep, repe, repne] */
 };
-
-enum immediate { IMM_NONE, IMM_IB, IMM_IB2, IMM_IW, IMM_IZ, IMM_IS, IMM_JZ, IMM_AP, IMM_O };
 
 struct top {
     uint32_t leaf;
@@ -364,6 +368,7 @@ struct top {
 extern const struct top decode_tops[]; /* by lineage, map, opcode */
 extern const unsigned decode_map_size;
 extern const uint8_t decode_vex_maps[32]; /* map that VEX.mmmmm selects, 0 none */
+extern const uint8_t decode_byte_registers[8]; /* which byte of the general registers AL to BH are */
 extern const uint16_t decode_leaves[];
 extern const struct row decode_rows[];
 extern const struct variant variants[];

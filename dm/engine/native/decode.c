@@ -2,7 +2,7 @@
 
 #include "cpu.h"
 
-enum { NONE = 8 * 8, SS = 2, DS = 3 };
+enum { NONE = 8, BP = 5, SP = 4, SS = 2, DS = 3 };
 
 struct bytes {
     const uint8_t *code;
@@ -30,22 +30,17 @@ static uint32_t take_signed(struct bytes *in, unsigned count)
     return count == 1 ? (uint32_t)(int32_t)(int8_t)value : count == 2 ? (uint32_t)(int32_t)(int16_t)value : value;
 }
 
-static uint8_t general(unsigned number)
+static uint8_t register_index(bool byte, unsigned number)
 {
-    return (uint8_t)(number * 8);
-}
-
-static uint8_t operand(unsigned class, unsigned number)
-{
-    return class == 2 ? (uint8_t)((number & 3) * 8 + (number >> 2)) : class == 1 ? general(number) : (uint8_t)number;
+    return byte ? decode_byte_registers[number] : (uint8_t)number;
 }
 
 /* 16-bit addressing; returns the default segment. */
 static unsigned address16(struct bytes *in, unsigned mod, unsigned rm, struct insn *out)
 {
     static const uint8_t base[8] = {3, 3, 5, 5, 6, 7, 5, 3}, index[8] = {6, 7, 6, 7, 8, 8, 8, 8};
-    out->base = general(base[rm]);
-    out->index = general(index[rm]);
+    out->base = base[rm];
+    out->index = index[rm];
     if (mod == 0 && rm == 6) {
         out->base = NONE;
         out->disp = take(in, 2);
@@ -54,7 +49,7 @@ static unsigned address16(struct bytes *in, unsigned mod, unsigned rm, struct in
     } else if (mod == 2) {
         out->disp = take(in, 2);
     }
-    return out->base == general(5) ? SS : DS;
+    return out->base == BP ? SS : DS;
 }
 
 static unsigned address32(struct bytes *in, unsigned mod, unsigned rm, struct insn *out)
@@ -65,9 +60,9 @@ static unsigned address32(struct bytes *in, unsigned mod, unsigned rm, struct in
         base = sib & 7;
         out->scale = (uint8_t)(sib >> 6);
         if ((sib >> 3 & 7) != 4)
-            out->index = general(sib >> 3 & 7);
+            out->index = sib >> 3 & 7;
     }
-    out->base = general(base);
+    out->base = (uint8_t)base;
     if (mod == 0 && base == 5) {
         out->base = NONE;
         out->disp = take(in, 4);
@@ -76,43 +71,13 @@ static unsigned address32(struct bytes *in, unsigned mod, unsigned rm, struct in
     } else if (mod == 2) {
         out->disp = take(in, 4);
     }
-    return out->base == general(4) || out->base == general(5) ? SS : DS;
+    return out->base == SP || out->base == BP ? SS : DS;
 }
 
-static void immediates(struct bytes *in, const struct row *row, bool osize32, bool asize32, struct insn *out)
+static uint32_t immediate(struct bytes *in, const struct row *row, unsigned n, bool osize32)
 {
-    const unsigned z = osize32 ? 4 : 2;
-    for (unsigned n = 0; n < 3; n++) {
-        switch (row->immediates[n]) {
-        case IMM_IB:
-            out->imm = take(in, 1);
-            break;
-        case IMM_IB2:
-            out->imm2 = take(in, 1);
-            break;
-        case IMM_IW:
-            out->imm = take(in, 2);
-            break;
-        case IMM_IZ:
-            out->imm = take(in, z);
-            break;
-        case IMM_IS:
-            out->imm = take_signed(in, 1);
-            break;
-        case IMM_JZ:
-            out->imm = take_signed(in, z);
-            break;
-        case IMM_AP:
-            out->imm = take(in, z);
-            out->imm2 = take(in, 2);
-            break;
-        case IMM_O:
-            out->disp = take(in, asize32 ? 4 : 2);
-            break;
-        default:
-            break;
-        }
-    }
+    const unsigned size = row->immediates[n].size[osize32];
+    return row->immediates[n].extend ? take_signed(in, size) : take(in, size);
 }
 
 static int segment_prefix(uint32_t byte)
@@ -206,17 +171,22 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, st
     }
     const struct row *row = &decode_rows[leaf - 1];
     if (row->vvvv)
-        out->imm2 = general(vvvv & 7);
+        out->imm2 = vvvv & 7;
     else
         wrong = wrong || vvvv;
     const bool memory = row->mod && row->mod != 4 && modrm < 0xc0;
-    out->reg = operand(row->reg_class, modrm >> 3 & 7);
-    out->rm = operand(row->rm_class, row->plus ? byte & 7 : modrm & 7);
+    out->reg = register_index(row->reg_byte, modrm >> 3 & 7);
+    out->rm = register_index(row->rm_byte, row->plus ? byte & 7 : modrm & 7);
     unsigned segment = DS;
     if (memory)
         segment = (asize32 ? address32 : address16)(&in, modrm >> 6, modrm & 7, out);
     out->seg = (uint8_t)(override >= 0 ? (unsigned)override : segment);
-    immediates(&in, row, osize32, asize32, out);
+    if (row->address)
+        out->disp = take(&in, asize32 ? 4 : 2);
+    if (row->immediates[0].size[0])
+        out->imm = immediate(&in, row, 0, osize32);
+    if (row->immediates[1].size[0])
+        out->imm2 = immediate(&in, row, 1, osize32);
     if (in.failed)
         return in.failed == 1 ? 0 : -1;
     out->next = (uint8_t)in.position;

@@ -12,10 +12,10 @@
 #define BAIL_PROCEDURE return
 #define BAIL_PROCEDURE_VALUE return 0
 
-#define GPR8(o) (*(any8 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR16(o) (*(any16 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR64(o) (*(any64 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR8(byte) (*((any8 *)cpu->a.gpr + (byte)))
+#define GPR16(n) (*(any16 *)&cpu->a.gpr[n])
+#define GPR32(n) (*(any32 *)&cpu->a.gpr[n])
+#define GPR64(n) (*(any64 *)&cpu->a.gpr[n])
 
 #define TRY_(call, otherwise) \
     do { \

@@ -41,10 +41,10 @@
 #define RELOAD() (fr = cpu->a.fr, fc = cpu->a.fc)
 #define BAIL_HANDLER return leave_exact(STATE)
 
-#define GPR8(o) (*(any8 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR16(o) (*(any16 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR32(o) (*(any32 *)((uint8_t *)cpu->a.gpr + (o)))
-#define GPR64(o) (*(any64 *)((uint8_t *)cpu->a.gpr + (o)))
+#define GPR8(byte) (*((any8 *)cpu->a.gpr + (byte)))
+#define GPR16(n) (*(any16 *)&cpu->a.gpr[n])
+#define GPR32(n) (*(any32 *)&cpu->a.gpr[n])
+#define GPR64(n) (*(any64 *)&cpu->a.gpr[n])
 
 /* What each check costs is measured with builds that lack it (build.py --without); they are never the product. */
 #ifdef WITHOUT_LIMITS

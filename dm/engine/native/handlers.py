@@ -189,8 +189,11 @@ class Handlers:
         code = insn.expand(row, variant, row.text)
         used = uses(code)
         self.procedures |= used.procedures
-        if ends.JUMP.name in used.terminators and {"Ap", "Iw"} & set(row.operands) and len(row.immediates) > 1:
+        if ends.JUMP.name in used.terminators and len(row.immediates) > 1:
             raise MicrocodeError(f"{row.text}: a direct jump needs the place of the second immediate")
+        for name in used.operands:
+            if (operand := row.register(name)) and operand.is_byte_register:
+                raise MicrocodeError(f"{row.text}: records do not hold the number of byte register {name}")
         leaves = used.terminators & _LEAVES_BLOCK
         branches = leaves == {ends.JUMP.name} and ends.NEXT.name in used.terminators
         macros = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dm.engine.native.handlers import Handlers
+from dm.engine.native.target import byte_index
 from dm.isa import ends
 from dm.isa.lineage import Lineage
 from dm.isa.map import decode, forms
@@ -61,7 +62,9 @@ def tables_source(handlers: Handlers) -> str:
     lines += ["};", "", f"const unsigned decode_map_size = {len(tops) // len(Lineage)};"]
     lines += ["", "const uint8_t decode_vex_maps[32] = {"]
     lines += [f"    [{selector}] = {number}," for selector, number in forms.VEX_MAPS.items()]
-    lines += ["};", "", "const uint16_t decode_leaves[] = {"]
+    bytes_of = ", ".join(str(byte_index(number)) for number in range(8))
+    lines += ["};", "", f"const uint8_t decode_byte_registers[8] = {{{bytes_of}}};"]
+    lines += ["", "const uint16_t decode_leaves[] = {"]
     for i in range(0, len(leaves), 24):
         lines.append("    " + " ".join(f"{leaf}," for leaf in leaves[i : i + 24]))
     lines += ["};", "", f"const unsigned label_count = {len(ends.CAUSES) + len(OWN_LABELS) + 1};"]
@@ -79,24 +82,18 @@ def _row(handlers: Handlers, number: int, row: Row) -> str:
             shape = (1 if v.asize == 16 else 2) if v.memory else 2 if v.asize == 32 else 0
             prefix = 1 if v.lock or v.rep == "rep" else {"": 0, "repe": 2, "repne": 3}[v.rep]
             table[v.osize == 32][shape][prefix] = index + 1
-    codes = {
-        "Ib": "IMM_IB2" if "Iw" in row.operands else "IMM_IB",
-        "Iw": "IMM_IW",
-        "Iz": "IMM_IZ",
-        "Is": "IMM_IS",
-        "Jb": "IMM_IS",
-        "Jz": "IMM_JZ",
-        "Ap": "IMM_AP",
-        "Ob": "IMM_O",
-        "Ov": "IMM_O",
-    }
-    immediates = [codes[o] for o in row.immediates]
-    kind = {"plain": 0, "g": 1, "g8": 2}
-    flags = [row.plus, row.addressed, "lock" in row.attributes, "rep" in row.attributes, "repz" in row.attributes]
-    flags.append(row.imm2_class == "g")
+    registers = [row.register(name) for name in ("reg", "rm")]
+    flags = [
+        *(form is not None and form.is_byte_register for form in registers),
+        row.register("imm2") is not None,
+        "disp" in row.fields,
+        row.plus,
+        row.addressed,
+        *(name in row.attributes for name in ("lock", "rep", "repz")),
+    ]
+    immediates = ", ".join(f"{{{{{one}, {two}}}, {int(signed)}}}" for (one, two), signed in row.immediates)
     sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
     return (
-        f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {kind[row.reg_class]}, {kind[row.rm_class]}, "
-        f"{{{', '.join(immediates) or '0'}}}, {', '.join(str(int(x)) for x in flags)}, {{{sizes}}}}}, "
-        f"/* {row.text} */"
+        f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {', '.join(str(int(x)) for x in flags)}, "
+        f"{{{immediates or '0'}}}, {{{sizes}}}}}, /* {row.text} */"
     )

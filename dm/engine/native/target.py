@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dm.isa.map.forms import Row
+from dm.isa.map.operands import GENERAL
 from dm.microcode import Field, MicrocodeError, Value
 from dm.microcode.print_c import CTarget
 
@@ -19,7 +20,7 @@ class Target(CTarget):
         self.row = row
 
     def read(self, cell: Field, index: Value | None, index_text: str) -> str:
-        """Expression for a cell; general registers are byte offsets in records, numbers elsewhere."""
+        """Expression for a cell."""
         if cell.view:
             return f"{cell.name.upper()}({self._register(cell.width, index, index_text)})"
         where = "cpu->" if cell.name in _ENGINE_CELLS else "cpu->a."
@@ -29,31 +30,28 @@ class Target(CTarget):
         return f"{where}{cell.name}[{index_text}]" if cell.count else f"{where}{cell.name}"
 
     def _register(self, width: int, index: Value | None, text: str) -> str:
+        """Index of a general register: its number, that of a byte register its byte in them; records hold it so."""
         assert index is not None
-        if index.op == "const":
-            n = index.const
-            return str((n & 3) * 8 + (n >> 2) if width == 8 else n * 8)
         if index.op == "arg" and index.m.is_handler:
-            kind = self._class(index.name)
-            if kind is None or (kind == "g8") != (width == 8):
-                raise MicrocodeError(f"{index.m.name}: operand {index.name} does not name a {width}-bit register")
+            if index.name not in ("base", "index"):
+                assert self.row is not None
+                form = self.row.register(index.name)
+                if form is None or form.registers is not GENERAL or form.is_byte_register != (width == 8):
+                    raise MicrocodeError(f"{self.row}: operand {index.name} does not name a {width}-bit register")
             return f"i->{index.name}"
-        return f"(({text} & 3) * 8 + ({text} >> 2 & 1))" if width == 8 else f"({text} * 8)"
-
-    def _class(self, name: str) -> str | None:
-        assert self.row is not None
-        if name in ("base", "index"):
-            return "g"
-        kind = {"reg": self.row.reg_class, "rm": self.row.rm_class, "imm2": self.row.imm2_class}.get(name)
-        return None if kind == "plain" else kind
+        if width != 8:
+            return text
+        return str(byte_index(index.const)) if index.op == "const" else f"(({text} & 3) * 8 + ({text} >> 2 & 1))"
 
     def operand(self, name: str, width: int) -> str:
-        """Expression for an operand of the record, as a number."""
+        """Expression for an operand of the record."""
         if name == "this_eip":
             return "(cpu->block_eip + i->offset)"
         if name == "next_eip":
             return "(cpu->block_eip + i->next)"
-        kind = self._class(name)
-        if kind == "g8":
-            return f"(i->{name} >> 3 | (i->{name} & 1u) << 2)"
-        return f"(i->{name} >> 3)" if kind == "g" else f"i->{name}"
+        return f"i->{name}"
+
+
+def byte_index(number: int) -> int:
+    """Return which byte of the general registers (8 bytes each) is byte register ``number``, AL to BH."""
+    return (number & 3) * 8 + (number >> 2)

@@ -6,6 +6,7 @@ from dm.isa import features, flags
 from dm.isa import primitives as p
 from dm.isa.insn import Insn, Memory, Operand, Register, Special, instruction
 from dm.isa.instructions import control
+from dm.isa.map.operands import CONTROL, SEGMENT, TEST
 from dm.isa.mechanisms import segmentation
 from dm.machine.architecture import CONDITIONS, Vector
 from dm.machine.state import Seg
@@ -15,20 +16,20 @@ from dm.machine.state import Seg
 def MOV(x: Insn, dst: Operand, src: Operand) -> None:
     """Copy; to and from segment, control and debug registers by their owners' rules."""
     if isinstance(dst, Special):
-        if dst.kind == "seg":
+        if dst.registers is SEGMENT:
             segmentation.move_to_segment(x, dst.number, src)
-        elif dst.kind == "cr":
+        elif dst.registers is CONTROL:
             control.move_to_cr(x, dst, src)
-        elif dst.kind == "tr":
+        elif dst.registers is TEST:
             control.test_register(x, dst)
         else:
             control.move_to_dr(x, dst, src)
     elif isinstance(src, Special):
-        if src.kind == "seg":
+        if src.registers is SEGMENT:
             _store_segment(x, dst, src)
-        elif src.kind == "cr":
+        elif src.registers is CONTROL:
             control.move_from_cr(x, dst, src)
-        elif src.kind == "tr":
+        elif src.registers is TEST:
             control.test_register(x, src)
         else:
             control.move_from_dr(x, dst, src)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from dm.isa.map.disassembler import REGISTERS, SEGMENTS
-from dm.isa.map.forms import FIXED, ROWS, Row
+from dm.isa.map.forms import ROWS, Row
+from dm.isa.map.operands import GENERAL, SEGMENT, OperandForm, Place, RegisterClass
 
 _OVERRIDES: Final = {"es": 0x26, "cs": 0x2E, "ss": 0x36, "ds": 0x3E, "fs": 0x64, "gs": 0x65}
 _REPEATS: Final = {"rep": 0xF3, "repe": 0xF3, "repne": 0xF2}
@@ -21,8 +21,8 @@ _REPEATS: Final = {"rep": 0xF3, "repe": 0xF3, "repne": 0xF2}
 _ADDRESSES: Final = {
     ("bx", "si"): 0, ("bx", "di"): 1, ("bp", "si"): 2, ("bp", "di"): 3, ("si",): 4, ("di",): 5, ("bp",): 6, ("bx",): 7,
 }  # fmt: skip
-_WIDTHS: Final = {"b": 8, "w": 16, "v": 16, "p": 0, "a": 0, "": 0}
-_IMPLIED: Final = ("MUL", "IMUL", "DIV", "IDIV")
+#: Their first operand is the accumulator, and is not written.
+_ACCUMULATOR: Final = ("MUL", "IMUL", "DIV", "IDIV")
 
 _LINE: Final = re.compile(r"(?:(?P<label>[a-z_]\w*):)?\s*(?P<text>[^;]*?)\s*(?:;.*)?$")
 _MEMORY: Final = re.compile(
@@ -40,13 +40,13 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class _Register:
+    registers: RegisterClass
     width: int
     number: int
 
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    number: int
+    def fits(self, form: OperandForm) -> bool:
+        """Whether the register can stand for an operand form."""
+        return form.registers is self.registers and form.width(16) == self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Memory:
     displacement: int
 
 
-_Operand = _Register | _Segment | _Memory | int
+_Operand = _Register | _Memory | int
 
 
 def assemble(source: str, origin: int, symbols: Mapping[str, int] | None = None) -> Assembly:
@@ -130,22 +130,21 @@ def _split(rest: str) -> list[str]:
 
 
 def _operand(word: str, known: dict[str, int], unknown: int | None) -> _Operand:
-    for width in (8, 16):
-        if word in REGISTERS[width]:
-            return _Register(width, REGISTERS[width].index(word))
-    if word in SEGMENTS[:6]:
-        return _Segment(SEGMENTS.index(word))
+    for registers, width in ((GENERAL, 8), (GENERAL, 16), (SEGMENT, 16)):
+        if word in registers.names[width]:
+            return _Register(registers, width, registers.names[width].index(word))
     match = _MEMORY.match(word)
     if match is None:
         return _value(word, known, unknown)
     width = {"byte": 8, "word": 16, "dword": 32, None: 0}[match["size"]]
-    registers, displacement = [], 0
+    terms: list[str] = []
+    displacement = 0
     for sign, term in re.findall(r"([+-]?)([^+-]+)", match["inside"]):
-        if term in REGISTERS[16]:
-            registers.append(term)
+        if term in GENERAL.names[16]:
+            terms.append(term)
         else:
             displacement += _value(term, known, unknown) * (-1 if sign == "-" else 1)
-    address = tuple(registers)
+    address = tuple(terms)
     if address and address not in _ADDRESSES:
         raise ValueError(f"{'+'.join(address)} is no 16-bit address")
     override = _OVERRIDES[match["segment"]] if match["segment"] else None
@@ -181,67 +180,52 @@ def _encodings(name: str, operands: list[_Operand], at: int) -> Iterator[bytes]:
     if name not in _rows():
         raise ValueError(f"no instruction {name!r}")
     for row in _rows()[name]:
-        forms = row.operands
-        if row.mnemonic in _IMPLIED and forms[0] in FIXED:
+        forms = row.forms
+        if row.mnemonic in _ACCUMULATOR and forms[0].place is Place.IMPLIED:
             forms = forms[1:]
-        if any(form[0] in "XY" for form in forms):
+        if any(form.place in (Place.SOURCE, Place.DESTINATION) for form in forms):
             forms = ()  # a string instruction: its operands are implied
         if len(forms) == len(operands) and (code := _encode(row, forms, operands, at)) is not None:
             yield code
 
 
-def _encode(row: Row, forms: tuple[str, ...], operands: list[_Operand], at: int) -> bytes | None:
+def _encode(row: Row, forms: tuple[OperandForm, ...], operands: list[_Operand], at: int) -> bytes | None:
     """Return the instruction, None where an operand is of another form."""
     opcode, reg, rm, tail = row.opcode, max(row.reg, 0), b"", b""
     # What a register beside it does not say of a memory operand's size the source has to.
-    sized = any(form[0] in "GS" for form in forms)
+    sized = any(form.place is Place.REG for form in forms)
     start = (b"\x0f" if row.map == 1 else b"") + bytes((opcode,))
     for form, operand in zip(forms, operands, strict=True):
-        width = _WIDTHS.get(form[1:], 0)
-        if form in FIXED:
-            if not _is_fixed(form, operand):
+        match form.place, operand:
+            case Place.IMPLIED, _Register() if operand.fits(form) and operand.number == form.number:
+                pass
+            case Place.IMPLIED, int() if form.registers is None and operand == form.number:
+                pass
+            case Place.RM, _Memory() if form.memory:
+                if form.registers and operand.width != form.width(16, memory=True) and (operand.width or not sized):
+                    return None
+                rm = _memory(operand)
+            case Place.RM, _Register() if operand.fits(form):
+                rm = bytes((0xC0 | operand.number,))
+            case Place.REG, _Register() if operand.fits(form):
+                reg = operand.number
+            case Place.OPCODE, _Register() if operand.fits(form):
+                start = start[:-1] + bytes((opcode + operand.number,))
+            case Place.OFFSET, _Memory() if not operand.registers:
+                tail += (operand.displacement & 0xFFFF).to_bytes(2, "little")
+            case Place.IMMEDIATE | Place.RELATIVE, int():
+                ((size, _), signed), value = form.immediates[0], operand
+                if form.place is Place.RELATIVE:
+                    value -= at + len(start) + size
+                low, high = -(1 << 8 * size - 1), (1 << 8 * size - signed) - 1
+                if not low <= value <= high and not (form.place is Place.RELATIVE and size == 2):
+                    return None
+                tail += (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            case _:
                 return None
-        elif form in ("1", "3"):
-            if operand != int(form):
-                return None
-        elif form[0] in "EM" and isinstance(operand, _Memory):
-            if form[0] == "E" and operand.width != width and (operand.width or not sized):
-                return None
-            rm = _memory(operand)
-        elif form[0] == "E" and isinstance(operand, _Register) and operand.width == width:
-            rm = bytes((0xC0 | operand.number,))
-        elif form[0] == "G" and isinstance(operand, _Register) and operand.width == width:
-            reg = operand.number
-        elif form[0] == "Z" and isinstance(operand, _Register) and operand.width == width:
-            start = start[:-1] + bytes((opcode + operand.number,))
-        elif form[0] == "S" and isinstance(operand, _Segment):
-            reg = operand.number
-        elif form[0] == "O" and isinstance(operand, _Memory) and not operand.registers:
-            tail += (operand.displacement & 0xFFFF).to_bytes(2, "little")
-        elif form[0] == "I" and isinstance(operand, int):
-            size = 2 if form in ("Iz", "Iw") else 1
-            low, high = (-128, 127) if form == "Is" else (-(1 << 8 * size - 1), (1 << 8 * size) - 1)
-            if not low <= operand <= high:
-                return None
-            tail += (operand & (1 << 8 * size) - 1).to_bytes(size, "little")
-        elif form[0] == "J" and isinstance(operand, int):
-            size = 1 if form == "Jb" else 2
-            distance = operand - (at + len(start) + size)
-            if size == 1 and not -128 <= distance <= 127:
-                return None
-            tail += (distance & (1 << 8 * size) - 1).to_bytes(size, "little")
-        else:
-            return None
     if rm:
         rm = bytes((rm[0] | reg << 3,)) + rm[1:]
     return start + rm + tail
-
-
-def _is_fixed(form: str, operand: _Operand) -> bool:
-    kind, number = FIXED[form]
-    if kind == "seg":
-        return operand == _Segment(number)
-    return operand == _Register(8 if kind == "g8" else 16, number)
 
 
 def _memory(operand: _Memory) -> bytes:

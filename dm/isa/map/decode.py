@@ -215,7 +215,7 @@ def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decod
     found.reg, found.rm = modrm >> 3 & 7, modrm & 7
     if row.plus:
         found.rm = opcode & 7
-    if row.imm2_class == "g":
+    if row.register("imm2"):
         found.imm2 = vvvv & 7
     else:
         wrong = wrong or vvvv != 0
@@ -245,26 +245,12 @@ def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decod
                 found.disp = take(4)
             segment = Seg.SS if found.base in (4, 5) else Seg.DS
     found.seg = segment if override is None else override
-    for form in row.immediates:
-        match form:
-            case "Ib":
-                if "Iw" in row.operands:
-                    found.imm2 = take(1)
-                else:
-                    found.imm = take(1)
-            case "Is" | "Jb":
-                found.imm = _signed(take(1), 8)
-            case "Iw":
-                found.imm = take(2)
-            case "Iz":
-                found.imm = take(osize // 8)
-            case "Jz":
-                found.imm = _signed(take(osize // 8), osize)
-            case "Ap":
-                found.imm = take(osize // 8)
-                found.imm2 = take(2)
-            case "Ob" | "Ov":
-                found.disp = take(asize // 8)
+    for name, immediate in zip(("imm", "imm2"), row.immediates, strict=False):
+        size = immediate.sizes[osize == 32]
+        value = take(size)
+        setattr(found, name, _signed(value, 8 * size) if immediate.signed else value)
+    if "disp" in row.fields:
+        found.disp = take(asize // 8)
     found.length = position
     rep = ""
     if repeat and "rep" in row.attributes:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dm.isa.map.decode import LONGEST, NONE, Decoded, NeedMore, TooLong, decode
-from dm.isa.map.forms import FIXED, Row
+from dm.isa.map.forms import Row
+from dm.isa.map.operands import CONTROL, GENERAL, SEGMENT, OperandForm, Place
 from dm.machine.state import Seg
 
-REGISTERS: Final = {
-    8: ("al", "cl", "dl", "bl", "ah", "ch", "dh", "bh"),
-    16: ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di"),
-    32: ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"),
-}
-SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "?", "?")
-_POINTERS: Final = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 0: ""}
+#: How assemblers write the size of a memory operand, by its bits.
+_POINTERS: Final = {
+    0: "", 8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 80: "tbyte ptr ",
+    128: "xmmword ptr ", 256: "ymmword ptr ",
+}  # fmt: skip
+_SEGMENTS: Final = SEGMENT.names[16]
 _SI, _DI, _BX = 6, 7, 3
 
 
@@ -77,10 +77,12 @@ def text(d: Decoded, eip: int = 0) -> str:
     if row.operands[:1] == ("E",) or row.mnemonic in ("MMX", "SSE", "SSEMMX", "AVX"):
         # Not described one by one: the opcode byte and the register field stand for the mnemonic.
         words = [f"{d.opcode:02x}/{d.reg}", writer.memory(0) if variant.memory else str(d.rm)]
-        return f"{prefix}{name} {','.join([*words, *(writer.operand(form) for form in row.immediates)])}"
+        given = [writer.operand(*one) for one in zip(row.forms, row.fields, strict=True) if one[0].immediates]
+        return f"{prefix}{name} {','.join([*words, *given])}"
     # The accumulator of MUL and DIV is not written, nor the register number that fences ignore.
-    implied = row.mnemonic in ("MUL", "IMUL", "DIV", "IDIV") and row.operands[0] in FIXED
-    operands = [writer.operand(form) for form in row.operands[implied:] if form != "R"]
+    implied = row.mnemonic in ("MUL", "IMUL", "DIV", "IDIV") and row.forms[0].place is Place.IMPLIED
+    shown = list(zip(row.forms, row.fields, strict=True))[implied:]
+    operands = [writer.operand(*one) for one in shown if one[0].text != "R"]
     if row.mnemonic == "XLAT":
         operands = [writer.string(8, d.seg, _BX)]
     elif row.mnemonic == "JCXZ" and variant.asize == 32:
@@ -95,68 +97,47 @@ class _Operands:
         self.d, self.row, self.eip = d, row, eip
         self.osize, self.asize = d.variant.osize, d.variant.asize
 
-    def operand(self, form: str) -> str:
-        """Return the text for a form of the opcode map."""
+    def operand(self, form: OperandForm, field: str) -> str:
+        """Return the text for an operand form; ``field`` of the decoded instruction is where the operand is."""
         d, osize = self.d, self.osize
-        if form in FIXED:
-            kind, number = FIXED[form]
-            if kind == "seg":
-                return SEGMENTS[number]
-            return REGISTERS[{"g8": 8, "g16": 16, "gv": osize}[kind]][number]
-        if form in ("1", "3"):
-            return form
-        width = {"b": 8, "w": 16, "d": 32, "q": 64, "s": 0, "p": osize + 16, "a": 2 * osize}.get(form[1:], osize)
-        match form[0]:
-            case "E" | "M" | "R":
-                if d.variant.memory:
-                    return self.memory(0 if form == "M" else width)
-                return REGISTERS[width][d.rm]
-            case "G":
-                return REGISTERS[width][d.reg]
-            case "Z":
-                return REGISTERS[width][d.rm]
-            case "B":
-                return REGISTERS[width][d.imm2]
-            case "I":
-                return self.immediate(form)
-            case "J":
+        width = form.width(osize, memory=True)
+        match form.place:
+            case Place.RM if d.variant.memory:
+                return self.memory(width if form.shown else 0)
+            case Place.IMMEDIATE:
+                return hex(getattr(d, field) & (0xFFFF if osize == 16 else 0xFFFFFFFF))
+            case Place.RELATIVE:
                 return hex(self.eip + d.length + d.imm & (0xFFFF if osize == 16 else 0xFFFFFFFF))
-            case "O":
-                return f"{SEGMENTS[d.seg]}:{d.disp:#x}"
-            case "A":
+            case Place.OFFSET:
+                return f"{_SEGMENTS[d.seg]}:{d.disp:#x}"
+            case Place.FAR:
                 return f"{d.imm2:#x}:{d.imm:#x}"
-            case "S":
-                return SEGMENTS[d.reg]
-            case "C" | "D" | "T":
-                # LOCK is how AMD's parts name CR8 outside 64-bit mode.
-                return f"{form[0].lower()}r{d.reg + 8 * d.variant.lock}"
-            case "X":
+            case Place.SOURCE:
                 return self.string(width, d.seg, _SI)
-            case "Y":
+            case Place.DESTINATION:
                 return self.string(width, Seg.ES, _DI)
-        raise ValueError(f"{self.row.text}: unknown operand form {form}")
-
-    def immediate(self, form: str) -> str:
-        """An immediate, cut to the operand size."""
-        if form == "Ib" and "Iw" in self.row.operands:
-            return hex(self.d.imm2)
-        return hex(self.d.imm & (0xFFFF if self.osize == 16 else 0xFFFFFFFF))
+        number = getattr(d, field) if field else form.number
+        if form.registers is None:
+            return str(number)
+        if form.registers is CONTROL:
+            number += 8 * d.variant.lock  # which is how AMD's parts name CR8 outside 64-bit mode
+        return form.registers.names[form.width(osize)][number]
 
     def string(self, width: int, seg: int, register: int) -> str:
         """The element a string instruction is at."""
-        return f"{_POINTERS[width]}{SEGMENTS[seg]}:[{REGISTERS[self.asize][register]}]"
+        return f"{_POINTERS[width]}{_SEGMENTS[seg]}:[{GENERAL.names[self.asize][register]}]"
 
     def memory(self, width: int) -> str:
         """A ModRM memory operand of ``width`` bits (0: of no size)."""
-        d, names = self.d, REGISTERS[self.asize]
+        d, names = self.d, GENERAL.names[self.asize]
         size = self._access_size(width)
         if d.base == NONE and d.index == NONE:
-            return f"{_POINTERS[size]}{SEGMENTS[d.seg]}:{d.disp:#x}"
+            return f"{_POINTERS[size]}{_SEGMENTS[d.seg]}:{d.disp:#x}"
         parts = [] if d.base == NONE else [names[d.base]]
         if d.index != NONE:
             parts.append(names[d.index] + (f"*{1 << d.scale}" if self.asize == 32 else ""))
         default = Seg.SS if d.base == 5 or (d.base == 4 and self.asize == 32) else Seg.DS
-        segment = "" if d.seg == default else f"{SEGMENTS[d.seg]}:"
+        segment = "" if d.seg == default else f"{_SEGMENTS[d.seg]}:"
         return f"{_POINTERS[size]}{segment}[{'+'.join(parts)}{self._displacement()}]"
 
     def _access_size(self, width: int) -> int:

@@ -1,16 +1,18 @@
-"""Operand forms and decode rows: the opcode map parsed into data.
+"""The rows of the opcode map, parsed into data; their operands are those of :mod:`dm.isa.map.operands`.
 
-:data:`ROWS` is what decoders, disassembler and coverage report are made from.
+:data:`ROWS` is what decoders, disassembler, assembler and coverage report are made from.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from dm.isa.lineage import MODEL, Lineage
 from dm.isa.map import opcodes
+from dm.isa.map.operands import CONTROL, DEBUG, NUMBERS, TEST, Immediate, OperandForm, Place, operand_form
 
 #: Opcode maps: one byte, 0F, 0F 38, 0F 3A, and those that a VEX prefix selects.
 MAPS: Final = ("", "0F", "0F38", "0F3A", "VEX0F38", "VEX0F3A")
@@ -21,15 +23,6 @@ PREFIXES: Final = ("NP", "66", "F3", "F2")
 #: Prefix of a row -> those it is there with; NFx is the manual's "neither F2 nor F3".
 _TAKES: Final = {"": PREFIXES, "NFx": ("NP", "66"), **{prefix: (prefix,) for prefix in PREFIXES}}
 
-#: Register operands that need no bits in the instruction: name -> (class, number).
-FIXED: Final = {
-    **{name: ("g8", i) for i, name in enumerate(("AL", "CL", "DL", "BL", "AH", "CH", "DH", "BH"))},
-    "AX": ("g16", 0),
-    "DX": ("g16", 2),
-    "eAX": ("gv", 0),
-    **{name: ("seg", i) for i, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS"))},
-}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -38,7 +31,7 @@ class Row:
     ``reg``: required ModRM.reg, or -1; ``third``: required whole ModRM byte, or -1 (``0F 01 C8``).  ``mod``: ``"rm"``
     any, ``"m"`` memory only, ``"r"`` register only, ``"R"`` register whatever mod says (MOV to and from CR, DR, TR),
     ``""`` no ModRM byte.  ``last``: the last of the opcodes it stands for.  ``plus``: these name a register.
-    ``names``: mnemonic for 16- and 32-bit operand size.
+    ``names``: mnemonic for 16- and 32-bit operand size.  ``operands`` and ``forms``: its operands, in words and parsed.
     """
 
     map: int
@@ -51,6 +44,7 @@ class Row:
     plus: bool
     names: tuple[str, str]
     operands: tuple[str, ...]
+    forms: tuple[OperandForm, ...]
     attributes: frozenset[str]
     text: str
 
@@ -60,7 +54,7 @@ class Row:
 
     @property
     def mnemonic(self) -> str:
-        """Name of the description in dm.isa: that of the 16-bit form, with MOV to CR/DR and segments told apart."""
+        """The name its description has in :data:`dm.isa.insn.DESCRIPTIONS`: that for 16-bit operand size."""
         return self.names[0]
 
     @property
@@ -94,32 +88,37 @@ class Row:
         return self.since <= MODEL[part] <= until and vendor
 
     @property
-    def reg_class(self) -> str:
-        """What ModRM.reg names: ``g8`` a byte register, ``g`` a word or dword one, ``plain`` anything else."""
-        form = next((o for o in self.operands if o[0] in "GSCDT" and o not in FIXED), "")
-        return "g8" if form == "Gb" else "g" if form[:1] == "G" else "plain"
-
-    @property
-    def rm_class(self) -> str:
-        """The same for ModRM.rm in register form, or for the register in the opcode."""
-        return "g8" if any(o in ("Eb", "Zb") for o in self.operands) else "g"
-
-    @property
-    def imm2_class(self) -> str:
-        """The same for the second immediate, whose place VEX.vvvv takes."""
-        return "g" if "Bd" in self.operands else "plain"
-
-    @property
     def addressed(self) -> bool:
         """Whether the address size matters although there is no ModRM byte (strings, moffs, XLAT, LOOP, JCXZ)."""
         return not self.mod and (
-            any(o[0] in "XYO" for o in self.operands) or self.mnemonic in ("XLAT", "LOOP", "LOOPE", "LOOPNE", "JCXZ")
+            any(form.memory for form in self.forms) or self.mnemonic in ("XLAT", "LOOP", "LOOPE", "LOOPNE", "JCXZ")
         )
 
-    @property
-    def immediates(self) -> tuple[str, ...]:
-        """Immediate operands in encoding order (Ib Iw Iz Is Jb Jz Ap Ob Ov)."""
-        return tuple(o for o in self.operands if o in ("Ib", "Iw", "Iz", "Is", "Jb", "Jz", "Ap", "Ob", "Ov"))
+    @cached_property
+    def immediates(self) -> tuple[Immediate, ...]:
+        """What it ends with: the first goes to field ``imm`` of the decoded instruction, the second to ``imm2``."""
+        return tuple(immediate for form in self.forms for immediate in form.immediates)
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Field of the decoded instruction that each operand is in; empty for those that are implied."""
+        found, taken = [], 0
+        for form in self.forms:
+            if form.immediates:
+                found.append(("imm", "imm2")[taken])
+                taken += len(form.immediates)
+            elif form.place is Place.OFFSET:
+                found.append("disp")
+            else:
+                found.append(NUMBERS[form.place] if form.registers and form.place in NUMBERS else "")
+        return tuple(found)
+
+    def register(self, field: str) -> OperandForm | None:
+        """Return the operand whose register's number is in a field of the decoded instruction; None: that is none."""
+        for form, where in zip(self.forms, self.fields, strict=True):
+            if where == field and form.place in NUMBERS:
+                return form
+        return None
 
 
 _ROW = re.compile(
@@ -134,7 +133,7 @@ def parse(line: str) -> Row:
     """Parse one line of the map.
 
     Raises:
-        ValueError: the line is not in the notation.
+        ValueError: the line is not in the notation, or has an operand that is not.
     """
     match = _ROW.match(line.strip())
     if not match:
@@ -142,18 +141,14 @@ def parse(line: str) -> Row:
     codes = match["bytes"].split()
     third = int(match["third"], 16) if match["third"] else -1
     operands = tuple(match["operands"].split(",")) if match["operands"] else ()
+    forms = tuple(map(operand_form, operands))
     mod = ""
-    if match["reg"] or third >= 0:
-        mod = "rm"
-        for o in operands:
-            if o[0] == "M":
-                mod = "m"
-            elif o[0] == "R" and (len(o) == 1 or o[1] in "dv"):
-                mod = "r"
-        if third >= 0:
-            mod = "r"
-        if any(o in ("Cd", "Dd", "Td") for o in operands):
-            mod = "R"
+    if any(form.registers in (CONTROL, DEBUG, TEST) for form in forms):
+        mod = "R"
+    elif third >= 0 or any(form.must_be_register for form in forms):
+        mod = "r"
+    elif match["reg"]:
+        mod = "m" if any(form.must_be_memory for form in forms) else "rm"
     names = match["name"].split("/")
     opcode = int(codes[-1], 16)
     return Row(
@@ -167,6 +162,7 @@ def parse(line: str) -> Row:
         plus=bool(match["plus"]),
         names=(names[0], names[-1]),
         operands=operands,
+        forms=forms,
         attributes=frozenset((match["attributes"] or "").split()),
         text=" ".join(line.split(";")[0].split()),
     )
