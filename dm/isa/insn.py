@@ -278,7 +278,7 @@ def expand(row: Row, variant: Variant, name: str) -> Microcode:
     if row.vex:
         mode.require_protected(x.m)
     if row.feature and "fallback" not in row.attributes:
-        x.fault_if(~features.has(x.m, row.feature), p.UD, 0, "NO_FEATURE")
+        x.fault_if(~features.has(x.m, row.feature), Vector.UD, 0, "NO_FEATURE")
     DESCRIPTIONS[row.mnemonic](x, *map(x.operand, row.forms, row.fields))
     if not x.m.ended:
         x.m.end(ends.NEXT)

@@ -153,14 +153,7 @@ def BOUND(x: Insn, index: Operand, bounds: Memory) -> None:
     read the second.
     """
     value = index.read()
-<<<<<<< HEAD
-    lower = bounds.load(bounds.width)
-    x.fault_if(~is_amd(x.m) & value.slt(lower), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32))
-    upper = bounds.load(bounds.width, plus=bounds.width // 8)
-    x.fault_if(value.slt(lower) | upper.slt(value), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))
-=======
     lower = bounds.load(x.osize)
-    x.fault_if(~is_amd(x.m) & value.slt(lower), p.BR, 0, "BOUND", value.fit(32), lower.fit(32))
+    x.fault_if(~is_amd(x.m) & value.slt(lower), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32))
     upper = bounds.load(x.osize, plus=x.osize // 8)
-    x.fault_if(value.slt(lower) | upper.slt(value), p.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))
->>>>>>> 73d37b8 (Operand forms are one table, read by descriptions, decoders, disassembler, assembler and generator)
+    x.fault_if(value.slt(lower) | upper.slt(value), Vector.BR, 0, "BOUND", value.fit(32), lower.fit(32), upper.fit(32))
