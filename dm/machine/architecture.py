@@ -215,6 +215,17 @@ class DebugCtl(IntEnum):
 
     LBR = 1 << 0
     BTF = 1 << 1
+    BLD = 1 << 2
+    TR = 1 << 6
+    BTS = 1 << 7
+    BTINT = 1 << 8
+    BTS_OFF_OS = 1 << 9
+    BTS_OFF_USR = 1 << 10
+    FREEZE_LBRS_ON_PMI = 1 << 11
+    FREEZE_PERFMON_ON_PMI = 1 << 12
+    ENABLE_UNCORE_PMI = 1 << 13
+    FREEZE_WHILE_SMM = 1 << 14
+    RTM = 1 << 15
 
 
 class ApicBase(IntEnum):
@@ -341,6 +352,8 @@ class Entry(IntEnum):
     #: Address of a page or table: of 32 bits, and of 52.
     ADDRESS_32 = 0xFFFFF000
     ADDRESS = 0x000FFFFFFFFFF000
+    #: Reserved in a PDPTE of PAE paging (table 4-8).
+    PDPTE_RESERVED = 0xFFF << 52 | G | PS | D | A | US | RW
 
 
 class Msr(IntEnum):

@@ -14,8 +14,21 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, Final
 
+from dm.machine.architecture import (
+    Cr0,
+    Cr4,
+    DebugCtl,
+    Efer,
+    Eflags,
+    Entry,
+    PendingDebug,
+    Rights,
+    Selector,
+    System,
+    Vector,
+)
 from dm.machine.cells import FLAGS, cell
-from dm.machine.state import Seg, State
+from dm.machine.state import Activity, EventType, Seg, Shadow, State
 from dm.microcode import Field, Microcode, Procedure, Value
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 
@@ -84,16 +97,16 @@ class _View:
         return self.m.get(cell("seg.attributes"), int(seg))
 
     def type(self, seg: Seg) -> Value:
-        return self.attributes(seg) & 15
+        return self.attributes(seg).field(Rights.TYPE)
 
-    def bit(self, seg: Seg, bit: int) -> Value:
-        return self.attributes(seg).bit(bit)
+    def has(self, seg: Seg, right: Rights) -> Value:
+        return self.attributes(seg).has(right)
 
     def dpl(self, seg: Seg) -> Value:
-        return self.attributes(seg).bits(5, 2)
+        return self.attributes(seg).field(Rights.DPL)
 
     def rpl(self, seg: Seg) -> Value:
-        return self.selector(seg) & 3
+        return self.selector(seg) & Selector.RPL
 
     def selector(self, seg: Seg) -> Value:
         return self.m.get(cell("seg.selector"), int(seg))
@@ -109,15 +122,15 @@ class _View:
 
     @property
     def pe(self) -> Value:
-        return self.m.get(_CR0).bit(0)
+        return self.m.get(_CR0).has(Cr0.PE)
 
     @property
     def vm(self) -> Value:
-        return self.m.get(FLAGS).bit(17)
+        return self.m.get(FLAGS).has(Eflags.VM)
 
     @property
     def lma(self) -> Value:
-        return self.m.get(_EFER).bit(10)
+        return self.m.get(_EFER).has(Efer.LMA)
 
     def v86_like(self, policy_is_ug: bool) -> Value:
         """Whether the hypervisor enters in virtual-8086 mode: VM86 itself, or real mode without unrestricted guest."""
@@ -138,11 +151,11 @@ def _rule(
 
 
 def _accessed_and_readable(seg: Seg) -> Callable[[_View], Value]:
-    return lambda v: v.bit(seg, 0) & (~v.bit(seg, 3) | v.bit(seg, 1))
+    return lambda v: v.has(seg, Rights.ACCESSED) & (~v.has(seg, Rights.CODE) | v.has(seg, Rights.READABLE))
 
 
 def _dpl_reaches_rpl(seg: Seg) -> Callable[[_View], Value]:
-    return lambda v: (v.dpl(seg) >= v.rpl(seg)) | (v.bit(seg, 3) & v.bit(seg, 2))
+    return lambda v: (v.dpl(seg) >= v.rpl(seg)) | (v.has(seg, Rights.CODE) & v.has(seg, Rights.CONFORMING))
 
 
 def _segment_rules(ug: bool) -> None:
@@ -178,9 +191,11 @@ def _segment_rules(ug: bool) -> None:
             v = _View(m)
             rights = v.attributes(seg)
             # A real-mode cache holds 93h or 9Bh: DPL becomes 3, and for CS the type 3, when it is run as VM86.
-            as_loaded = (rights & (0xFF90 if seg is Seg.CS else 0xFF9F)) | (0x63 if seg is Seg.CS else 0x60)
+            dropped = Rights.DPL | (Rights.TYPE if seg is Seg.CS else 0)
+            added = Rights.DPL | (Rights.WRITABLE | Rights.ACCESSED if seg is Seg.CS else 0)
+            as_loaded = (rights & (0xFFFF ^ dropped)) | added
             rights = m.select(v.pe, rights, as_loaded)
-            return unless(~v.v86_like(ug), (rights == 0xF3) & ~v.unusable(seg))
+            return unless(~v.v86_like(ug), (rights == Rights.DATA | Rights.DPL) & ~v.unusable(seg))
 
         _rule(f"{up}_BASE_V86", both, _SECTION_SEGMENTS, f"{low}.base", "selector * 16")(base_holds)
         _rule(f"{up}_LIMIT_V86", both, _SECTION_SEGMENTS, f"{low}.limit", "FFFFh")(limit_holds)
@@ -205,7 +220,7 @@ def _segment_rules(ug: bool) -> None:
             )
 
             def code_dpl(v: _View) -> Value:
-                conforming = v.bit(Seg.CS, 2)
+                conforming = v.has(Seg.CS, Rights.CONFORMING)
                 ok = v.m.select(conforming, v.dpl(Seg.CS) <= v.dpl(Seg.SS), v.dpl(Seg.CS) == v.dpl(Seg.SS))
                 return (v.type(Seg.CS) == 3) & (v.dpl(Seg.CS) == 0) | (v.type(Seg.CS) != 3) & ok if ug else ok
 
@@ -213,7 +228,7 @@ def _segment_rules(ug: bool) -> None:
                 "CS_DPL", both, _SECTION_SEGMENTS, "cs.attributes.dpl", "equal to SS.DPL (at most SS.DPL if conforming)"
             )(outside_v86(seg, code_dpl))
             _rule("CS_L_D", both, _SECTION_SEGMENTS, "cs.attributes", "L and D not both set in IA-32e mode")(
-                outside_v86(seg, lambda v: ~(v.lma & v.bit(Seg.CS, 13) & v.bit(Seg.CS, 14)))
+                outside_v86(seg, lambda v: ~(v.lma & v.has(Seg.CS, Rights.L) & v.has(Seg.CS, Rights.DB)))
             )
         elif seg is Seg.SS:
             _rule("SS_TYPE", both, _SECTION_SEGMENTS, "ss.attributes.type", "3 or 7")(
@@ -248,13 +263,13 @@ def _segment_rules(ug: bool) -> None:
                     )
                 )
         _rule(f"{up}_S", both, _SECTION_SEGMENTS, f"{low}.attributes.s", "1")(
-            outside_v86(seg, lambda v, seg=seg: v.bit(seg, 4))  # type: ignore[misc]
+            outside_v86(seg, lambda v, seg=seg: v.has(seg, Rights.S))  # type: ignore[misc]
         )
         _rule(f"{up}_P", both, _SECTION_SEGMENTS, f"{low}.attributes.p", "1")(
-            outside_v86(seg, lambda v, seg=seg: v.bit(seg, 7))  # type: ignore[misc]
+            outside_v86(seg, lambda v, seg=seg: v.has(seg, Rights.P))  # type: ignore[misc]
         )
         _rule(f"{up}_RESERVED", both, _SECTION_SEGMENTS, f"{low}.attributes", "bits 11:8 zero")(
-            outside_v86(seg, lambda v, seg=seg: v.attributes(seg).bits(8, 4) == 0)  # type: ignore[misc]
+            outside_v86(seg, lambda v, seg=seg: v.attributes(seg).field(Rights.RESERVED) == 0)  # type: ignore[misc]
         )
         _rule(f"{up}_G", both, _SECTION_SEGMENTS, f"{low}.attributes.g", "G agreeing with the limit, both ways")(
             outside_v86(seg, lambda v, seg=seg: _granularity(v, seg))  # type: ignore[misc]
@@ -265,7 +280,7 @@ def _segment_rules(ug: bool) -> None:
 
 
 def _granularity(v: _View, seg: Seg) -> Value:
-    g = v.bit(seg, 15)
+    g = v.has(seg, Rights.G)
     low_ones = (v.limit(seg) & 0xFFF) == 0xFFF
     high_zero = (v.limit(seg) >> 20) == 0
     return (low_ones | ~g) & (high_zero | g)
@@ -292,24 +307,33 @@ def _system_segment_rules() -> None:
         return holds
 
     tr, ldtr = Seg.TR, Seg.LDTR
+
+    def busy(v: _View) -> Value:
+        return (v.type(tr) == System.TSS32_BUSY) | (v.type(tr) == System.TSS16_BUSY) & ~v.lma
+
     rows: list[tuple[str, str, str, Callable[[_View], Value]]] = [
-        ("TI", "selector", "TI clear", lambda v: ~v.selector(tr).bit(2)),
-        ("TYPE", "attributes.type", "3 or 11 (busy TSS)", lambda v: (v.type(tr) == 11) | (v.type(tr) == 3) & ~v.lma),
-        ("S", "attributes.s", "0", lambda v: ~v.bit(tr, 4)),
-        ("P", "attributes.p", "1", lambda v: v.bit(tr, 7)),
+        ("TI", "selector", "TI clear", lambda v: ~v.selector(tr).has(Selector.TI)),
+        (
+            "TYPE",
+            "attributes.type",
+            "3 or 11 (busy TSS)",
+            busy,
+        ),
+        ("S", "attributes.s", "0", lambda v: ~v.has(tr, Rights.S)),
+        ("P", "attributes.p", "1", lambda v: v.has(tr, Rights.P)),
         ("USABLE", "unusable", "0", lambda v: ~v.unusable(tr)),
-        ("RESERVED", "attributes", "bits 11:8 zero", lambda v: v.attributes(tr).bits(8, 4) == 0),
+        ("RESERVED", "attributes", "bits 11:8 zero", lambda v: v.attributes(tr).field(Rights.RESERVED) == 0),
         ("G", "attributes.g", "G agreeing with the limit, both ways", lambda v: _granularity(v, tr)),
         ("BASE_CANONICAL", "base", "canonical", lambda v: _canonical(v.base(tr))),
     ]
     for name, part, required, test in rows:
         _rule(f"TR_{name}", VMX_ALL, _SECTION_SEGMENTS, f"tr.{part}", required)(with_tr(test))
     rows = [
-        ("TI", "selector", "TI clear", lambda v: ~v.selector(ldtr).bit(2)),
-        ("TYPE", "attributes.type", "2", lambda v: v.type(ldtr) == 2),
-        ("S", "attributes.s", "0", lambda v: ~v.bit(ldtr, 4)),
-        ("P", "attributes.p", "1", lambda v: v.bit(ldtr, 7)),
-        ("RESERVED", "attributes", "bits 11:8 zero", lambda v: v.attributes(ldtr).bits(8, 4) == 0),
+        ("TI", "selector", "TI clear", lambda v: ~v.selector(ldtr).has(Selector.TI)),
+        ("TYPE", "attributes.type", "2", lambda v: v.type(ldtr) == System.LDT),
+        ("S", "attributes.s", "0", lambda v: ~v.has(ldtr, Rights.S)),
+        ("P", "attributes.p", "1", lambda v: v.has(ldtr, Rights.P)),
+        ("RESERVED", "attributes", "bits 11:8 zero", lambda v: v.attributes(ldtr).field(Rights.RESERVED) == 0),
         ("G", "attributes.g", "G agreeing with the limit, both ways", lambda v: _granularity(v, ldtr)),
         ("BASE_CANONICAL", "base", "canonical", lambda v: _canonical(v.base(ldtr))),
     ]
@@ -347,17 +371,18 @@ def _(m: Microcode) -> Value:
 @_rule("CR0_PG_PE", VMX_ALL, _SECTION_CONTROL, "cr0", "PE set when PG is set")
 def _(m: Microcode) -> Value:
     cr0 = m.get(_CR0)
-    return ~cr0.bit(31) | cr0.bit(0)
+    return ~cr0.has(Cr0.PG) | cr0.has(Cr0.PE)
 
 
 @_rule("CR0_RESERVED", VMX_ALL, _SECTION_CONTROL, "cr0", "reserved bits zero (15:6, 17, 28:19)")
 def _(m: Microcode) -> Value:
-    return (m.get(_CR0) & 0x1FFAFFC0) == 0
+    return (m.get(_CR0) & (0xFFFFFFFF ^ Cr0.ALL)) == 0
 
 
 @_rule("CR0_FIXED", frozenset({Policy.VMX_RAW}), _SECTION_CONTROL, "cr0", "PE, NE and PG set")
 def _(m: Microcode) -> Value:
-    return (m.get(_CR0) & 0x80000021) == 0x80000021
+    fixed = Cr0.PE | Cr0.NE | Cr0.PG
+    return (m.get(_CR0) & fixed) == fixed
 
 
 @_rule("CR0_HIGH", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr0", "bits 63:32 zero")
@@ -367,27 +392,28 @@ def _(m: Microcode) -> Value:
 
 @_rule("CR4_VMXE", frozenset({Policy.VMX_RAW}), _SECTION_CONTROL, "cr4", "VMXE set")
 def _(m: Microcode) -> Value:
-    return m.get(_CR4).bit(13)
+    return m.get(_CR4).has(Cr4.VMXE)
 
 
 @_rule("CR4_RESERVED", VMX_ALL, _SECTION_CONTROL, "cr4", "reserved bits zero (15, 26, 31:29, 63:33)")
 def _(m: Microcode) -> Value:
-    return (m.get(_CR4) & 0xFFFFFFFEE4008000) == 0
+    return (m.get(_CR4) & (0xFFFFFFFFFFFFFFFF ^ sum(Cr4))) == 0
 
 
 @_rule("CR4_MBZ", SVM_ALL, _SECTION_SVM, "cr4", "reserved bits zero (13:15, 19, 63:24)")
 def _(m: Microcode) -> Value:
-    return (m.get(_CR4) & 0xFFFFFFFFFF08E000) == 0
+    intel = (Cr4.VMXE, Cr4.SMXE, Cr4.KL, Cr4.PKS, Cr4.UINTR, Cr4.LASS, Cr4.LAM_SUP, Cr4.FRED)
+    return (m.get(_CR4) & (0xFFFFFFFFFFFFFFFF ^ (sum(Cr4) - sum(intel)))) == 0
 
 
 @_rule("CR4_PCIDE", VMX_ALL, _SECTION_CONTROL, "cr4", "PCIDE clear outside IA-32e mode")
 def _(m: Microcode) -> Value:
-    return ~m.get(_CR4).bit(17) | _View(m).lma
+    return ~m.get(_CR4).has(Cr4.PCIDE) | _View(m).lma
 
 
 @_rule("CR4_CET", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr0", "WP set when CR4.CET is set")
 def _(m: Microcode) -> Value:
-    return ~m.get(_CR4).bit(23) | m.get(_CR0).bit(16)
+    return ~m.get(_CR4).has(Cr4.CET) | m.get(_CR0).has(Cr0.WP)
 
 
 @_rule("CR3_RESERVED", VMX_ALL | SVM_ALL, _SECTION_CONTROL, "cr3", "bits 63:52 zero")
@@ -397,23 +423,24 @@ def _(m: Microcode) -> Value:
 
 @_rule("EFER_LMA_PAE", VMX_ALL, _SECTION_CONTROL, "cr4", "PAE and CR0.PG set in IA-32e mode")
 def _(m: Microcode) -> Value:
-    return ~_View(m).lma | (m.get(_CR4).bit(5) & m.get(_CR0).bit(31))
+    return ~_View(m).lma | (m.get(_CR4).has(Cr4.PAE) & m.get(_CR0).has(Cr0.PG))
 
 
 @_rule("EFER_LMA_LME", VMX_ALL, _SECTION_CONTROL, "efer", "LMA equal to LME when CR0.PG is set")
 def _(m: Microcode) -> Value:
     efer = m.get(_EFER)
-    return ~m.get(_CR0).bit(31) | (efer.bit(10) == efer.bit(8))
+    return ~m.get(_CR0).has(Cr0.PG) | (efer.has(Efer.LMA) == efer.has(Efer.LME))
 
 
 @_rule("EFER_RESERVED_VMX", VMX_ALL, _SECTION_CONTROL, "efer", "reserved bits zero (7:1, 9, 63:12)")
 def _(m: Microcode) -> Value:
-    return (m.get(_EFER) & 0xFFFFFFFFFFFFF2FE) == 0
+    known = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE
+    return (m.get(_EFER) & (0xFFFFFFFFFFFFFFFF ^ known)) == 0
 
 
 @_rule("DEBUGCTL_RESERVED", VMX_ALL, _SECTION_CONTROL, "debugctl", "reserved bits zero (5:3, 63:16)")
 def _(m: Microcode) -> Value:
-    return (m.get(cell("debugctl")) & 0xFFFFFFFFFFFF0038) == 0
+    return (m.get(cell("debugctl")) & (0xFFFFFFFFFFFFFFFF ^ sum(DebugCtl))) == 0
 
 
 @_rule("SYSENTER_ESP_CANONICAL", VMX_ALL, _SECTION_CONTROL, "sysenter_esp", "canonical")
@@ -445,7 +472,7 @@ def _(m: Microcode) -> Value:
 
 @_rule("RFLAGS_RESERVED", VMX_ALL, _SECTION_RIP, "rflags", "reserved bits zero (3, 5, 15, 63:22)")
 def _(m: Microcode) -> Value:
-    return (m.get(FLAGS) & 0xFFC08028) == 0
+    return (m.get(FLAGS) & (0xFFFFFFFF ^ Eflags.ALL_32 ^ Eflags.FIXED)) == 0
 
 
 @_rule("RFLAGS_VM", VMX_ALL, _SECTION_RIP, "rflags", "VM clear in IA-32e mode or when CR0.PE=0")
@@ -456,45 +483,46 @@ def _(m: Microcode) -> Value:
 
 @_rule("RFLAGS_IF_INJECT", VMX_ALL, _SECTION_RIP, "rflags", "IF set when an external interrupt is injected")
 def _(m: Microcode) -> Value:
-    return (m.get(cell("inject_type")) != 0) | m.get(FLAGS).bit(9)
+    return (m.get(cell("inject_type")) != EventType.EXTERNAL) | m.get(FLAGS).has(Eflags.IF)
 
 
 @_rule("ACTIVITY_SHUTDOWN", VMX_ALL | SVM_ALL, _SECTION_NONREG, "activity", "running or halted")
 def _(m: Microcode) -> Value:
-    return m.get(cell("activity")) < 2
+    return m.get(cell("activity")) < Activity.SHUTDOWN
 
 
 @_rule("HLT_INJECT", VMX_ALL, _SECTION_NONREG, "inject_type", "while halted an interrupt, an NMI, #DB or #MC")
 def _(m: Microcode) -> Value:
     kind, vector = m.get(cell("inject_type")), m.get(cell("inject_vector"))
-    wakes = (kind == 255) | (kind == 0) | (kind == 2) | ((kind == 3) & ((vector == 1) | (vector == 18)))
-    return (m.get(cell("activity")) != 1) | wakes
+    exception = (kind == EventType.EXCEPTION) & ((vector == Vector.DB) | (vector == Vector.MC))
+    wakes = (kind == EventType.NONE) | (kind == EventType.EXTERNAL) | (kind == EventType.NMI) | exception
+    return (m.get(cell("activity")) != Activity.HALTED) | wakes
 
 
 @_rule("NMI_BLOCKED_INJECT", VMX_ALL, _SECTION_NONREG, "nmi_blocked", "0 when an NMI is injected (virtual NMIs)")
 def _(m: Microcode) -> Value:
-    return ~m.get(cell("nmi_blocked")) | (m.get(cell("inject_type")) != 2)
+    return ~m.get(cell("nmi_blocked")) | (m.get(cell("inject_type")) != EventType.NMI)
 
 
 @_rule("HLT_DPL", VMX_ALL, _SECTION_NONREG, "activity", "not halted when SS.DPL is not 0")
 def _(m: Microcode) -> Value:
     v = _View(m)
-    return (m.get(cell("activity")) != 1) | (v.dpl(Seg.SS) == 0) | ~v.pe
+    return (m.get(cell("activity")) != Activity.HALTED) | (v.dpl(Seg.SS) == 0) | ~v.pe
 
 
 @_rule("HLT_SHADOW", VMX_ALL, _SECTION_NONREG, "activity", "running while an interrupt shadow is in force")
 def _(m: Microcode) -> Value:
-    return (m.get(cell("activity")) == 0) | (m.get(cell("shadow")) == 0)
+    return (m.get(cell("activity")) == Activity.RUNNING) | (m.get(cell("shadow")) == 0)
 
 
 @_rule("SHADOW_BOTH", VMX_ALL, _SECTION_NONREG, "shadow", "not STI and MOV SS at once")
 def _(m: Microcode) -> Value:
-    return m.get(cell("shadow")) != 3
+    return m.get(cell("shadow")) != Shadow.STI | Shadow.MOV_SS
 
 
 @_rule("SHADOW_STI_IF", VMX_ALL, _SECTION_NONREG, "shadow", "no STI shadow when IF is clear")
 def _(m: Microcode) -> Value:
-    return ~m.get(cell("shadow")).bit(0) | m.get(FLAGS).bit(9)
+    return ~m.get(cell("shadow")).has(Shadow.STI) | m.get(FLAGS).has(Eflags.IF)
 
 
 @_rule(
@@ -506,7 +534,7 @@ def _(m: Microcode) -> Value:
 )
 def _(m: Microcode) -> Value:
     kind = m.get(cell("inject_type"))
-    return ((kind != 0) & (kind != 2)) | (m.get(cell("shadow")) == 0)
+    return ((kind != EventType.EXTERNAL) & (kind != EventType.NMI)) | (m.get(cell("shadow")) == 0)
 
 
 @_rule(
@@ -517,14 +545,15 @@ def _(m: Microcode) -> Value:
     "BS equal to TF without DEBUGCTL.BTF while a shadow is in force or halted",
 )
 def _(m: Microcode) -> Value:
-    waiting = (m.get(cell("shadow")) != 0) | (m.get(cell("activity")) == 1)
-    steps = m.get(FLAGS).bit(8) & ~m.get(cell("debugctl")).bit(1)
-    return ~waiting | (m.get(cell("pending_debug")).bit(14) == steps)
+    waiting = (m.get(cell("shadow")) != 0) | (m.get(cell("activity")) == Activity.HALTED)
+    steps = m.get(FLAGS).has(Eflags.TF) & ~m.get(cell("debugctl")).has(DebugCtl.BTF)
+    return ~waiting | (m.get(cell("pending_debug")).has(PendingDebug.BS) == steps)
 
 
 @_rule("PENDING_DEBUG_RESERVED", VMX_ALL, _SECTION_NONREG, "pending_debug", "bits other than 0-3, 12, 14 zero")
 def _(m: Microcode) -> Value:
-    return (m.get(cell("pending_debug")) & 0xFFFFFFFFFFFFAFF0) == 0
+    known = PendingDebug.B | PendingDebug.ENABLED | PendingDebug.BS
+    return (m.get(cell("pending_debug")) & (0xFFFFFFFFFFFFFFFF ^ known)) == 0
 
 
 def _pdpte(index: int) -> None:
@@ -536,9 +565,9 @@ def _pdpte(index: int) -> None:
         "bits 2:1, 8:5 and 63:52 zero when present",
     )
     def _(m: Microcode) -> Value:
-        pae = m.get(_CR0).bit(31) & m.get(_CR4).bit(5) & ~_View(m).lma
+        pae = m.get(_CR0).has(Cr0.PG) & m.get(_CR4).has(Cr4.PAE) & ~_View(m).lma
         entry = m.get(cell("pdpte"), index)
-        return ~pae | ~entry.bit(0) | ((entry & 0xFFF00000000001E6) == 0)
+        return ~pae | ~entry.has(Entry.P) | ((entry & Entry.PDPTE_RESERVED) == 0)
 
 
 for _i in range(4):
@@ -548,7 +577,7 @@ for _i in range(4):
 @_rule("CR0_NW_CD", SVM_ALL, _SECTION_SVM, "cr0", "NW clear when CD is clear")
 def _(m: Microcode) -> Value:
     cr0 = m.get(_CR0)
-    return cr0.bit(30) | ~cr0.bit(29)
+    return cr0.has(Cr0.CD) | ~cr0.has(Cr0.NW)
 
 
 @_rule(
@@ -556,7 +585,7 @@ def _(m: Microcode) -> Value:
 )
 def _(m: Microcode) -> Value:
     cr0 = m.get(_CR0)
-    return ~cr0.bit(31) | cr0.bit(0)
+    return ~cr0.has(Cr0.PG) | cr0.has(Cr0.PE)
 
 
 @_rule("EFER_RESERVED", SVM_ALL, _SECTION_SVM, "efer", "reserved bits zero")
@@ -567,25 +596,30 @@ def _(m: Microcode) -> Value:
 @_rule("LONG_MODE_PAE", SVM_ALL, _SECTION_SVM, "cr4", "PAE and PE set when EFER.LME and CR0.PG are set")
 def _(m: Microcode) -> Value:
     cr0 = m.get(_CR0)
-    return ~(m.get(_EFER).bit(8) & cr0.bit(31)) | (m.get(_CR4).bit(5) & cr0.bit(0))
+    return ~(m.get(_EFER).has(Efer.LME) & cr0.has(Cr0.PG)) | (m.get(_CR4).has(Cr4.PAE) & cr0.has(Cr0.PE))
 
 
 @_rule("LONG_MODE_CS", SVM_ALL, _SECTION_SVM, "cs.attributes", "L and D not both set in long mode")
 def _(m: Microcode) -> Value:
     v = _View(m)
-    long = m.get(_EFER).bit(8) & m.get(_CR0).bit(31) & m.get(_CR4).bit(5)
-    return ~(long & v.bit(Seg.CS, 13) & v.bit(Seg.CS, 14))
+    long = m.get(_EFER).has(Efer.LME) & m.get(_CR0).has(Cr0.PG) & m.get(_CR4).has(Cr4.PAE)
+    return ~(long & v.has(Seg.CS, Rights.L) & v.has(Seg.CS, Rights.DB))
 
 
 @_rule("EVENTINJ", SVM_ALL, _SECTION_SVM, "inject_type", "0, 2, 3 or 4, and an exception's vector below 32 and not 2")
 def _(m: Microcode) -> Value:
     kind, vector = m.get(cell("inject_type")), m.get(cell("inject_vector"))
-    return (kind == 255) | (kind == 0) | (kind == 2) | (kind == 4) | ((kind == 3) & (vector < 32) & (vector != 2))
+    exception = (kind == EventType.EXCEPTION) & (vector < 32) & (vector != Vector.NMI)
+    others = (EventType.NONE, EventType.EXTERNAL, EventType.NMI, EventType.SOFT_INT)
+    good = kind == others[0]
+    for other in others[1:]:
+        good = good | (kind == other)
+    return good | exception
 
 
 @_rule("PE", frozenset({Policy.PROTECTED}), "SDM 3A 10.9.1", "cr0", "PE set")
 def _(m: Microcode) -> Value:
-    return m.get(_CR0).bit(0)
+    return m.get(_CR0).has(Cr0.PE)
 
 
 @_rule(
@@ -653,9 +687,9 @@ def _actual(state: State, path: str) -> str:
         value = {
             "type": seg.type,
             "dpl": seg.dpl,
-            "s": seg.attributes >> 4 & 1,
-            "p": seg.attributes >> 7 & 1,
-            "g": seg.attributes >> 15 & 1,
+            "s": int(bool(seg.attributes & Rights.S)),
+            "p": int(bool(seg.attributes & Rights.P)),
+            "g": int(bool(seg.attributes & Rights.G)),
         }.get(tail)
         if value is not None:
             return f"{value} (attributes {seg.attributes:#06x}, selector {seg.selector:#06x}, limit {seg.limit:#x})"

@@ -15,6 +15,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from dm.machine.architecture import CONDITIONS
+
 #: Conditions that are asked after a comparison, after a logical operation (CF and OF clear), after a count.
 _ORDER: Final = "B NB Z NZ BE NBE S NS L NL LE NLE".split()
 _SIGNS: Final = "Z NZ S NS P NP L NL LE NLE".split()
@@ -102,8 +104,6 @@ _SETTERS: Final = (
 #: 32-bit setters that 16-bit code uses.
 _WIDE: Final = ("39 /r CMP Ev,Gv r", "81 /7 CMP Ev,Iz r", "85 /r TEST Ev,Gv r", "48+r DEC Zv r", "D1 /5 SHR Ev,1 r")
 
-_CODES: Final = "O NO B NB Z NZ BE NBE S NS P NP L NL LE NLE".split()
-
 
 class Form(NamedTuple):
     """A form without LOCK or REP: its text in the opcode map, whether rm is memory, operand and address size."""
@@ -127,6 +127,6 @@ def pairs() -> Iterator[tuple[Form, Form]]:
         for text, conditions in _SETTERS:
             sizes = (16, 32) if mode == 16 and text in _WIDE else (mode,)
             for osize, condition in itertools.product(sizes, conditions):
-                jump = f"{0x70 + _CODES.index(condition):02X} J{condition} Jb"
+                jump = f"{0x70 + CONDITIONS.index(condition):02X} J{condition} Jb"
                 yield form(text, osize, mode), Form(jump, False, mode, mode)
         yield form("58+r POP Zv r", mode, mode), form("C3 RET r", mode, mode)

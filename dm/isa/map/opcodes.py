@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from dm.machine.architecture import CONDITIONS
+
 
 def _alu(base: int, name: str, group: int) -> str:
     lock = "" if name == "CMP" else " ; lock"
@@ -54,8 +56,6 @@ D2 /{group}      {name} Eb,CL
 D3 /{group}      {name} Ev,CL
 """
 
-
-_CONDITIONS: Final = "O NO B NB Z NZ BE NBE S NS P NP L NL LE NLE".split()
 
 ONE_BYTE: Final = (
     "".join(_alu(8 * i, name, i) for i, name in enumerate(("ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP")))
@@ -88,7 +88,7 @@ ONE_BYTE: Final = (
 6E         OUTSB DX,Xb ; rep
 6F         OUTSW/OUTSD DX,Xv ; rep
 """
-    + "".join(f"{0x70 + i:02X}         J{cc} Jb\n" for i, cc in enumerate(_CONDITIONS))
+    + "".join(f"{0x70 + i:02X}         J{cc} Jb\n" for i, cc in enumerate(CONDITIONS))
     + """
 84 /r      TEST Eb,Gb
 85 /r      TEST Ev,Gv
@@ -275,9 +275,9 @@ NP 0F 01 EF WRPKRU ; cpuid:pku
 0F 34      SYSENTER
 0F 35      SYSEXIT
 """
-    + "".join(f"0F {0x40 + i:02X} /r   CMOV{cc} Gv,Ev ; cpuid:cmov\n" for i, cc in enumerate(_CONDITIONS))
-    + "".join(f"0F {0x80 + i:02X}      J{cc} Jz\n" for i, cc in enumerate(_CONDITIONS))
-    + "".join(f"0F {0x90 + i:02X} /r   SET{cc} Eb\n" for i, cc in enumerate(_CONDITIONS))
+    + "".join(f"0F {0x40 + i:02X} /r   CMOV{cc} Gv,Ev ; cpuid:cmov\n" for i, cc in enumerate(CONDITIONS))
+    + "".join(f"0F {0x80 + i:02X}      J{cc} Jz\n" for i, cc in enumerate(CONDITIONS))
+    + "".join(f"0F {0x90 + i:02X} /r   SET{cc} Eb\n" for i, cc in enumerate(CONDITIONS))
     + """
 NP 0F 77   EMMS ; cpuid:mmx
 0F A0      PUSH FS

@@ -238,7 +238,7 @@ def page_walk(m: Microcode, linear: Value, access: Value) -> None:
 def load_pdptes(m: Microcode, cr3: Value) -> None:
     """Load the four PDPTE registers of PAE paging; reserved bits in a present one: #GP(0) (SDM vol. 3A, 4.4.1)."""
     table = cr3 & Cr3.POINTERS
-    reserved = m.call(reserved_address) | 0xFFF00000000001E6
+    reserved = m.call(reserved_address) | Entry.PDPTE_RESERVED
     entries = []
     for i in range(4):
         entry = m.call(p.LOAD_PHYSICAL[64], table + 8 * i)
