@@ -13,6 +13,7 @@ from needs import need
 BOCHS = Path("/usr/share/bochs/BIOS-bochs-legacy")
 BOCHS_32 = Path("/usr/share/bochs/BIOS-bochs-latest")
 SEABIOS = Path("/usr/share/seabios/bios.bin")
+SEABIOS_256 = Path("/usr/share/seabios/bios-256k.bin")
 GRUB = Path("/usr/share/qemu/grub.bin")
 U_BOOT = Path("/usr/lib/u-boot/qemu-x86/u-boot.rom")
 BOOT = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", "native"]
@@ -29,7 +30,11 @@ def report(rom: Path, *options: object) -> dict[str, Any]:
 
 
 def test_bochs_bios_finishes_its_post() -> None:
-    result = report(BOCHS, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
+    """That of Bochs 3 wants a video ROM then, which the small PC has not."""
+    need(BOCHS)
+    wants_video = b"Legacy BIOS does not support PCI ROM" in BOCHS.read_bytes()
+    last = "No VGABIOS ROM at C000:0000h" if wants_video else "No bootable device"
+    result = report(BOCHS, "--debugcon", "0x402", "--expect", last, "--timeout", 200)
     assert result["post"][-1] == 0x77
     assert result["resets"] == 0
 
@@ -43,10 +48,15 @@ def test_bochs_bios_with_its_32_bit_half_finishes_its_post() -> None:
 
 def test_seabios_finishes_its_post() -> None:
     """It moves its initialization to the top of memory, which CMOS tells it, and finds neither PCI nor drives."""
-    result = report(SEABIOS, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
+    need(SEABIOS, SEABIOS_256)
+    # Since 1.16.3 Debian builds the ROM of 128 KiB without debug output.  That of 256 KiB resets a machine without a
+    # chipset twice first, on QEMU's isapc as well.
+    small = b"RamSize: 0x%08x [cmos]" in SEABIOS.read_bytes()
+    rom = SEABIOS if small else SEABIOS_256
+    result = report(rom, "--debugcon", "0x402", "--expect", "No bootable device", "--timeout", 200)
     assert "RamSize: 0x04000000 [cmos]" in result["serial"]
     assert "Detected non-PCI system" in result["serial"]
-    assert result["resets"] == 0
+    assert result["resets"] == 0 or not small
 
 
 def test_grub_rom_obeys_its_prompt(tmp_path: Path) -> None:
