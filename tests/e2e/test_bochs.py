@@ -18,7 +18,7 @@ import pytest
 from needs import need
 
 from dm.engine import create
-from dm.engine.api import CpuConfig, CpuidEntry, Engine, ExitReason, MemoryMap, Region, RegionKind
+from dm.engine.api import CpuConfig, CpuidEntry, Engine, ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.machine.state import Gpr, Seg, Segment, State
 
 GUESTS = Path(__file__).parent / "bochs"
@@ -180,7 +180,7 @@ def run_with_64_bit_handlers(rom: Path, engine: str) -> list[str]:
     vm.set_state(State.reset())
     text = b""
     while True:
-        end = vm.run(budget=10_000_000)
+        end = vm.run(RunRequest(budget=10_000_000))
         if (end.reason, end.detail) == (ExitReason.UNSUPPORTED, "CODE_64_BIT"):
             record_64_bit(vm, ram, *found)
         elif end.reason is ExitReason.SHUTDOWN:
