@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 from dm.bench.kernels import KERNELS, MEMORY, ORIGIN, TABLES, Kernel, real_mode
 from dm.engine.api import CpuConfig, Engine, ExitReason, MemoryMap, Region, RegionKind
 from dm.engine.native.build import CHECKS
+from dm.machine.architecture import Cr0, Rights
 from dm.machine.state import State
 
 #: Where kernels return to: HLT.
@@ -35,10 +36,10 @@ def start(kernel: Kernel, rounds: int) -> State:
     """Return the state in which the kernel is called, with as many rounds."""
     state = real_mode()
     if kernel.paged:
-        state.cr0, state.cr3 = 0x80000011, TABLES
+        state.cr0, state.cr3 = Cr0.PG | Cr0.ET | Cr0.PE, TABLES
         for seg in state.seg[:6]:
-            seg.selector, seg.base, seg.limit, seg.attributes = 0x10, 0, 0xFFFFFFFF, 0xC093
-        state.cs.selector, state.cs.attributes = 8, 0xC09B
+            seg.selector, seg.base, seg.limit, seg.attributes = 0x10, 0, 0xFFFFFFFF, Rights.FLAT | Rights.DATA
+        state.cs.selector, state.cs.attributes = 8, Rights.FLAT | Rights.TEXT
     state.esp, state.ecx = kernel.stack - 4, rounds
     return state
 

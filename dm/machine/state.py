@@ -18,6 +18,8 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, Final
 
+from dm.machine.architecture import ApicBase, Cr0, Dr6, Dr7, Eflags, Rights, System, position
+
 
 class Seg(IntEnum):
     """Segment registers in the order the instruction encoding numbers them, then the two system segments."""
@@ -74,6 +76,7 @@ class EventType(IntEnum):
 
 
 def _scalar(width: int, group: str, doc: str, reset: int = 0) -> Any:
+    reset = int(reset)
     return field(default=reset, metadata={"width": width, "group": group, "doc": doc, "count": 0, "reset": reset})
 
 
@@ -109,17 +112,17 @@ class Segment:
     @property
     def type(self) -> int:
         """Descriptor type, 4 bits."""
-        return self.attributes & 15
+        return self.attributes & Rights.TYPE
 
     @property
     def dpl(self) -> int:
         """Descriptor privilege level, 0-3."""
-        return self.attributes >> 5 & 3
+        return (self.attributes & Rights.DPL) >> position(Rights.DPL)
 
     @property
     def big(self) -> bool:
         """D/B: 32-bit code, stack or upper bound."""
-        return bool(self.attributes & 0x4000)
+        return bool(self.attributes & Rights.DB)
 
 
 def misfit(label: str, width: int, value: object) -> str | None:
@@ -178,7 +181,7 @@ class State:
     # general
     gpr: list[int] = _array(64, 8, "general", "RAX RCX RDX RBX RSP RBP RSI RDI")
     rip: int = _scalar(64, "general", "instruction pointer", 0xFFF0)
-    rflags: int = _scalar(64, "general", "flags, bit 1 always set", 2)
+    rflags: int = _scalar(64, "general", "flags, bit 1 always set", Eflags.FIXED)
     # segments, in Seg order
     seg: list[Segment] = field(
         default_factory=lambda: [Segment() for _ in Seg],
@@ -190,7 +193,7 @@ class State:
     idtr_base: int = _scalar(64, "tables", "IDT or IVT linear base")
     idtr_limit: int = _scalar(16, "tables", "IDT or IVT limit in bytes", 0xFFFF)
     # control
-    cr0: int = _scalar(64, "control", "CR0", 0x60000010)
+    cr0: int = _scalar(64, "control", "CR0", Cr0.CD | Cr0.NW | Cr0.ET)
     cr2: int = _scalar(64, "control", "page-fault linear address")
     cr3: int = _scalar(64, "control", "paging root")
     cr4: int = _scalar(64, "control", "CR4")
@@ -200,8 +203,8 @@ class State:
     cpl: int = _scalar(2, "control", "current privilege level; never derived from a selector")
     # debug
     dr: list[int] = _array(64, 4, "debug", "DR0-DR3")
-    dr6: int = _scalar(64, "debug", "debug status", 0xFFFF0FF0)
-    dr7: int = _scalar(64, "debug", "debug control", 0x400)
+    dr6: int = _scalar(64, "debug", "debug status", Dr6.ONES)
+    dr7: int = _scalar(64, "debug", "debug control", Dr7.FIXED)
     # MSRs
     sysenter_cs: int = _scalar(64, "msrs", "IA32_SYSENTER_CS (174h)")
     sysenter_esp: int = _scalar(64, "msrs", "IA32_SYSENTER_ESP (175h)")
@@ -212,7 +215,7 @@ class State:
     fmask: int = _scalar(64, "msrs", "SFMASK (C0000084h)")
     kernel_gs_base: int = _scalar(64, "msrs", "KERNEL_GS_BASE (C0000102h)")
     tsc_aux: int = _scalar(64, "msrs", "TSC_AUX (C0000103h)")
-    apic_base: int = _scalar(64, "msrs", "IA32_APIC_BASE (1Bh)", 0xFEE00900)
+    apic_base: int = _scalar(64, "msrs", "IA32_APIC_BASE (1Bh)", 0xFEE00000 | ApicBase.EN | ApicBase.BSP)
     misc_enable: int = _scalar(64, "msrs", "IA32_MISC_ENABLE (1A0h)")
     debugctl: int = _scalar(64, "msrs", "IA32_DEBUGCTL (1D9h)")
     pat: int = _scalar(64, "msrs", "IA32_PAT (277h)", 0x0007040600070406)
@@ -273,10 +276,10 @@ class State:
         """Return the state after RESET (SDM vol. 3A, table 10-1): real mode, 16 bytes below 4 GiB."""
         s = cls()
         for seg in s.seg[:6]:
-            seg.limit, seg.attributes = 0xFFFF, 0x93
-        s.cs.selector, s.cs.base, s.cs.attributes = 0xF000, 0xFFFF0000, 0x9B
-        s.ldtr.limit, s.ldtr.attributes = 0xFFFF, 0x82
-        s.tr.limit, s.tr.attributes = 0xFFFF, 0x8B
+            seg.limit, seg.attributes = 0xFFFF, int(Rights.DATA)
+        s.cs.selector, s.cs.base, s.cs.attributes = 0xF000, 0xFFFF0000, int(Rights.TEXT)
+        s.ldtr.limit, s.ldtr.attributes = 0xFFFF, Rights.P | System.LDT
+        s.tr.limit, s.tr.attributes = 0xFFFF, Rights.P | System.TSS32_BUSY
         s.gpr[Gpr.DX] = 0x600
         fx = bytearray(512)
         fx[0:2] = (0x0040).to_bytes(2, "little")

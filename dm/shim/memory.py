@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dm.engine.api import MemoryMap, Region, RegionKind
+from dm.machine.architecture import Cr0, Cr4, Entry, PageFault
 from dm.machine.state import Segment, State
 from dm.shim.devices.planes import Window
 
@@ -283,24 +284,24 @@ class AddressSpace:
 
     def _translate(self, linear: int, write: bool) -> int:
         s = self._state
-        if not s.cr0 & 0x80000000:
+        if not s.cr0 & Cr0.PG:
             return linear
         user = s.cpl == 3
-        error = write << 1 | user << 2
-        if s.cr4 & 0x20:
+        error = (PageFault.WR if write else 0) | (PageFault.US if user else 0)
+        if s.cr4 & Cr4.PAE:
             entry, levels, size = s.pdpte[linear >> 30], (21, 12), 8
-            if not entry & 1:
+            if not entry & Entry.P:
                 raise PageFaultError(linear, error)
         else:
             entry, levels, size = s.cr3, (22, 12), 4
         for shift in levels:
             index = linear >> shift & (0x1FF if size == 8 else 0x3FF)
             entry = self._memory.read_int((entry & 0xFFFFFF000) + index * size, size)
-            if not entry & 1:
+            if not entry & Entry.P:
                 raise PageFaultError(linear, error)
-            if (user and not entry & 4) or (write and not entry & 2 and (user or s.cr0 & 0x10000)):
-                raise PageFaultError(linear, error | 1)
-            if shift != 12 and entry & 0x80 and (size == 8 or s.cr4 & 0x10):
+            if (user and not entry & Entry.US) or (write and not entry & Entry.RW and (user or s.cr0 & Cr0.WP)):
+                raise PageFaultError(linear, error | PageFault.P)
+            if shift != 12 and entry & Entry.PS and (size == 8 or s.cr4 & Cr4.PSE):
                 mask = (1 << shift) - 1
                 return entry & 0xFFFFFFFFF & ~mask | linear & mask
         return entry & 0xFFFFFF000 | linear & 0xFFF

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Seg, State
 from dm.shim.memory import TEXT, GuestMemory
 
@@ -30,9 +31,8 @@ _INFO_SIZE: Final = 116
 _LOADER_NAME: Final = b"x86-dm\0"
 _EGA_TEXT: Final = 2
 
-_CODE32, _DATA32 = 0xC09B, 0xC093
+_CODE32, _DATA32 = Rights.FLAT | Rights.TEXT, Rights.FLAT | Rights.DATA
 _CODE_SELECTOR, _DATA_SELECTOR = 0x08, 0x10
-_IF, _PE = 0x200, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Kernel:
             s.base, s.limit, s.unusable = 0, 0xFFFFFFFF, 0
         state.gpr = [0] * len(state.gpr)
         state.eax, state.ebx = LOADER_MAGIC, at
-        state.rip, state.cr0 = self.entry, state.cr0 | _PE
-        state.rflags &= ~_IF
+        state.rip, state.cr0 = self.entry, state.cr0 | Cr0.PE
+        state.rflags &= ~Eflags.IF
 
     def _place(self, size: int) -> int:
         """Return a page in low memory that the kernel leaves free; behind vectors and BIOS data."""

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Final
 
 from dm.engine.api import MemoryMap
+from dm.machine.architecture import Eflags
 from dm.machine.state import Activity, EventType, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim import cmos
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import IF
 from dm.shim.bios.disk import DiskServices
 from dm.shim.bios.firmware import Firmware
 from dm.shim.bios.keyboard import Keyboard
@@ -191,14 +191,14 @@ class Pc:
 
     def wake(self) -> None:
         """Let a pending interrupt end the CPU's halt."""
-        if self.interrupt_waits and self.state.rflags & IF and self.state.activity == Activity.HALTED:
+        if self.interrupt_waits and self.state.rflags & Eflags.IF and self.state.activity == Activity.HALTED:
             self.state.activity = int(Activity.RUNNING)
 
     def deliver(self) -> None:
         """Let the next run begin with a pending interrupt if the CPU can take it now: nobody has to ask for it then."""
         s = self.state
         free = s.inject_type == EventType.NONE and not (s.shadow or s.nmi_pending or s.pending_debug)
-        if free and self.interrupt_waits and s.rflags & IF and s.activity == Activity.RUNNING:
+        if free and self.interrupt_waits and s.rflags & Eflags.IF and s.activity == Activity.RUNNING:
             s.inject_type, s.inject_vector = int(EventType.EXTERNAL), self.pic.acknowledge()
             s.inject_has_error = s.inject_length = 0
             self.interrupts += 1
@@ -221,7 +221,7 @@ class Pc:
     @property
     def stuck(self) -> bool:
         """True when the CPU is halted with interrupts off: only a reset could wake it."""
-        return self.waits and not self.state.rflags & IF and not self.system.reset_requested
+        return self.waits and not self.state.rflags & Eflags.IF and not self.system.reset_requested
 
     # --- exits
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from dm.isa.map.decode import LONGEST, decode
 from dm.isa.parts import INTEL
+from dm.machine.architecture import Eflags
 from dm.machine.state import Seg
 from dm.vectors.case import Case
 from dm.vectors.code import prefix_count
@@ -113,7 +114,7 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         lambda case: case.code[prefix_count(case.code) + 1] == 0,
         "80286",
         "AAM 0 changes SF ZF PF before #DE on the 80286; a fault leaves them on later parts (SDM 3A, 6.5)",
-        flags=0xC4,
+        flags=Eflags.SF | Eflags.ZF | Eflags.PF,
     ),
     Difference(
         _REAL_286,
@@ -122,7 +123,7 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         "80286",
         "OF of a shift or rotation by more than 1 is undefined (SDM 2): the 80286 and AMD's parts make it of the "
         "result, Intel's of the operand",
-        flags=0x800,
+        flags=Eflags.OF,
         held=INTEL,
     ),
     Difference(

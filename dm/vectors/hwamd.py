@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
+from dm.machine.architecture import Cr0, Eflags, Rights, System, Vector
 from dm.machine.state import Segment, State
 from dm.vectors import packed
 from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck, ended
@@ -30,8 +31,8 @@ FIELDS: Final = (
 Ldt: TypeAlias = dict[int, Segment]
 #: The file of LDTs that stands beside the tests.
 LDT_FILE: Final = "ldts.mp.gz"
-#: Flags that were recorded: ID AC NT OF DF SF ZF AF PF CF.
-FLAGS: Final = 0x244CD5
+#: Flags that were recorded.
+FLAGS: Final = Eflags.ID | Eflags.AC | Eflags.NT | Eflags.DF | Eflags.STATUS
 
 # The arena: 256 KiB at the linear (and, without paging, physical) address it was recorded at.
 ARENA: Final = 0x10000000
@@ -45,6 +46,7 @@ _VECTORS: Final = 256
 # Exceptions that push an error code (SDM vol. 3A, table 6-1); the recorder has 0 for all others.
 _WITH_ERROR: Final = frozenset({8, 10, 11, 12, 13, 14, 17})
 _HLT: Final = 0xF4
+_BUSY_TSS: Final = Rights.P | System.TSS32_BUSY
 # Exception frames with a change of stack: EIP CS EFLAGS ESP SS, with and without an error code before them.
 _FRAME: Final = 20
 
@@ -95,14 +97,17 @@ def segment(
 
     The recorder asked for ``useable``: AVL is 1.  DPL is 3 and the segment is marked accessed, as Linux does it.
     """
-    kind = contents << 2 | (read_exec_only ^ 1) << 1 | 1
-    attributes = kind | 0x70 | (absent ^ 1) << 7 | 1 << 12 | big << 14 | pages << 15
+    attributes = contents << 2 | Rights.S | Rights.DPL | Rights.AVL | Rights.ACCESSED
+    for holds, right in (
+        (not read_exec_only, Rights.WRITABLE), (not absent, Rights.P), (big, Rights.DB), (pages, Rights.G)
+    ):  # fmt: skip
+        attributes |= right if holds else 0
     return Segment(index << 3 | 7, ARENA + base, limit << 12 | 0xFFF if pages else limit, attributes)
 
 
 def _descriptor(segment: Segment) -> bytes:
     """Return the 8-byte descriptor a segment register is loaded from (SDM vol. 3A, 3.4.5)."""
-    limit = segment.limit >> 12 if segment.attributes & 0x8000 else segment.limit
+    limit = segment.limit >> 12 if segment.attributes & Rights.G else segment.limit
     low = segment.base << 16 & 0xFFFF0000 | limit & 0xFFFF
     high = segment.base & 0xFF000000 | limit & 0xF0000 | segment.attributes << 8 | segment.base >> 16 & 0xFF
     return low.to_bytes(4, "little") + high.to_bytes(4, "little")
@@ -116,14 +121,14 @@ def _system() -> bytes:
     def put(address: int, data: bytes) -> None:
         image[address : address + len(data)] = data
 
-    put(_GDT + _R0_CODE, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=0xC09B)))
-    put(_GDT + _R0_DATA, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=0xC093)))
-    put(_GDT + _TSS_SELECTOR, _descriptor(Segment(base=_TSS, limit=0x67, attributes=0x8B)))
+    put(_GDT + _R0_CODE, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=Rights.FLAT | Rights.TEXT)))
+    put(_GDT + _R0_DATA, _descriptor(Segment(base=0, limit=0xFFFFFFFF, attributes=Rights.FLAT | Rights.DATA)))
+    put(_GDT + _TSS_SELECTOR, _descriptor(Segment(base=_TSS, limit=0x67, attributes=_BUSY_TSS)))
     put(_TSS + 4, _STACK.to_bytes(4, "little") + _R0_DATA.to_bytes(4, "little"))
     put(_TSS + 0x66, (0x68).to_bytes(2, "little"))
     for vector in range(_VECTORS):
         # Only INT3 and INTO may be called from ring 3.
-        rights = 0xEE if vector in (3, 4) else 0x8E
+        rights = System.INT32 | Rights.P | (Rights.DPL if vector in (Vector.BP, Vector.OF) else 0)
         handler = _HANDLERS + vector
         put(_IDT + 8 * vector, (_R0_CODE << 16 | handler).to_bytes(4, "little") + (rights << 8).to_bytes(4, "little"))
     put(_HANDLERS, bytes([_HLT]) * _VECTORS)
@@ -139,7 +144,7 @@ def _arena() -> bytes:
 def _template() -> State:
     """Return the state all cases share: CR0 as a kernel sets it but for paging, GDT and IDT loaded, ring 3."""
     state = State.reset()
-    state.cr0 = 0x50033
+    state.cr0 = Cr0.AM | Cr0.WP | Cr0.NE | Cr0.ET | Cr0.MP | Cr0.PE
     state.cpl = 3
     state.gdtr_base, state.gdtr_limit = _GDT, 0x27
     state.idtr_base, state.idtr_limit = _IDT, 8 * _VECTORS - 1
@@ -161,13 +166,13 @@ def case(opcode: str, index: int, row: list[Any], ldts: list[Ldt]) -> Case:
      exception, undefined) = row  # fmt: skip
     ldt = ldts[ldt_index]
     table = b"".join(_descriptor(ldt[i]) if i in ldt else bytes(8) for i in range(max(ldt) + 1))
-    ldtr = Segment(_LDT_SELECTOR, _LDT, len(table) - 1, 0x82)
+    ldtr = Segment(_LDT_SELECTOR, _LDT, len(table) - 1, Rights.P | System.LDT)
     state = replace(
         _template(),
         gpr=list(gpr),
-        seg=[*(_load(selector, ldt) for selector in seg), ldtr, Segment(_TSS_SELECTOR, _TSS, 0x67, 0x8B)],
+        seg=[*(_load(selector, ldt) for selector in seg), ldtr, Segment(_TSS_SELECTOR, _TSS, 0x67, _BUSY_TSS)],
         rip=eip,
-        rflags=eflags | 0x202,
+        rflags=eflags | Eflags.IF | Eflags.FIXED,
     )
     memory: list[Patch] = [(_LDT, table), (_GDT + _LDT_SELECTOR, _descriptor(ldtr)), (ARENA + CODE + eip, code)]
     memory += [(ARENA + offset, data) for offset, data in patches]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dm.engine.api import Engine
+from dm.machine.architecture import Cr4
 from dm.machine.state import State
 from dm.vectors import hwamd
 from dm.vectors.case import Case, FormatError, Outcome
@@ -29,7 +30,7 @@ _MXCSR_MASK: Final = (28, 4, 0xFFFF)
 _STACK, _XMM = 32, 160
 # SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT (CPUID leaf 1, ECX).
 _FEATURES: Final = 1 << 0 | 1 << 9 | 1 << 19 | 1 << 20 | 1 << 23
-_CR4: Final = 0x600  # OSFXSR, OSXMMEXCPT
+_CR4: Final = Cr4.OSFXSR | Cr4.OSXMMEXCPT
 
 
 def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RingThreeFpu, Iterator[Case]]:

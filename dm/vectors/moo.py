@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from dm.machine.architecture import Cr0, Dr6, Dr7
 from dm.vectors.case import Case, FormatError
 from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state
@@ -32,12 +33,16 @@ _REAL_MODE: Final = 0
 _REVOKED: Final = "revocation_list.txt"
 _METADATA: Final = "metadata.json"
 _ALL: Final = 0xFFFFFFFF
-# Bits of CR0 that the 80386 has: PE MP EM TS ET; its reserved bits read as ones, a P6's as zeros.
-_CR0: Final = 0x1F
+# Of CR0 but the bits of the 80386; its reserved bits read as ones, a P6's as zeros.  Paging is off in these tests.
+_CR0: Final = Cr0.MSW | Cr0.ET
 # Registers that are compared only as far as these bits; the others in full.
-_MASKS: Final = {"flags": FLAGS, "eflags": FLAGS, "cr0": _CR0, "dr6": 0xE00F, "dr7": 0xFFFF23FF} | dict.fromkeys(
-    ("es", "cs", "ss", "ds", "fs", "gs"), 0xFFFF
-)
+_MASKS: Final = {
+    "flags": FLAGS,
+    "eflags": FLAGS,
+    "cr0": _CR0,
+    "dr6": int(Dr6.WRITABLE),
+    "dr7": int(Dr7.WRITABLE),
+} | dict.fromkeys(("es", "cs", "ss", "ds", "fs", "gs"), 0xFFFF)
 
 Registers = dict[str, int]
 

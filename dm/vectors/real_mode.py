@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
+from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Segment, State
 from dm.vectors.case import Case, Fault, Outcome, ended
 from dm.vectors.memory import Memory, Patch, Piece
@@ -15,7 +16,7 @@ from dm.vectors.memory import Memory, Patch, Piece
 #: First byte after what real mode can address: FFFF:FFFF is 10FFEFh.
 RAM_SIZE: Final = 0x110000
 #: Flags that exist in real mode of every modelled part and carry no system state (bits 12-15 vary by part).
-FLAGS: Final = 0x0FD5
+FLAGS: Final = Eflags.ALL_16 ^ Eflags.IOPL ^ Eflags.NT
 
 # A page behind the addressable RAM, out of reach of every test, for an IVT that tells vectors apart.
 _PROBE_IVT: Final = RAM_SIZE
@@ -29,14 +30,14 @@ _QUESTIONS: Final = 0x10000
 
 def segment(selector: int) -> Segment:
     """Return a segment register as a real-mode load leaves it after reset (SDM vol. 3A, 20.1.1)."""
-    return Segment(selector, selector << 4, 0xFFFF, 0x93)
+    return Segment(selector, selector << 4, 0xFFFF, int(Rights.DATA))
 
 
 @functools.lru_cache(maxsize=1)
 def _template() -> State:
     """Return what all tests start from: the state after reset with the IVT at 0 and the FPU as FNINIT leaves it."""
     state = State.reset()
-    state.cr0 = 0x10
+    state.cr0 = int(Cr0.ET)
     state.idtr_base, state.idtr_limit = 0, 0x3FF
     fx = bytearray(state.fxsave)
     fx[0:2] = (0x37F).to_bytes(2, "little")

@@ -142,7 +142,7 @@ def with_undefined(case: Case) -> Case:
 def executed(case: Case) -> None:
     """Record that a case has been run and came out as on hardware (:func:`dm.isa.map.coverage.executed`)."""
     with contextlib.suppress(NeedMore, TooLong):
-        decoded = decode(case.code[:LONGEST].ljust(LONGEST, b"\0"), bool(case.state.cs.attributes & 0x4000))
+        decoded = decode(case.code[:LONGEST].ljust(LONGEST, b"\0"), case.state.cs.big)
         coverage.executed(decoded, coverage.mode_of(case.state), completed=not case.faults)
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from dm import Emulator
 from dm.engine.api import Exit, ExitReason
+from dm.machine.architecture import Eflags
 from dm.machine.state import Activity, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim.bios import rom
-from dm.shim.bios.call import CF, ZF
 from dm.shim.clock import ManualClock
 from dm.shim.disk import FLOPPIES, Drive, Kind, drives
 from dm.shim.memory import TRAPS
@@ -106,8 +106,8 @@ class Bench:
             dl=s.dx & 0xFF,
             dh=s.dx >> 8,
             es=s.es.selector,
-            cf=bool(flags & CF),
-            zf=bool(flags & ZF),
+            cf=bool(flags & Eflags.CF),
+            zf=bool(flags & Eflags.ZF),
             returned=returned,
             rip=s.rip,
         )

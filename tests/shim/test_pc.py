@@ -1,9 +1,9 @@
 import pytest
 
+from dm.machine.architecture import Eflags
 from dm.machine.state import Activity, EventType, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim import keys
-from dm.shim.bios.call import IF
 from dm.shim.clock import SECOND
 
 
@@ -66,7 +66,7 @@ def test_an_interrupt_that_can_be_taken_begins_the_next_run(bench):
     bench.pc.update()
     bench.pc.deliver()
     assert s.inject_type == EventType.NONE, "interrupts are off"
-    s.rflags, s.shadow = 2 | IF, 1
+    s.rflags, s.shadow = Eflags.FIXED | Eflags.IF, 1
     bench.pc.deliver()
     assert s.inject_type == EventType.NONE, "the instruction after STI"
     s.shadow = 0
@@ -78,7 +78,7 @@ def test_an_interrupt_that_can_be_taken_begins_the_next_run(bench):
 
 def test_halt_ends_with_an_interrupt(bench):
     s = bench.state
-    s.activity, s.rflags = Activity.HALTED, 2 | IF
+    s.activity, s.rflags = Activity.HALTED, Eflags.FIXED | Eflags.IF
     bench.pc.wake()
     assert bench.pc.waits
     assert not bench.pc.stuck

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from dm.engine.api import Engine, MemoryMap
+from dm.machine.architecture import Cr0
 from dm.machine.state import GROUPS, EventType, State, get_group, group_layout
 from dm.protocol import schema
 from dm.protocol.codec import ProtocolError
@@ -106,4 +107,4 @@ class Processor:
 
 def _paged_real(cr0: int | bytes) -> bool:
     """Return whether CR0 has PG without PE, as only a hypervisor can make it (APM vol. 2, 15.19)."""
-    return isinstance(cr0, int) and cr0 & (1 << 31 | 1) == 1 << 31
+    return isinstance(cr0, int) and cr0 & (Cr0.PG | Cr0.PE) == Cr0.PG

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dm.machine.architecture import Eflags
 from dm.machine.state import Seg, State
 from dm.shim.bios import rom
 from dm.shim.memory import AddressSpace, GuestMemory
-
-CF, ZF, IF = 0x001, 0x040, 0x200
 
 
 class Call:
@@ -143,7 +142,7 @@ class Call:
         if self._carry is not None or self._zero is not None:
             at = self._stacked_flags()
             flags = self.space.read_word(self.state.ss, at)
-            for value, bit in ((self._carry, CF), (self._zero, ZF)):
+            for value, bit in ((self._carry, Eflags.CF), (self._zero, Eflags.ZF)):
                 if value is not None:
                     flags = flags | bit if value else flags & ~bit
             self.space.write_word(self.state.ss, at, flags)

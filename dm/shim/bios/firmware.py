@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from dm.machine.architecture import Eflags
 from dm.machine.state import Seg, State
 from dm.shim import cmos
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import IF, Call
+from dm.shim.bios.call import Call
 from dm.shim.bios.disk import DiskServices
 from dm.shim.bios.keyboard import Keyboard
 from dm.shim.bios.ports import SerialServices, printer_service
@@ -182,7 +183,7 @@ class Firmware:
         for seg in (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS):
             call.set_segment(seg, 0)
         s.gpr = [0, 0, drive.number, 0, _BOOT_ADDRESS, 0, 0, 0]
-        s.rflags = s.rflags & ~0xFFFF | 2 | IF
+        s.rflags = s.rflags & ~0xFFFF | Eflags.FIXED | Eflags.IF
         call.set_segment(Seg.CS, entry >> 4 & 0xF000)
         s.rip = entry & 0xFFFF
 

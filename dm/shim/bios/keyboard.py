@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dm.machine.architecture import Eflags
 from dm.shim import keys
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import CF, Call
+from dm.shim.bios.call import Call
 from dm.shim.memory import BIOS
 
 # BDA 40:17 and 40:18 bits of each shifting key; grey keys have their own bits in the second byte.
@@ -82,7 +83,7 @@ class Keyboard:
 
     def key(self, call: Call) -> None:
         """Take the scan code in AL if CF is set, send the EOI, and leave through ``pop ax; iret``."""
-        if call.state.rflags & CF:
+        if call.state.rflags & Eflags.CF:
             self._scan_code(call.al)
         self._eoi(1)
         call.go(rom.KEY_DONE)

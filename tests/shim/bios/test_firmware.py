@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dm.machine.architecture import Eflags
 from dm.machine.state import EventType
 from dm.shim.bios import rom
-from dm.shim.bios.call import IF
 from dm.shim.devices import rtc
 from dm.shim.disk import Kind, drives
 
@@ -23,7 +23,7 @@ def test_boot_sector_is_started_as_a_bios_starts_it(bench, floppy_image):
     assert (s.cs.selector, s.cs.base, s.eip) == (0, 0, 0x7C00)
     assert (s.ds.base, s.es.base, s.ss.base, s.esp) == (0, 0, 0, 0x7C00)
     assert s.edx == 0
-    assert s.rflags & IF
+    assert s.rflags & Eflags.IF
 
 
 def test_hard_disk_boots_with_drive_80(disk_bench):

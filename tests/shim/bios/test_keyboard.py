@@ -1,15 +1,15 @@
 import pytest
 
+from dm.machine.architecture import Eflags
 from dm.shim import keys
 from dm.shim.bios import rom
-from dm.shim.bios.call import CF, IF
 
 
 def strike(bench, data):
     """Let the firmware's INT 9 take scan codes, as its stub in ROM hands them over."""
     for byte in data:
         bench.state.ax = 0x4F00 | byte
-        bench.state.rflags |= CF
+        bench.state.rflags |= Eflags.CF
         bench.enter(rom.Trap.KEY)
         assert bench.state.rip == rom.KEY_DONE
 
@@ -68,7 +68,7 @@ def test_peek_says_whether_a_key_waits(bench):
 def test_read_without_a_key_waits_in_the_guest(bench):
     assert not bench.interrupt(0x16, ax=0).returned
     assert bench.pc.waits
-    assert bench.state.rflags & IF, "for the keyboard's interrupt"
+    assert bench.state.rflags & Eflags.IF, "for the keyboard's interrupt"
     assert bench.pc.keys.asked
     strike_in_memory(bench, 0x1E61)
     bench.run()

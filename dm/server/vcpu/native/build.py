@@ -19,6 +19,7 @@ from typing import Final
 import cffi
 
 from dm.engine.native.build import COMPILE_ARGS
+from dm.machine.header import header
 from dm.server.vcpu.native.generate import schema_header
 
 HERE: Final = Path(__file__).resolve().parent
@@ -39,6 +40,7 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "schema_made.h").write_text(schema_header())
+    (out / "architecture.h").write_text(header())
     ffi = cffi.FFI()
     ffi.cdef((HERE / "exchange.h").read_text())
     ffi.set_source(MODULE, '#include <stdint.h>\n#include "exchange.h"\n')

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "architecture.h"
 #include "engine/native/api.h"
 #include "messages.h"
 
@@ -282,7 +283,7 @@ static bool begin(struct dx *x)
             memcpy(own->now + groups[n].start, own->submitted.wire + groups[n].start, groups[n].end - groups[n].start);
     uint64_t cr0 = 0;
     memcpy(&cr0, own->now + CR0_AT, sizeof(uint32_t));
-    if ((cr0 & (1u << 31 | 1)) == 1u << 31 && v[EMULATE__UNTIL].number != x->words.until_raw)
+    if ((cr0 & (CR0_PG | CR0_PE)) == CR0_PG && v[EMULATE__UNTIL].number != x->words.until_raw)
         return false; /* SVM's paged real mode */
 
     x->run = (struct dx_run){

@@ -30,7 +30,14 @@ _ENUMS: Final[tuple[type[StrEnum], ...]] = (
 )
 _POSTED: Final = [row.name for row in schema.rows(schema.Posted)]
 #: What the extension is made from, beside its own directory.
-_SOURCES: Final = ("protocol/schema.py", "machine/state.py", "engine/native/api.h", "server/vcpu/report.py")
+_SOURCES: Final = (
+    "protocol/schema.py",
+    "machine/architecture.py",
+    "machine/header.py",
+    "machine/state.py",
+    "engine/native/api.h",
+    "server/vcpu/report.py",
+)
 
 
 def digest() -> str:
