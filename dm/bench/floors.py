@@ -37,6 +37,7 @@ FLOORS: Final = (
     Floor("request, another VM busy / idle", 1.5, most=True),
     Floor("I/O exit, another VM busy / idle", 1.5, most=True),
     Floor("start to first answer", 0.5, most=True),
+    Floor("idle guest: CPU", 2, most=True),
     Floor("building the native engine", 60, most=True),
     Floor("TCG: geometric mean of the ratios", 0.5),
     Floor("Bochs: kernels with a ratio of 4 or more", 3),

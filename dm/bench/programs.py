@@ -22,6 +22,8 @@ from dm.shim.daemon import OwnDaemon
 _GRUB: Final = Path("/usr/lib/grub/i386-pc")
 _GRUB_PACKAGES: Final = "grub-common grub-pc-bin xorriso mtools"
 _MIB: Final = 1 << 20
+#: mov ah, 1; int 16h; jmp to the start: a guest that polls for a key.
+_POLL: Final = bytes.fromhex("b401cd16ebfa")
 
 
 class Skipped(Exception):
@@ -94,6 +96,44 @@ def time_to_grub(engine: str, runs: int) -> list[Figure]:
         Figure.of("grub>, from power-on", "s", boot),
         Figure.of("grub>, requests to the daemon", "s", running),
     ]
+
+
+def idle_guest(engine: str, runs: int, seconds: float) -> list[Figure]:
+    """Return what a guest costs that waits for a key, in percent of one processor.
+
+    CPU time (proc_pid_schedstat(5)) of ``x86-dm boot`` with its daemon and worker, while a boot sector polls INT 16h as
+    loaders do and the clock ticks.  Measured for ``seconds`` each time, once the guest has come to rest.
+
+    Raises:
+        BenchError: the boot has ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="x86-dm-idle-") as name:
+        image = Path(name, "poll.img")
+        image.write_bytes((_POLL.ljust(510, b"\0") + b"\x55\xaa").ljust(1440 << 10, b"\0"))
+        words = [sys.executable, "-P", "-m", "dm.cli", "boot", "--engine", engine, "--json", str(image)]
+        boot = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(3)
+            share = [_share(boot, seconds) for _ in range(runs)]
+        finally:
+            boot.terminate()
+            boot.wait()
+    return [Figure.of("idle guest: CPU", "%", share)]
+
+
+def _share(boot: subprocess.Popen[bytes], seconds: float) -> float:
+    began, before = time.perf_counter(), _cpu_time(boot.pid)
+    time.sleep(seconds)
+    used, passed = _cpu_time(boot.pid) - before, time.perf_counter() - began
+    if boot.poll() is not None:
+        raise BenchError(f"the boot ended with {boot.returncode} while it should have waited for a key")
+    return used / passed * 100
+
+
+def _cpu_time(pid: int) -> float:
+    """Return the CPU seconds of a process and its descendants, all of their threads."""
+    tasks = [task for member in _family(pid) for task in Path(f"/proc/{member}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def build_time(runs: int) -> list[Figure]:

@@ -33,6 +33,7 @@ _PARTS: Final = {
     "busy": "what transport measures, while a second VM runs",
     "scaling": "two vCPUs and two VMs against one",
     "start": "start-up time and idle memory of the daemon",
+    "idle": "a guest that waits for a key",
     "grub": "x86-dm boot to GRUB's prompt",
     "build": "building the native engine (only when named; once with --quick, else three times)",
 }
@@ -245,6 +246,7 @@ def _measure(name: str, report: Report, seconds: float) -> None:
         "busy": lambda: transport.beside_busy(engine, runs, count),
         "scaling": lambda: transport.scaling(engine, runs, seconds),
         "start": lambda: programs.start_up(engine, runs),
+        "idle": lambda: programs.idle_guest(engine, runs, 10 * seconds),
         "grub": lambda: programs.time_to_grub(engine, runs),
         "build": lambda: programs.build_time(1 if seconds < 0.5 else 3),
     }

@@ -79,6 +79,7 @@ def test_help_names_every_part_and_peer(capsys: pytest.CaptureFixture[str]) -> N
         "busy",
         "scaling",
         "start",
+        "idle",
         "grub",
         "build",
         "DM_PEER_QEMU",
@@ -168,6 +169,6 @@ def test_every_floor_names_a_figure_that_exists() -> None:
     machine = [figure.name for figure in no_transport.single_request(KERNELS["alu"], 1, 1)]
     exchange = [f"{name} / bare echo" for name in ("request", "I/O exit")]
     busy = [f"{name}, another VM busy / idle" for name in ("request", "I/O exit")]
-    programs = ["start to first answer", "building the native engine"]
+    programs = ["start to first answer", "idle guest: CPU", "building the native engine"]
     peers = [f.name for peer in ("TCG", "Bochs") for f in summary([Comparison("alu", peer, [1.0], [1.0])])]
     assert {floor.figure for floor in FLOORS} <= {*KERNELS, *machine, *exchange, *busy, *programs, *peers}

@@ -75,6 +75,12 @@ def test_start_up_and_memory() -> None:
     assert found["idle memory, daemon: proportional"].median <= none.median
 
 
+def test_an_idle_guest_costs_something() -> None:
+    (figure,) = programs.idle_guest("native", 1, 0.5)
+    assert figure.unit == "%"
+    assert 0 < figure.median < 200
+
+
 @pytest.mark.long
 def test_build_starts_from_nothing() -> None:
     assert by_name(programs.build_time(1))["building the native engine"].median > 1
