@@ -1,6 +1,6 @@
 """The other side: the client library a hypervisor uses, and a small PC that boots images with no hypervisor.
 
-``from dm.shim import Shim`` is the client (docs/library.md); names are imported when they are first asked for.
+``from dm.shim import Shim`` is the client (docs/library.md); names are imported on first use.
 """
 
 from __future__ import annotations

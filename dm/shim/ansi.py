@@ -1,4 +1,4 @@
-"""The small PC's screen drawn on a terminal (ECMA-48), clipped to its size; serial text has the lines below it."""
+"""The small PC's screen drawn on a terminal (ECMA-48), clipped to its size; serial text is shown below it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dm.shim.tty import Tty
 _ANSI: Final = (0, 4, 2, 6, 1, 5, 3, 7)
 #: Serial lines that are kept, and characters of one.
 _LINES, _LONGEST = 1000, 1000
-#: Serial text has this part of the terminal at least, and up to so many lines of a small one.
+#: Serial text gets at least this fraction of the terminal, and at most so many lines of a small one.
 _PART, _FEW = 3, 4
 #: How long a message is shown, in seconds.
 _MESSAGE: Final = 5.0
-# The alternate screen, no wrapping at its right edge; and back, with all that was set undone.
+# Enter the alternate screen, without wrapping at its right edge; and leave it, undoing all settings.
 _ENTER: Final = "\x1b[?1049h\x1b[?7l\x1b[2J"
 _LEAVE: Final = "\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l"
 
@@ -35,7 +35,7 @@ class AnsiConsole:
         """``tty`` is the keyboard, None where there is none."""
         self._out, self._tty, self._colour = out, tty, colour
         self._drawn: Screen | None = None
-        self._rows: list[str] = []  # as they stand on the terminal, from its first
+        self._rows: list[str] = []  # as shown on the terminal, from its first
         self._size = (0, 0)
         self._plain, self._serial = Plain(), Lines(_LINES, _LONGEST)
         self._message, self._message_ends = "", 0.0
@@ -46,11 +46,11 @@ class AnsiConsole:
 
     @property
     def left(self) -> bool:
-        """Whether the user wants to leave."""
+        """Whether the user wants to quit."""
         return self._tty is not None and self._tty.left
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
-        """Draw the rows that have changed; all, when the terminal has another size or has shown something else."""
+        """Draw the rows that have changed; all of them if the terminal was resized or has shown something else."""
         del transcript
         tty = self._tty
         if tty is not None:
@@ -80,7 +80,7 @@ class AnsiConsole:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            raise Interrupted(signal.SIGHUP) from None  # the terminal is gone; not everybody is told by the kernel
+            raise Interrupted(signal.SIGHUP) from None  # the terminal is gone; the kernel does not tell every process
 
     def _changes(self, screen: Screen, columns: int, lines: int) -> list[str]:
         """Return what brings the terminal up to date."""
@@ -96,7 +96,7 @@ class AnsiConsole:
     def _layout(self, screen: Screen, columns: int, lines: int) -> tuple[list[str], int]:
         """Return the terminal's rows, and which row of the screen is the first of them.
 
-        Of a screen that is higher than its part of the terminal the rows up to the cursor's are shown.
+        If the screen has more rows than fit, the rows up to the cursor's are shown.
         """
         pane = max(lines - screen.rows, min(_FEW, lines // _PART) if self._serial else 0)
         self._view = view = min(screen.rows, lines - pane)
@@ -124,7 +124,7 @@ class AnsiConsole:
         return "".join(out)
 
     def _rendition(self, attribute: int) -> str:
-        """Return the sequence for a VGA attribute; without colours what stands out is bold or reversed."""
+        """Return the sequence for a VGA attribute; without colours, highlights are bold or reversed."""
         colour, back = attribute & 15, attribute >> 4 & 7
         if not self._colour:
             return "\x1b[m" + ("\x1b[1m" if colour & 8 else "") + ("\x1b[7m" if back else "")
@@ -139,7 +139,7 @@ class AnsiConsole:
             tty.message = ""
 
     def output(self, data: bytes) -> None:
-        """Take serial text; it is drawn at the next look."""
+        """Take serial text; it is drawn with the next update."""
         self._serial.feed(self._plain.filter(data))
         self._news = True
 
@@ -155,7 +155,7 @@ class AnsiConsole:
         return [] if self._tty is None else self._tty.typed()
 
     def close(self) -> None:
-        """Give the terminal back as it was, and print the serial text and the last screen."""
+        """Restore the terminal, and print the serial text and the last screen."""
         if self._closed:
             return
         self._closed = True

@@ -15,9 +15,9 @@ class Answer:
     """Answer to a question.
 
     ``data`` are the bytes read.  ``fault`` raises #GP(0) (MSRs only).  ``map`` is a new memory map, already numbered by
-    :meth:`dm.shim.client.Shim.next_map`.  ``window`` says whether an external interrupt waits.  ``stop`` ends the run
-    after this instruction.  ``registers`` are those of a state port after the access, as the question's; empty: none
-    changed.  ``copied`` says how many elements of a copy have been copied, at least one; None: all.  ``native``:
+    :meth:`dm.shim.client.Shim.next_map`.  ``window`` says whether an external interrupt is pending.  ``stop`` ends the
+    run after this instruction.  ``registers`` are those of a state port after the access, as the question's; empty:
+    none changed.  ``copied`` says how many elements of a copy have been copied, at least one; None: all.  ``native``:
     nothing has been done, the run ends before the instruction with ``hypervisor``; ``data`` is empty.
     """
 
@@ -29,10 +29,10 @@ class Answer:
     registers: Sequence[int] = ()
     copied: int | None = None
     native: bool = False
-    applied: int | None = None  # of memory by messages, set by the library
+    applied: int | None = None  # of RAM carried in messages, set by the library
 
 
-#: Called with each question but reports; returns the answer, or just the bytes read (None: none).
+#: Called with each question except reports; returns the answer, or just the bytes read (None: none).
 OnIo: TypeAlias = Callable[[Io], Answer | bytes | None]
 #: Called with each coalesced write in order: guest-physical address, bytes.
 OnPosted: TypeAlias = Callable[[int, bytes], None]

@@ -25,7 +25,7 @@ from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
 from dm.shim.trace import Trace, instruction
 
-#: Longest run, so that the terminal and the script are looked at often enough.
+#: Longest run, so that the terminal and the script are served often enough.
 SLICE_US: Final = 20_000
 _SHORTEST_US: Final = 100
 _LOOK: Final = 0.03
@@ -39,7 +39,7 @@ class Reason(StrEnum):
     """Why a boot ended.
 
     ``exited``: through the exit port; ``halted``: for good, with interrupts off; ``no-boot``: no device had a boot
-    record; ``left``: the user has left the terminal; ``interrupted``: by a signal; ``lost``: the daemon refused, closed
+    record; ``left``: the user has quit; ``interrupted``: by a signal; ``lost``: the daemon refused, closed
     or is gone; ``run-lost``: it is gone in the middle of a run, so that nobody knows the registers and memory may have
     changed.
     """
@@ -85,7 +85,7 @@ class Outcome:
 
     ``serial`` is what came through the serial port and the debug console, and POST codes where they are shown;
     ``post`` the last POST codes; ``exit_value`` the byte written to the exit port, if one was; ``signal`` the one that
-    interrupted it, if one did; ``answers`` is False where the daemon was waited for in vain.
+    interrupted it, if one did; ``answers`` is False if the daemon did not answer.
     """
 
     reason: Reason
@@ -105,7 +105,7 @@ class Outcome:
     def exit_code(self) -> int:
         """The exit status (:class:`~dm.shim.ends.Status`).
 
-        A guest that ends through the exit port, having met every expectation, says it itself: twice the byte plus 1,
+        A guest that ends through the exit port, with every expectation met, chooses it itself: twice the byte plus 1,
         in 8 bits, as with QEMU's isa-debug-exit.
         """
         if self.exit_value is not None and self.satisfied:
@@ -129,13 +129,13 @@ class Outcome:
                 return Status.ENDED
 
 
-#: Ends after which it is said which expected text is missing.
+#: Ends after which the missing expected text is named.
 _MAY_MISS: Final = (Reason.TIMEOUT, Reason.HALTED, Reason.EXITED, Reason.LEFT)
 _LEFT: Final = "left by the user"
 
 
 class Boot:
-    """Runs the small PC on a :class:`~dm.shim.remote.Vcpu` until its script is done, its time is over or it halts."""
+    """Runs the small PC on a :class:`~dm.shim.remote.Vcpu` until its script is done, its time is up or it halts."""
 
     def __init__(
         self,
@@ -158,13 +158,13 @@ class Boot:
         Args:
             ram: all of its RAM, shared with whoever runs its guest code.
             drives: its drives; the first is booted from.
-            script: what to wait for and to type; when it ends with an expectation, meeting that ends the boot.
+            script: what to wait for and to type; if it ends with an expectation, meeting that ends the boot.
             timeout: seconds from now after which the boot ends; None: never.
             debug_port: port of the debug console, 16 bits.
             post_port: port of the POST code display, 16 bits.
             show_post: show each new POST code as a line ``POST 1F`` among the serial text.
             exit_port: port whose first write ends the boot.
-            kernel: is started instead of a drive.
+            kernel: started instead of booting a drive.
             bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
             trace: takes the instructions; once it has begun, and while it wants more, the guest runs in single steps.
             check_signature: boot a diskette only if its first sector ends in 55AAh.
@@ -219,7 +219,7 @@ class Boot:
             console: the user's side of the machine.
 
         Returns:
-            How it ended; Ctrl-C is an end like the others, and so is TimeOver.
+            How it ended; Ctrl-C and TimeOver are ends like the others.
         """
         self._vcpu, self._console = vcpu, console
         start = time.monotonic()
@@ -293,7 +293,7 @@ class Boot:
                 return Reason.FAILED, failure
 
     def _run_once(self) -> str:
-        """Make one run and deal with its end; return what failed, if something did.
+        """Make one run and handle its end; return what failed, if anything did.
 
         Raises:
             ShimError: the daemon refused the run, is lost or shuts down.
@@ -338,7 +338,7 @@ class Boot:
     def _ask(self, question: Io) -> Answer:
         self._stats.questions[question.kind] += question.count
         answer = self.pc.answer(question)
-        # A run's time is the engine's: one that mostly asks would go on for ever without a look at screen and keys.
+        # A run's time counts engine time only: one that mostly asks questions would never get back to screen and keys.
         if not answer.stop and time.monotonic() >= self._next_look:
             return replace(answer, stop=True)
         return answer
@@ -355,7 +355,7 @@ class Boot:
         self._console.show(self._screen, self._transcript)
 
     def _play(self) -> bool:
-        """Go on in the script as far as possible; True when it is done."""
+        """Continue the script as far as possible; True when it is done."""
         while self._steps:
             step = self._steps[0]
             if isinstance(step, Expect):
@@ -364,7 +364,7 @@ class Boot:
             elif isinstance(step, Send):
                 self.pc.serial.receive(step.data)
             else:
-                # Keys that no expectation precedes wait until the guest listens.
+                # Keys without an expectation before them wait until the guest reads the keyboard.
                 if self._first_keys and not (self.pc.keys.asked or self.pc.waits):
                     return False
                 self.pc.keyboard.type(list(step.keys))

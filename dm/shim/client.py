@@ -44,7 +44,7 @@ _PAUSE: Final = 0.05
 
 
 class Shim:
-    """A session with a daemon.  ``welcome`` is what the daemon said: version, features, limits, engine."""
+    """A session with a daemon.  ``welcome`` is the daemon's answer: version, features, limits, engine."""
 
     welcome: schema.Welcome
 
@@ -65,10 +65,10 @@ class Shim:
         self._epoch = 0
         self._whole = True  # whether the session has all its RAM, map and vCPUs
         self._blocks: dict[int, Ram | Kept | tuple[str, int]] = {}
-        self._by_messages = False  # whether there ever was a Kept among them
+        self._by_messages = False  # whether any of them was ever a Kept
         self._state_ports: list[schema.PortRange] = []
         self._pages_lock = threading.Lock()  # patches and pages of all vCPUs
-        #: Version up to which, without gaps, changes of the guest to memory by messages have been applied.
+        #: Version up to which, without gaps, the guest's changes to RAM carried in messages have been applied.
         self.applied = 0
         self._ahead: set[int] = set()  # versions applied above a gap
         self._map: schema.Map | None = None
@@ -89,15 +89,15 @@ class Shim:
         Args:
             endpoint: as given to ``x86-dm serve --listen``.
             name: the VM's, for logs.
-            features: what of the protocol to use.
+            features: protocol features to use.
             timeout: seconds that the daemon may take to answer.
             curve: the keys for tcp.
-            patience: seconds of these to wait for a daemon that is not there yet; None: all.
+            patience: how many of these seconds to wait for a daemon that is not there yet; None: all.
 
         Raises:
-            Refused: the daemon does not want it.
-            SessionLost: nobody serves the endpoint, the daemon does not answer or does not know the keys.
-            EndpointError: ``endpoint`` cannot be one.
+            Refused: the daemon refuses it.
+            SessionLost: nobody serves the endpoint, or the daemon does not answer or does not know the keys.
+            EndpointError: ``endpoint`` is not a valid endpoint.
             ShimError: tcp without keys.
         """
         check(endpoint)
@@ -206,7 +206,7 @@ class Shim:
 
     def _keep(self, number: int, kept: Kept) -> None:
         if "ram-messages" not in self.welcome.features:
-            raise ShimError("this daemon knows no memory by messages; share RAM by descriptor or by path instead")
+            raise ShimError("this daemon does not support RAM carried in messages; share it by descriptor or by path")
         kept.forget()
         self.request(schema.Ram(seq=0, session=0, ram=number, size=len(kept), messages=True))
 
@@ -217,7 +217,7 @@ class Shim:
             return Answer(self.kept(io.ram).read(io.address, io.size * io.count), applied=applied)
 
     def apply(self, patches: Sequence[schema.Patch], version: int) -> None:
-        """Apply what the guest has changed in memory by messages."""
+        """Apply what the guest has changed in RAM carried in messages."""
         with self._pages_lock:
             for patch in patches:
                 self.kept(patch.ram).patch(patch.offset, patch.data, version)
@@ -227,14 +227,14 @@ class Shim:
                 self._ahead.discard(self.applied)
 
     def kept(self, number: int) -> Kept:
-        """Return a block by messages; ShimError when it is none."""
+        """Return a block carried in messages; ShimError if it is not one."""
         block = self._blocks.get(number)
         if not isinstance(block, Kept):
-            raise ShimError(f"the daemon asks for RAM block {number}, which is none by messages")
+            raise ShimError(f"the daemon asks for RAM block {number}, which is not carried in messages")
         return block
 
     def changed(self) -> list[schema.PageRange]:
-        """Return the pages by messages that have changed here since the daemon got them; it is taken to be told."""
+        """Return the pages carried in messages that have changed here since the daemon got them; they count as told."""
         if not self._by_messages:
             return []
         blocks = [(number, block) for number, block in self._blocks.items() if isinstance(block, Kept)]
@@ -250,7 +250,7 @@ class Shim:
         return found
 
     def set_state_ports(self, *ports: int | range) -> None:
-        """Say which ports' devices read and change CPU registers (VMware's backdoor); replaces what was said before.
+        """Say which ports' devices read and change CPU registers (VMware's backdoor); replaces the previous list.
 
         Questions about them carry ``registers``, and so may their answers.
 
@@ -260,7 +260,7 @@ class Shim:
             SessionLost: the session is gone.
         """
         if "state-ports" not in self.welcome.features:
-            raise ShimError("this daemon knows no state ports")
+            raise ShimError("this daemon does not support state ports")
         self._state_ports = [
             schema.PortRange(port, port) if isinstance(port, int) else schema.PortRange(port.start, port.stop - 1)
             for port in ports
@@ -268,7 +268,7 @@ class Shim:
         self.request(schema.StatePorts(seq=0, session=0, ports=self._state_ports))
 
     def remove_ram(self, number: int) -> None:
-        """Take back a block that the map no longer uses."""
+        """Withdraw a block that the map no longer uses."""
         self.request(schema.RamRemove(seq=0, session=0, ram=number))
         self._blocks.pop(number, None)
 
@@ -278,7 +278,7 @@ class Shim:
     def _share(self, number: int, ram: Ram) -> None:
         """Send a descriptor over the RAM socket (ZeroMQ cannot pass any)."""
         if not self.welcome.ram_socket:
-            raise ShimError("this daemon takes no descriptors; share files below its memory path instead")
+            raise ShimError("this daemon accepts no descriptors; share files below its memory path instead")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as side:
             side.settimeout(max(_PAUSE, min(TIMEOUT, self._control.deadline - time.monotonic())))
             try:
@@ -307,9 +307,9 @@ class Shim:
     # ------------------------------------------------------------------------------------------ vCPUs and life
 
     def create_vcpu(self, number: int, cpuid: Sequence[Cpuid] = (), model: str = "p6") -> Vcpu:
-        """Create a vCPU of a ``model`` (p6, 80386, 80286) and a ``cpuid`` table, whose leaf 0 says the vendor.
+        """Create a vCPU with a ``model`` (p6, 80386, 80286) and a ``cpuid`` table, whose leaf 0 names the vendor.
 
-        Without a table it is the daemon's default, a GenuineIntel part of the P6 class (dm.isa.parts).
+        Without a table it gets the daemon's default, GenuineIntel, P6 class (dm.isa.parts).
         """
         create = schema.VcpuCreate(seq=0, session=0, vcpu=number, model=model, cpuid=list(cpuid))
         ready = self.request(create, schema.VcpuReady)
@@ -317,7 +317,7 @@ class Shim:
         return vcpu
 
     def destroy_vcpu(self, number: int) -> None:
-        """Destroy a vCPU; its run, if any, is given up."""
+        """Destroy a vCPU; its run, if any, is abandoned."""
         self.request(schema.VcpuDestroy(seq=0, session=0, vcpu=number))
         self.vcpus.pop(number).close()
 
@@ -330,19 +330,19 @@ class Shim:
         return sum((vcpu.stats for vcpu in self.vcpus.values()), Stats())
 
     def reconnect(self, timeout: float = TIMEOUT) -> bool:
-        """Take the session up again with new sockets and a new epoch.
+        """Resume the session with new sockets and a new epoch.
 
-        A run under way goes on: its request is sent again and answered from the daemon's record.  Where the daemon
-        does not know the session any more (it is another one), a new session gets the same RAM, map and vCPUs; a run
-        that was under way is then lost and raises :class:`~dm.shim.errors.RunLost`.  A daemon that is not there yet is
-        waited for.
+        A run in progress continues: its request is sent again and answered from the daemon's record.  If the daemon no
+        longer knows the session (it is another daemon), a new session gets the same RAM, map and vCPUs; a run that was
+        in progress is then lost and raises :class:`~dm.shim.errors.RunLost`.  A daemon that is not there yet is waited
+        for.
 
         Returns:
             Whether the session is still the old one.
 
         Raises:
             SessionLost: no daemon answers within ``timeout`` seconds.
-            Refused: the daemon does not want it.
+            Refused: the daemon refuses it.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -351,7 +351,7 @@ class Shim:
                 same = self._resume(max(_PAUSE, deadline - time.monotonic()))
                 self._control.deadline = math.inf
                 return same
-            except SessionLost:  # this daemon goes too, or has not gone yet: its successor is waited for
+            except SessionLost:  # this daemon is ending too, or has not ended yet: wait for its successor
                 if time.monotonic() + _PAUSE >= deadline:
                     raise
             time.sleep(_PAUSE)
@@ -394,7 +394,7 @@ class Shim:
             vcpu.renew(self.request(vcpu.create, schema.VcpuReady).endpoint, same=False)
 
     def close(self, bye: bool = True) -> None:
-        """End the session; ``bye`` False just vanishes, as a crashed hypervisor does."""
+        """End the session; with ``bye`` False just vanish, as a crashed hypervisor does."""
         if hasattr(self, "_control"):
             if bye and self.lost is None and not self.closing and hasattr(self, "welcome"):
                 with contextlib.suppress(ShimError):

@@ -1,4 +1,4 @@
-"""What CMOS says about the machine: memory, diskettes, boot order.  ROMs rely on it from their first moment.
+"""What CMOS says about the machine: memory, diskettes, boot order.  ROMs rely on it from the start.
 
 IBM PC/AT Technical Reference, "Real-Time Clock/CMOS RAM Information"; bytes 34h, 35h, 38h, 3Dh and 5Bh to 5Fh are the
 convention that Bochs, QEMU and SeaBIOS share.
@@ -24,7 +24,7 @@ def equipment(drives: Sequence[Drive]) -> int:
 
 
 def fill(cmos: bytearray, memory: int, drives: Sequence[Drive], *, check_signature: bool = True) -> None:
-    """Fill in what does not change by itself.
+    """Fill in the bytes that do not change by themselves.
 
     Args:
         cmos: the 128 bytes.

@@ -1,4 +1,4 @@
-"""The control connection of a session: requests and their answers, heartbeats, and word of its end."""
+"""The control connection of a session: requests and their answers, heartbeats, and notice of its end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Control:
         try:
             answer = future.result(timeout)
         except TimeoutError:
-            silent = f"no daemon answers at {self.endpoint} within {timeout:.3g} s, though somebody listens there"
+            silent = f"no daemon answers at {self.endpoint} within {timeout:.3g} s, though something is listening there"
             found = obstacle(self.endpoint)
             raise SessionLost(found.why if found else silent) from None
         if isinstance(answer, Error):
@@ -125,7 +125,7 @@ class Control:
             with contextlib.suppress(zmq.Again):  # nobody to send to: the watch below says why
                 while self._queue:
                     seq, data, future = self._queue[0]
-                    link.send(data, zmq.NOBLOCK)  # a peer that has refused us would be waited for without end
+                    link.send(data, zmq.NOBLOCK)  # otherwise a peer that has refused us would be waited for for ever
                     self._waiting[seq] = future
                     self._queue.popleft()
             with contextlib.suppress(zmq.Again):

@@ -12,16 +12,16 @@ _M64: Final = (1 << 64) - 1
 
 
 class Copy:
-    """A copy under way.  ``copied`` counts its elements up to the one at hand: what raises counts as done."""
+    """A copy in progress.  ``copied`` counts its elements up to the current one, which counts even if it raises."""
 
     def __init__(self, io: Io) -> None:
         self._io = io
         self.copied = 0
 
     def carry_out(self, on_io: OnIo, waits: bool) -> Answer:
-        """Read and write all elements in order; ``waits`` says whether the daemon knows of a waiting interrupt.
+        """Read and write all elements in order; ``waits`` says whether the daemon knows of a pending interrupt.
 
-        It ends with the first answer that ends the run, changes the map or tells of an interrupt.
+        It ends with the first answer that ends the run, changes the map or announces an interrupt.
 
         Raises:
             Refused: an answer does not fit, as the daemon would have said.

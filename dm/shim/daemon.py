@@ -1,4 +1,4 @@
-"""A daemon of one's own: ``x86-dm serve`` as a separate process on a private endpoint."""
+"""A private daemon: ``x86-dm serve`` as a separate process on an endpoint of its own."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class DaemonError(Exception):
 class OwnDaemon:
     """Starts the daemon on entry, ends it on exit.
 
-    ``endpoint`` is its control endpoint, in a directory only this user can enter.  It has a process group of its own,
-    so that Ctrl-C reaches it through the shim only.  When the shim dies it ends too, and removes the directory.
+    ``endpoint`` is its control endpoint, in a directory that only this user can enter.  It has a process group of its
+    own, so that Ctrl-C reaches it only through the shim.  If the shim dies it ends too, and removes the directory.
     """
 
     def __init__(self, engine: str = "auto") -> None:

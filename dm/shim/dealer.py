@@ -1,4 +1,4 @@
-"""Sockets for the daemon's endpoints: DEALER, with CURVE where there are keys, and a watch over their connection."""
+"""Sockets for the daemon's endpoints: DEALER, with CURVE if there are keys, and a monitor of their connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zmq
 
 from dm.keys import Curve
 
-#: What a socket's monitor says when two sides do not agree on who they are.
+#: What a socket's monitor reports when authentication fails.
 _NOT_AGREED: Final = int(
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
@@ -48,6 +48,6 @@ class Watch:
         return self.seen
 
     def close(self) -> None:
-        """End the watch; before the socket is closed."""
+        """Stop monitoring; call it before the socket is closed."""
         self._watched.disable_monitor()
         self.socket.close(linger=0)

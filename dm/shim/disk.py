@@ -14,7 +14,7 @@ from typing import Final
 from dm.shim import eltorito, multiboot
 
 SECTOR: Final = 512
-#: mmap(2); Python's module does not name it.
+#: mmap(2); missing in Python's module.
 _MAP_NORESERVE: Final = 0x4000
 _NO_FILES: Final = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISBLK, "a block device"), (stat.S_ISCHR, "a character device"),
@@ -107,13 +107,13 @@ class Drive:
 
 
 def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
-    """Map an image; without ``write`` the guest's writes stay in memory and are gone at the end.
+    """Map an image; without ``write`` the guest's writes stay in memory and are discarded at the end.
 
     Raises:
         ValueError: the image is empty or no regular file.
         OSError: it cannot be opened or mapped, with its path.
     """
-    # Without waiting for whoever might write to a FIFO.
+    # Do not wait for a writer of a FIFO.
     fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         found = os.fstat(fd)
@@ -125,7 +125,7 @@ def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
         if found.st_size == 0:
             raise ValueError("the image is empty")
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        # Only what the guest writes takes memory; the kernel need not set aside as much as the image is large.
+        # Only what the guest writes takes memory; the kernel need not reserve the size of the image.
         flags = mmap.MAP_SHARED if write else mmap.MAP_PRIVATE | _MAP_NORESERVE
         try:
             return mmap.mmap(fd, 0, flags=flags, prot=protection)
@@ -173,12 +173,12 @@ def floppy(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
 
 
 def _cut_short(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
-    """Return what a diskette is whose end is missing, such as a boot sector alone: 1.44M if it fits, or larger."""
+    """Return the type of a truncated diskette image, such as a boot sector alone: 1.44M if it fits, or larger."""
     return next((FLOPPIES[size] for size in (1474560, *sorted(FLOPPIES)) if size >= len(image)), None)
 
 
 def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
-    """Return the drives an image makes, the one to boot from first; a Multiboot kernel makes none.
+    """Return the drives for an image, the one to boot from first; a Multiboot kernel has none.
 
     Raises:
         ValueError: the image cannot be of this kind, with the reason.

@@ -1,4 +1,4 @@
-"""The daemon's endpoint as its clients see it: whether it can be one, and why nobody answers there."""
+"""The daemon's endpoint as its clients see it: whether it is valid, and why nobody answers there."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dm.shim.errors import EndpointError
 
 #: Longest path of a Unix socket, in bytes (unix(7)).
 _MAX_PATH: Final = 107
-#: How long a host on tcp may take to take a connection, in seconds.
+#: How long a tcp host may take to accept a connection, in seconds.
 _TCP_TIMEOUT: Final = 3.0
 
 
 def check(endpoint: str) -> None:
-    """See that ``endpoint`` is written as one: ``ipc://PATH`` or ``tcp://ADDRESS:PORT``.
+    """Check that ``endpoint`` is well-formed: ``ipc://PATH`` or ``tcp://ADDRESS:PORT``.
 
     Raises:
         EndpointError: saying what would be right.
@@ -42,16 +42,16 @@ def check(endpoint: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why nobody can be reached; ``lasting`` when waiting for a daemon that is just being started is no use."""
+    """Why nobody can be reached; ``lasting`` if waiting for a daemon that is just starting would not help."""
 
     why: str
     lasting: bool = True
 
 
 def obstacle(endpoint: str) -> Obstacle | None:
-    """Return why nobody can be reached at ``endpoint`` just now, None where somebody takes connections.
+    """Return why nobody can be reached at ``endpoint`` now, None if connections are accepted there.
 
-    It is tried with a connection that is closed at once: ZeroMQ keeps trying, and says nothing.
+    A connection is tried and closed at once, because ZeroMQ itself would retry silently.
     """
     transport, _, place = endpoint.partition("://")
     nobody = f"no daemon answers at {endpoint}"

@@ -10,9 +10,9 @@ from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-#: What a signal that ends a boot is added to, as shells do for programs that died of one.
+#: Added to the number of a signal that ends a boot, as shells do for programs that died of one.
 _SIGNAL: Final = 128
-#: The loop looks at the time itself; this long after that it is taken to be stuck, in seconds.
+#: The loop checks the time itself; this long after the limit it is assumed to be stuck, in seconds.
 _GRACE: Final = 1.0
 #: Signals that end a boot in order, unless they were ignored when it began (nohup).
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -63,7 +63,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class TimeOver(BaseException):
-    """The time limit is over, and whatever is being waited for did not notice."""
+    """The time limit has passed, and whatever is being waited for did not notice."""
 
 
 class Signals:
@@ -92,7 +92,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 class TimeLimit:
     """Raises :class:`TimeOver` on the main thread, from entry to exit, some time after the limit; None: never.
 
-    It comes again every second, since whoever is interrupted may try to end in order first.
+    It is raised again every second, since the interrupted code may try to end in order first.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -109,7 +109,7 @@ class TimeLimit:
         self.lift()
 
     def lift(self) -> None:
-        """Let the limit count no more."""
+        """Cancel the limit."""
         if self._seconds is not None and self._before is not None:
             lift_limit()
             signal.signal(signal.SIGALRM, self._before)
@@ -117,7 +117,7 @@ class TimeLimit:
 
 
 def lift_limit() -> None:
-    """Let no :class:`TimeOver` come any more."""
+    """Raise no more :class:`TimeOver`."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -127,7 +127,7 @@ def _over(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let what is done within not be interrupted: a signal that would end the boot is taken up afterwards."""
+    """Do not interrupt what is done within: a signal that would end the boot takes effect afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a shim hears of a daemon that cannot be used."""
+"""Errors of a daemon that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ShimError(Exception):
 
 
 class EndpointError(ShimError):
-    """What was given as an endpoint cannot be one."""
+    """What was given as an endpoint is not a valid one."""
 
 
 class Refused(ShimError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-#: Ctrl-], as telnet and virsh have it; QEMU's Ctrl-A is the shell's and GRUB's "start of line".
+#: Ctrl-], as in telnet and virsh; QEMU's Ctrl-A is "start of line" in shells and GRUB.
 DEFAULT: Final = 0x1D
-#: Ctrl-Z suspends without it, as it does with every program.
+#: Ctrl-Z suspends without it, as in every program.
 _SUSPEND: Final = 0x1A
 
 
 class Command(Enum):
-    """What the user wants of x86-dm itself."""
+    """A command of the user to x86-dm itself."""
 
     SUSPEND = "z"
     LEAVE = "qx."
@@ -41,7 +41,7 @@ def spelt(code: int) -> str:
 def usage(code: int) -> str:
     """Return one line about the commands."""
     key = spelt(code)
-    return f"{key} q leaves, {key} r redraws, {key} {key} or another control key sends that; Ctrl-Z suspends"
+    return f"{key} q quits, {key} r redraws, {key} {key} or another control key sends that; Ctrl-Z suspends"
 
 
 class Escape:
@@ -52,7 +52,7 @@ class Escape:
         self._begun = False
 
     def feed(self, data: bytes) -> tuple[bytes, list[Command]]:
-        """Return what is the guest's of ``data``, and the commands in it; a command may go on in the next piece."""
+        """Return the guest's part of ``data``, and the commands in it; a command may continue in the next piece."""
         guest, commands = bytearray(), []
         for byte in data:
             if not self._begun:

@@ -1,4 +1,4 @@
-"""Files that are no raw image: recognised by their first bytes, and named with what makes a raw image of them."""
+"""Files that are not raw images: recognised by their first bytes, and named with the command that makes a raw image."""
 
 from __future__ import annotations
 

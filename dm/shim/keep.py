@@ -1,4 +1,4 @@
-"""What ``x86-dm boot`` keeps at its end: a picture of the screen, guest memory."""
+"""What ``x86-dm boot`` saves at its end: a picture of the screen, guest memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_dump(text: str) -> Dump:
 
 
 def check_writable(*files: Path | None) -> None:
-    """See that files can be written, before the boot whose end they are for; what is in them stays.
+    """Check before the boot that files can be written at its end; their contents stay.
 
     Raises:
         OSError: one cannot.
@@ -55,7 +55,7 @@ def check_writable(*files: Path | None) -> None:
 
 
 def write_dump(pc: Pc, dump: Dump) -> None:
-    """Write guest memory as it is; what no memory is behind reads all ones, and A20 masks nothing.
+    """Write guest memory as it is; addresses without memory read all ones, and A20 masks nothing.
 
     Raises:
         OSError: the file cannot be written.

@@ -141,7 +141,7 @@ def type_character(char: str) -> bytes:
 def parse(text: str) -> list[bytes]:
     r"""Return one string of set 1 bytes for each key of a ``--keys`` text.
 
-    The text is typed as it stands; ``\n``, ``\t``, ``\e`` and ``\\`` are escapes, ``<up>``, ``<f10>``, ``<ctrl-c>``,
+    The text is typed literally; ``\n``, ``\t``, ``\e`` and ``\\`` are escapes, ``<up>``, ``<f10>``, ``<ctrl-c>``,
     ``<alt-x>`` and the like name keys, ``<<`` is a less-than sign.
 
     Raises:

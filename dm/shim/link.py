@@ -1,7 +1,7 @@
-"""A vCPU's socket on the shim's side: send, wait for an answer, and notice what else there is to see to.
+"""A vCPU's socket on the shim's side: send, wait for an answer, and notice other events meanwhile.
 
-:class:`Link` is how it is done with pyzmq; ``dm.fast`` has its equal in C, which saves 10 to 20 us of an exchange
-whose two sides have slept: most of that is memory of the interpreter that no cache holds any more.
+:class:`Link` does it with pyzmq; ``dm.fast`` has the equivalent in C, which saves 10 to 20 us of an exchange whose two
+sides have slept: most of that is memory of the interpreter that is no longer in a cache.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _LIBZMQ: Final = (
 
 
 class Linked(Protocol):
-    """What both kinds of link do."""
+    """The interface of both kinds of link."""
 
     def call(self, message: Message) -> tuple[Message | bytes | None, int, int] | None:
         """Encode and send a message, wait for the next one and decode it, all at once.
 
         Returns:
-            The next message and how many bytes were sent and received.  In its place None when it could not be sent, or
-            as receive says it, bytes that are for ``codec.decode`` to refuse.  None alone: nothing was done.
+            The next message, and how many bytes were sent and received.  In place of the message: None if nothing could
+            be sent, or for receive's reasons; or bytes that ``codec.decode`` is to refuse.  None alone: nothing was
+            done.
         """
         ...
 
@@ -45,12 +46,12 @@ class Linked(Protocol):
         """Return the next message, waiting up to ``timeout`` ms (None: no limit).
 
         Returns:
-            None: the time is over, a signal came, another descriptor has news, or nothing came for a while.
+            None: time-out, a signal, an event on another descriptor, or nothing for a while.
         """
         ...
 
     def news(self) -> bool:
-        """Return whether another descriptor has news."""
+        """Return whether another descriptor has an event."""
         ...
 
 
@@ -68,7 +69,7 @@ class Link:
             self._others.register(descriptor, select.POLLIN)
 
     def call(self, message: Message) -> None:
-        """Leave it to :meth:`send` and :meth:`receive`."""
+        """Do nothing: :meth:`send` and :meth:`receive` do it."""
 
     def send(self, data: bytes) -> bool:
         """Send a message; return False when it cannot be sent now."""
@@ -84,21 +85,21 @@ class Link:
         return False
 
     def receive(self, timeout: int | None) -> bytes | None:
-        """Return the next message, waiting up to ``timeout`` ms (None: for ever); None: the time is over, or news."""
+        """Return the next message, waiting up to ``timeout`` ms (None: for ever); None: time-out, or another event."""
         news = False
         while True:
-            # Only after it has said that there is nothing does the socket's descriptor tell of news (ZMQ_FD).
+            # The socket's descriptor signals new events only after it has been found empty (ZMQ_FD).
             if not (news or cast(int, self._socket.getsockopt(_EVENTS)) & _POLLIN):
                 ready = [descriptor for descriptor, _ in self._waiter.wait(timeout)]
                 if self._own not in ready:
                     return None
             try:
                 return self._socket.recv(_NOBLOCK)
-            except zmq.Again:  # the news was another
+            except zmq.Again:  # it was another event
                 news = False
 
     def news(self) -> bool:
-        """Return whether another descriptor has news."""
+        """Return whether another descriptor has an event."""
         return bool(self._others.poll(0))
 
 

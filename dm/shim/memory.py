@@ -1,8 +1,8 @@
 """The small PC's physical memory and how its firmware reaches it.
 
-One shared mapping holds everything: RAM at its own address, the firmware image in the part of it that lies under
-F0000h, and after the end of RAM a ROM that replaces this firmware.  Display memory is RAM as well where the VGA's
-registers allow it (:mod:`dm.shim.devices.planes`), so that what a program shows costs no exits.
+One shared mapping holds everything: RAM at its own address, the firmware image at F0000h within it, and after the end
+of RAM a ROM that replaces this firmware.  Display memory is RAM as well where the VGA's
+registers allow it (:mod:`dm.shim.devices.planes`), so that displaying something costs no exits.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ RESET_ALIAS = 0xFFFF0000
 MIN_RAM, MAX_RAM = 2 * MIB, 0xC0000000
 
 
-#: A ROM of the user's: its size is a multiple of the first, at most the second; that much of its end shows below 1 MiB.
+#: A user's ROM: its size is a multiple of the first, at most the second; the third is how much of its end is visible
+#: below 1 MiB.
 ROM_UNIT, MAX_ROM, LOW_ROM = 64 * KIB, 16 * MIB, 128 * KIB
 
 
 class Display(Protocol):
-    """The device that display memory belongs to."""
+    """The device that owns display memory."""
 
     @property
     def window(self) -> Window:
@@ -67,9 +68,9 @@ class PageFaultError(Exception):
 class GuestMemory:
     """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on, then room for ``rom``.
 
-    ``rom`` replaces the built-in firmware: it ends at 4 GiB, and below 1 MiB its last 128 KiB stand in RAM, the option
-    ROM area with them, as in QEMU's isapc: there is no chipset with registers to unlock shadow RAM by.
-    ``display`` has the addresses from A0000h to BFFFFh; without one there is nothing.
+    ``rom`` replaces the built-in firmware: it ends at 4 GiB, and below 1 MiB its last 128 KiB and the option ROM area
+    are in RAM, as in QEMU's isapc: there is no chipset with registers that unlock shadow RAM.  ``display`` owns the
+    addresses from A0000h to BFFFFh; without it they are empty.
     """
 
     ram: mmap.mmap | bytearray
@@ -92,7 +93,7 @@ class GuestMemory:
         self.reset()
 
     def reset(self) -> None:
-        """Bring the ROM below 1 MiB back as it was."""
+        """Restore the copy of the ROM below 1 MiB."""
         if self.rom:
             low = self.rom[-LOW_ROM:]
             self.ram[EXTENDED - len(low) : EXTENDED] = low
@@ -103,7 +104,7 @@ class GuestMemory:
         return len(self.ram) - len(self.rom)
 
     def memory_map(self, generation: int) -> MemoryMap:
-        """Return the map the daemon is to use, with the present state of A20."""
+        """Return the map for the daemon, with the current state of A20."""
         ram = self.ram
 
         def backed(start: int, end: int, kind: RegionKind) -> Region:
@@ -149,7 +150,7 @@ class GuestMemory:
         return w is None or not (w.direct and w.start <= at < w.end)
 
     def _writable(self, at: int, size: int) -> bool:
-        """Whether there is RAM, of the display's addresses aside."""
+        """Whether there is RAM at an address, the display's addresses aside."""
         if at >= EXTENDED:
             return at <= self.size - size
         return at < OPTION_ROMS or bool(self.rom) or at & ~(PAGE - 1) == WORK
@@ -199,10 +200,10 @@ class GuestMemory:
 
 
 def check_rom(rom: bytes) -> None:
-    """See that a ROM (empty: none) has a size it can have.
+    """Check that a ROM (empty: none) has a valid size.
 
     Raises:
-        ValueError: saying which sizes there are.
+        ValueError: saying which sizes are valid.
     """
     if len(rom) % ROM_UNIT or len(rom) > MAX_ROM:
         raise ValueError(f"a ROM of {len(rom)} bytes: a multiple of 64 KiB up to 16 MiB is needed")

@@ -53,7 +53,7 @@ class Kernel:
     command: str = ""
 
     def check(self, regions: Iterable[tuple[int, int, int]]) -> None:
-        """See that every piece lies in usable memory.
+        """Check that every piece is in usable memory.
 
         Args:
             regions: (start, end, type) as INT 15h AX=E820h lists them.
@@ -93,7 +93,7 @@ class Kernel:
         state.rflags &= ~Eflags.IF
 
     def _place(self, size: int) -> int:
-        """Return a page in low memory that the kernel leaves free; behind vectors and BIOS data."""
+        """Return a page in low memory that the kernel leaves free, above vectors and BIOS data."""
         at = 0x1000
         while any(p.address < at + size and at < p.address + p.size for p in self.pieces):
             at += 0x1000
@@ -101,7 +101,7 @@ class Kernel:
 
 
 def _information(at: int, command: str, regions: Sequence[tuple[int, int, int]], memory: int) -> bytes:
-    """Return the boot information structure and all it points to, as it looks at physical address ``at``."""
+    """Return the boot information structure and all it points to, for physical address ``at``."""
     table = b"".join(struct.pack("<IQQI", 20, start, end - start, kind) for start, end, kind in regions)
     line = command.encode() + b"\0"
     name_at = at + _INFO_SIZE
@@ -163,7 +163,7 @@ def _by_addresses(image: bytes | mmap.mmap, at: int) -> tuple[tuple[Piece, ...],
     if header < load or offset < 0 or length <= 0 or offset + length > len(image):
         raise ValueError(
             f"the Multiboot header at {at:#x} says it is loaded at {header:#x} and the image at {load:#x} to "
-            f"{load_end:#x}, which the file of {len(image)} bytes does not hold"
+            f"{load_end:#x}, which the file of {len(image)} bytes does not contain"
         )
     size = max(length, bss_end - load) if bss_end else length
     return (Piece(load, image[offset : offset + length], size),), entry

@@ -1,4 +1,4 @@
-"""Memory by messages, the shim's side: RAM that the daemon cannot map, whose pages travel in messages."""
+"""RAM carried in messages, the shim's side: RAM that the daemon cannot map, whose pages travel in messages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PAGE: Final = 4096
 
 
 class Kept:
-    """A block that stays here, and what the daemon has of it.
+    """A block that stays here, and the copies that the daemon has.
 
-    ``view`` may be changed at any time by whoever likes: :meth:`changed` finds out by comparing, so nobody has to tell.
+    Anyone may change ``view`` at any time: :meth:`changed` finds changes by comparing, so nobody has to report them.
     """
 
     def __init__(self, view: mmap.mmap | bytearray) -> None:
@@ -28,7 +28,7 @@ class Kept:
         return len(self.view)
 
     def forget(self) -> None:
-        """Begin with a daemon that has nothing of it."""
+        """Forget what the daemon has, for a new daemon."""
         self._known.clear()
         self._versions.clear()
 
@@ -42,7 +42,7 @@ class Kept:
         return data
 
     def patch(self, offset: int, data: bytes, version: int) -> None:
-        """Take bytes that the guest has changed, unless the page has had newer ones, which contain them.
+        """Apply bytes that the guest has changed, unless the page has had newer ones, which contain them.
 
         ValueError when they do not lie in one page of the block.
         """
@@ -57,7 +57,7 @@ class Kept:
             self._known[offset // PAGE][offset % PAGE : end] = data
 
     def changed(self, number: int) -> list[PageRange]:
-        """Return the pages of block ``number`` that have changed here since the daemon got them; it drops them."""
+        """Return the pages of block ``number`` that have changed here since the daemon got them, for it to drop."""
         view = self.view
         found: list[PageRange] = []
         for page in sorted(self._known):

@@ -37,8 +37,8 @@ from dm.shim.multiboot import Kernel
 from dm.shim.remote import Answer
 
 _PAGE_FAULT: Final = 14
-#: IA32_APIC_BASE, and its value where there is no local APIC: the usual base, BSP, not enabled.  Writing it brings none
-#: (SDM vol. 3A, 10.4.3: a P6's that is turned off stays so until a reset).
+#: IA32_APIC_BASE, and its value where there is no local APIC: the usual base, BSP, not enabled.  Writing it adds none
+#: (SDM vol. 3A, 10.4.3: a P6's APIC that is turned off stays so until a reset).
 _APIC_BASE: Final = 0x1B
 _APIC_OFF: Final = 0xFEE00100
 
@@ -48,7 +48,7 @@ def _discard(data: bytes) -> None:
 
 
 class Pc:
-    """A PC/AT-like machine whose CPU is a :class:`~dm.machine.state.State` that somebody else runs.
+    """A PC/AT-like machine whose CPU is a :class:`~dm.machine.state.State`, run by somebody else.
 
     ``state`` is the CPU between runs.  :meth:`answer` answers the questions of a run, :meth:`firmware_call` a run that
     ended in the firmware; :meth:`update` and :meth:`wake` come before each run.  ``interrupts`` counts external
@@ -86,7 +86,7 @@ class Pc:
             post_port: the POST code display's port, 16 bits.
             post: takes each new POST code.
             exit_port: port whose first write ends the machine; None: there is none.
-            kernel: is started by the firmware instead of a drive.
+            kernel: started by the firmware instead of booting a drive.
             bios: a ROM in place of the built-in firmware; ``ram`` has room for it at its end.
             idle: lets the host sleep up to that many nanoseconds while the firmware waits.
             work: returns how many instructions the guest has executed.
@@ -146,7 +146,7 @@ class Pc:
         self.reset()
 
     def reset(self, *, full: bool = True) -> None:
-        """Pull the CPU's RESET, and with ``full`` that of the devices; memory and CMOS keep."""
+        """Reset the CPU, and with ``full`` the devices; memory and CMOS are kept."""
         self.resets += 1
         self.system.reset()
         if full:
@@ -179,7 +179,7 @@ class Pc:
     # --- time and interrupts
 
     def update(self) -> None:
-        """Let the devices notice the time."""
+        """Bring the devices up to the current time."""
         self.pit.update()
         self.rtc.update()
         self.keyboard.update()
@@ -195,7 +195,7 @@ class Pc:
             self.state.activity = int(Activity.RUNNING)
 
     def deliver(self) -> None:
-        """Let the next run begin with a pending interrupt if the CPU can take it now: nobody has to ask for it then."""
+        """Let the next run begin with a pending interrupt if the CPU can take it now: then it needs no question."""
         s = self.state
         free = s.inject_type == EventType.NONE and not (s.shadow or s.nmi_pending or s.pending_debug)
         if free and self.interrupt_waits and s.rflags & Eflags.IF and s.activity == Activity.RUNNING:
@@ -229,7 +229,7 @@ class Pc:
         """Answer a port, MMIO or MSR access, or an interrupt acknowledge.
 
         Absent memory reads all ones, display memory is the VGA's; every MSR that the daemon does not keep faults; of
-        those it keeps, a write of IA32_APIC_BASE is asked.
+        those it keeps, only a write of IA32_APIC_BASE is a question.
         """
         generation = self._generation
         data, fault = b"", False
@@ -266,7 +266,7 @@ class Pc:
         )
 
     def posted(self, address: int, data: bytes) -> None:
-        """Take a write that the guest has not waited for: display memory's."""
+        """Take a write that the guest has not waited for, to display memory."""
         self.vga.write_memory(address, data)
 
     def _read_memory(self, io: Io) -> bytes:

@@ -27,7 +27,7 @@ class Picture:
 
 
 def lines(vga: Vga) -> int:
-    """Return the scan lines of the picture, those that are shown twice counted once in graphics modes."""
+    """Return the scan lines of the picture; in graphics modes lines shown twice count once."""
     crtc = vga.crtc.registers
     end = (crtc[0x12] | crtc[7] << 7 & 0x100 | crtc[7] << 3 & 0x200) + 1
     if not vga.graphics_mode:
@@ -51,7 +51,7 @@ def describe(vga: Vga) -> str:
     width, height = size(vga)
     shift = vga.graphics.registers[5]
     colours = 256 if shift & 0x40 else 4 if shift & 0x20 else 1 << (vga.attributes[0x12] & 15).bit_count()
-    return f"graphics, {width}x{height} dots, {colours} colours; --screenshot FILE.png keeps a picture"
+    return f"graphics, {width}x{height} dots, {colours} colours; --screenshot FILE.png saves a picture"
 
 
 def picture(vga: Vga) -> Picture:
@@ -117,7 +117,7 @@ def _font_base(block: int) -> int:
 
 def _dots(vga: Vga, width: int, height: int) -> Iterator[bytes]:
     crtc, planes = vga.crtc.registers, vga.memory.planes
-    # The address counter goes on by a byte, a word or a double word; its row is twice the offset register.
+    # The address counter advances by a byte, a word or a doubleword; its row is twice the offset register.
     scale = 4 if crtc[0x14] & _DOUBLEWORD else 1 if crtc[0x17] & _BYTE else 2
     counts, pitch = crtc[1] + 1, crtc[0x13] * 2
     interleaved = not crtc[0x17] & _MAP13

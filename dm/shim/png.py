@@ -13,7 +13,7 @@ def png(width: int, height: int, pixels: bytes) -> bytes:
         ValueError: the bytes are not ``width * height * 3``.
     """
     if len(pixels) != width * height * 3 or not pixels:
-        raise ValueError(f"{len(pixels)} bytes are no picture of {width} by {height} pixels")
+        raise ValueError(f"{len(pixels)} bytes are not a picture of {width} by {height} pixels")
     stride = width * 3
     rows = b"".join(b"\0" + pixels[at : at + stride] for at in range(0, len(pixels), stride))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

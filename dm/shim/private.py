@@ -1,4 +1,4 @@
-"""The program of a daemon of one's own: ``python -m dm.shim.private DIRECTORY PID serve ...``.
+"""The program of a private daemon: ``python -m dm.shim.private DIRECTORY PID serve ...``.
 
 Runs ``x86-dm serve ...`` and, when the process PID that started it has died without tidying up, removes DIRECTORY,
 once nothing is in it but the log that is written there.

@@ -24,7 +24,7 @@ class Ram:
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, size)
-            # The daemon insists: a file that shrinks under a mapping kills the process that touches it.
+            # The daemon requires it: a file that shrinks under a mapping kills the process that touches it.
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self.view = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except BaseException:
@@ -32,7 +32,7 @@ class Ram:
             raise
 
     def close(self) -> None:
-        """Give it back; the daemon keeps its own mapping as long as its session lives."""
+        """Free it; the daemon keeps its own mapping as long as its session lives."""
         if self.fd >= 0:
             self.view.close()
             os.close(self.fd)

@@ -22,8 +22,8 @@ class Answer:
     """The machine's answer to one question.
 
     ``data`` holds the bytes read, or the vector of an acknowledged interrupt; ``fault`` raises #GP(0) for an MSR;
-    ``memory`` is a map that takes effect at once; ``window`` says whether an external interrupt waits; ``stop`` ends
-    the run at the end of this instruction.
+    ``memory`` is a map that takes effect at once; ``window`` says whether an external interrupt is pending; ``stop``
+    ends the run at the end of this instruction.
     """
 
     data: bytes = b""
@@ -34,7 +34,7 @@ class Answer:
 
 
 class Vcpu(Protocol):
-    """One virtual CPU that lives elsewhere."""
+    """One virtual CPU that runs elsewhere."""
 
     def run(
         self,
@@ -53,10 +53,10 @@ class Vcpu(Protocol):
         Args:
             state: the whole CPU; an event to deliver first is in its ``inject_*`` fields.
             memory: the memory map; a generation seen before is not sent again.
-            window: an external interrupt waits: ask for its vector once it can be taken, deliver it and run on.
+            window: an external interrupt is pending: ask for its vector once it can be taken, deliver it and continue.
             microseconds: end with ``budget`` after running about this long.
-            ask: answers the questions that come up on the way.
-            posted: takes writes that the guest has not waited for, before the question that follows them.
+            ask: answers the questions of the run.
+            posted: takes writes that the guest has not waited for, before the question after them.
             steps: end with ``budget`` after this many instructions, or iterations of REP.
             stop_at: end with ``debug`` before the instruction at this linear address.
 
@@ -67,7 +67,7 @@ class Vcpu(Protocol):
 
 
 class RemoteVcpu:
-    """A vCPU in a daemon's session, whose memory map is made of one block of RAM.
+    """A vCPU in a daemon's session, whose memory map consists of one block of RAM.
 
     A :class:`Ram` is shared by its descriptor; of any other memory the pages travel in messages.
     """
@@ -113,7 +113,7 @@ class RemoteVcpu:
         """
         devices = self._devices(ask)
         if stop_at is not None and "stop-at" not in self._shim.welcome.features:
-            stop_at, steps = None, 1  # an older daemon: the caller looks after each instruction
+            stop_at, steps = None, 1  # an older daemon: the caller checks after each instruction
         while True:
             try:
                 if memory.generation != self._generation:

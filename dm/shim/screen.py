@@ -17,7 +17,7 @@ _HISTORY = 1000
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """One look at the screen.
+    """The screen at one moment.
 
     ``cells`` holds character and attribute bytes, row by row.  ``cursor`` is (column, row), None when it is not on the
     visible page; ``cursor_on`` whether it shows.
@@ -66,8 +66,8 @@ def _characters(vga: Vga, ram: mmap.mmap | bytearray) -> memoryview | bytes:
 class Transcript:
     """What has been on the screen, as rows numbered from the first one ever shown.
 
-    Rows that scroll off go to ``history``, of which the newest are kept; ``first`` is the number of its oldest row.
-    How far the screen scrolled between two looks is found by what still matches; a screen with nothing in common is
+    Rows that scroll off go to ``history``, which keeps the newest; ``first`` is the number of its oldest row.
+    How far the screen scrolled between two updates is found by what still matches; a screen with nothing in common is
     a new one.
     """
 
@@ -76,7 +76,7 @@ class Transcript:
     rows: list[str] = field(default_factory=list)
 
     def update(self, rows: list[str]) -> None:
-        """Take the next look at the screen."""
+        """Take the screen as it is now."""
         if rows == self.rows:
             return
         self.history += self.rows[: self._scrolled(rows)]
@@ -86,7 +86,7 @@ class Transcript:
             del self.history[:-_HISTORY]
 
     def _scrolled(self, rows: list[str]) -> int:
-        """Return by how many rows the screen moved up: where most old rows are found again, perhaps written on."""
+        """Return by how many rows the screen moved up: where most old rows are found again, perhaps with more text."""
         old = [row.rstrip() for row in self.rows]
         last = max((i for i, row in enumerate(old) if row), default=-1)
         best, score = last + 1, 0
@@ -97,7 +97,7 @@ class Transcript:
         return best
 
     def numbered(self) -> dict[int, str]:
-        """Return the rows known by number, in order."""
+        """Return the known rows by number, in order."""
         return dict(enumerate(self.history + self.rows, self.first))
 
 
@@ -132,7 +132,7 @@ class Expectation:
         return at >= 0
 
     def _lines(self, rows: dict[int, str]) -> Iterator[tuple[int, str, int]]:
-        """Yield (row, text, column it starts at) of logical lines not seen before; full rows go on in the next."""
+        """Yield (row, text, column it starts at) of logical lines not seen before; full rows continue in the next."""
         after = -1
         for number, row in rows.items():
             known = number < self._row and self._seen.get(number) == row

@@ -77,7 +77,7 @@ class AppendSend(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Replace the escapes that ``--keys`` knows; a line ends in a carriage return, as terminals send it."""
+        """Replace the escapes of ``--keys``; a line ends in a carriage return, as terminals send it."""
         try:
             _append(namespace, Send(keys.unescape(str(values)).encode()))
         except ValueError as error:

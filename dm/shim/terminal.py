@@ -1,4 +1,4 @@
-"""Where the user sees the small PC and types to it: a terminal, or plain text when output is no terminal."""
+"""The user's console: a terminal, or plain text if output is not a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dm.shim.text import Plain
 from dm.shim.tty import Tty
 
 _LONGEST = 4096
-#: Looks at an unchanged screen after which the row at the cursor is printed for somebody at a keyboard.
+#: Updates without a change after which the row at the cursor is printed for a user at a keyboard.
 _RESTED = 6
 
 
@@ -24,7 +24,7 @@ class Console(Protocol):
     """The user's side of the machine."""
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
-        """Take a new look at the screen (called when it has changed, and once a while when it has not)."""
+        """Update the screen (called when it has changed, and now and then when it has not)."""
         ...
 
     def output(self, data: bytes) -> None:
@@ -41,19 +41,19 @@ class Console(Protocol):
 
     @property
     def left(self) -> bool:
-        """Whether the user wants to leave."""
+        """Whether the user wants to quit."""
         ...
 
     def close(self) -> None:
-        """Show what has not been shown and give the terminal back; may be called again."""
+        """Show what has not been shown, and restore the terminal; may be called again."""
         ...
 
 
 class PlainConsole:
-    """Prints lines once they stand still, serial text as it comes; for what is no terminal, or one without commands."""
+    """Prints lines once they no longer change, and serial text at once; for output that is not a capable terminal."""
 
     def __init__(self, out: TextIO, tty: Tty | None = None, *, quiet: bool = False) -> None:
-        """``tty`` is the keyboard, None where there is none; it shows nothing of what is typed."""
+        """``tty`` is the keyboard, None where there is none; it does not echo."""
         self._out, self._tty, self._quiet = out, tty, quiet
         self._printed: dict[int, str] = {}
         self._looks: deque[dict[int, str]] = deque(maxlen=2)
@@ -66,7 +66,7 @@ class PlainConsole:
 
     @property
     def left(self) -> bool:
-        """Whether the user wants to leave."""
+        """Whether the user wants to quit."""
         return self._tty is not None and self._tty.left
 
     def show(self, screen: Screen, transcript: Transcript) -> None:
@@ -84,7 +84,7 @@ class PlainConsole:
             still = len(self._looks) == 2 and all(look.get(number) == row for look in self._looks)
             if number < top or (still and (number != busy or self._rested >= _RESTED)):
                 self._print(number, row)
-        # Who types has to see a prompt, though more may follow on its line.
+        # A user who types has to see a prompt, although more may follow on its line.
         self._rested = self._rested + 1 if self._tty is not None and self._looks and rows == self._looks[-1] else 0
         self._looks.append(rows)
         for number in [n for n in self._printed if n < transcript.first]:
@@ -123,7 +123,7 @@ class PlainConsole:
         return [] if self._tty is None else self._tty.typed()
 
     def close(self) -> None:
-        """Give the keyboard back; print what is left, unfinished lines too."""
+        """Restore the keyboard; print what is left, unfinished lines included."""
         if self._tty is not None:
             with held():
                 self._tty.close()
@@ -137,7 +137,7 @@ class PlainConsole:
         self._write(line.rstrip("\r") + "\n")
 
     def _attend(self) -> None:
-        """See to what the user wants of x86-dm."""
+        """Carry out the user's commands to x86-dm."""
         if self._tty is None:
             return
         if self._tty.suspend_asked:

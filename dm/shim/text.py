@@ -1,4 +1,4 @@
-"""Text that a guest has sent, made harmless: it must not command the user's terminal."""
+"""Text from a guest, made harmless: it must not control the user's terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _TAB: Final = 8
 
 
 class Plain:
-    """Takes escape sequences and control characters out of a stream of bytes, UTF-8 if it can be."""
+    """Removes escape sequences and control characters from a stream of bytes, UTF-8 where it is valid."""
 
     def __init__(self) -> None:
         self._escape = b""
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def filter(self, data: bytes) -> str:
-        """Return what is text in ``data``; a sequence or a character may go on in the next piece."""
+        """Return the text in ``data``; a sequence or a character may continue in the next piece."""
         out = bytearray()
         for byte in data:
             if self._escape:
@@ -30,12 +30,12 @@ class Plain:
                 self._escape = b"\x1b"
             elif (byte >= 0x20 and byte != 0x7F) or byte in b"\n\r\t\b":
                 out.append(byte)
-        # Beyond ASCII there are control characters too (C1), and ones that turn the direction of writing.
+        # Beyond ASCII there are more control characters (C1), and ones that change the direction of writing.
         text = self._decode(bytes(out))
         return text if text.isascii() else "".join(c if c.isprintable() or c < " " else _REPLACED for c in text)
 
     def _complete(self) -> bool:
-        """Tell whether the escape sequence has ended (ECMA-48; one that never ends is given up)."""
+        """Tell whether the escape sequence has ended (ECMA-48; one that never ends is abandoned)."""
         last = self._escape[-1]
         if len(self._escape) == 2:
             return last != ord("[")
@@ -43,7 +43,7 @@ class Plain:
 
 
 class Lines:
-    """The last lines of harmless text; after CR or BS what follows is written over it, as on a terminal."""
+    """The last lines of harmless text; after CR or BS following text overwrites it, as on a terminal."""
 
     def __init__(self, most: int, longest: int) -> None:
         """Keep ``most`` lines of up to ``longest`` characters."""

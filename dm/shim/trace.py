@@ -1,4 +1,4 @@
-"""``x86-dm boot --trace``: every instruction with the state it leaves, as ``x86-dm explain`` reads them."""
+"""``x86-dm boot --trace``: every instruction with the state after it, as ``x86-dm explain`` reads them."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Trace:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is something to trace still."""
+        """Whether there is more to trace."""
         return self._left > 0
 
     @property
     def start(self) -> int | None:
-        """Linear address at which it begins, None once it has begun: then the machine must go on in single steps."""
+        """Linear address at which it begins, None once it has begun: then the machine must single-step."""
         return self._start
 
     def before(self, state: State, memory: GuestMemory) -> str:
-        """Return what stands at CS:EIP in words, or "" as long as the trace has not begun."""
+        """Return the instruction at CS:EIP as text, or "" as long as the trace has not begun."""
         if self._start is not None:
             if (state.cs.base + state.eip) & 0xFFFFFFFF != self._start:
                 return ""
@@ -68,11 +68,11 @@ class Trace:
 
 
 def instruction(state: State, memory: GuestMemory) -> Line | None:
-    """Return what stands at CS:EIP, None where that is not there."""
+    """Return the instruction at CS:EIP, None if it is not present."""
     space, code = AddressSpace(memory, state), b""
     linear = state.cs.base + state.eip
     try:
-        # Byte by byte: the page behind the instruction need not be there.
+        # Byte by byte: the page after the instruction need not be present.
         while True:
             try:
                 return disassemble(code, bool(state.cs.attributes & _DEFAULT_32), state.eip)
@@ -83,6 +83,6 @@ def instruction(state: State, memory: GuestMemory) -> Line | None:
 
 
 def _describe(state: State, memory: GuestMemory) -> str:
-    """Return "CS:EIP instruction", with what could not be read in its place."""
+    """Return "CS:EIP instruction", or says that it is not present."""
     line = instruction(state, memory)
     return f"{state.cs.selector:04x}:{state.eip:08x} {line.text if line else '(not present)'}"

@@ -1,4 +1,4 @@
-"""The user's terminal as a keyboard: its modes, the keys typed, Ctrl-Z, and that it is given back as it was."""
+"""The user's terminal as a keyboard: its modes, the keys typed, Ctrl-Z, and its restoration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SEQUENCES: Final = {
 
 
 def decode_keys(data: bytes) -> list[bytes]:
-    """Return the keys (set 1 bytes of each) that a terminal's input stands for; what no key types is dropped."""
+    """Return the keys (set 1 bytes of each) that a terminal's input stands for; what no key can type is dropped."""
     out: list[bytes] = []
     while data:
         if data[0] == 0x1B and len(data) > 1:
@@ -48,9 +48,9 @@ def decode_keys(data: bytes) -> list[bytes]:
 class Tty:
     """Takes the keys of a terminal until it is closed.
 
-    A thread reads them, so that the user can leave whatever the main thread waits for; what it is told there arrives on
-    the main thread as SIGINT, with ``left`` set.  ``stale`` says that the terminal has shown something else meanwhile;
-    ``message`` is a line for the user.  All else is for the main thread.
+    A thread reads them, so that the user can quit whatever the main thread is waiting for; the command to quit arrives
+    on the main thread as SIGINT, with ``left`` set.  ``stale`` says that the terminal has shown something else
+    meanwhile; ``message`` is a line for the user.  All else is for the main thread.
     """
 
     def __init__(self, descriptor: int, escape: int) -> None:
@@ -73,7 +73,7 @@ class Tty:
         self._thread.start()
 
     def _take(self) -> None:
-        """Let every key come at once, unseen, and as it is instead of as a signal."""
+        """Deliver every key at once, without echo, and as a character instead of a signal."""
         mode = termios.tcgetattr(self._fd)
         mode[0] &= ~(termios.IXON | termios.IXOFF)
         mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
@@ -98,7 +98,7 @@ class Tty:
         self._news.wait(seconds)
 
     def suspend(self) -> None:
-        """Give the terminal back and stop, with all of the job as Ctrl-Z does it; returns when continued."""
+        """Restore the terminal and stop the whole job, as Ctrl-Z does; returns when continued."""
         self.suspend_asked = False
         self._give_back()
         before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -107,7 +107,7 @@ class Tty:
         self._on_continue(signal.SIGCONT, None)
 
     def close(self) -> None:
-        """Give the terminal back for good; may be called again."""
+        """Restore the terminal for good; may be called again."""
         if self._stop < 0:
             return
         self._give_back()
@@ -125,7 +125,7 @@ class Tty:
         self._news.set()
 
     def _on_continue(self, number: int, frame: FrameType | None) -> None:
-        """Take the terminal again: whoever stopped us with SIGSTOP has changed its modes."""
+        """Set up the terminal again: after a SIGSTOP somebody else has changed its modes."""
         with contextlib.suppress(termios.error):
             self._take()
         self.stale = True

@@ -1,4 +1,4 @@
-"""A vCPU on the shim's side: its conversation with the daemon, kicks, and reconnecting."""
+"""A vCPU on the shim's side: its exchanges with the daemon, kicks, and reconnecting."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from dm.shim.dealer import Watch, dealer
 from dm.shim.errors import BadState, Refused, RunLost, SessionLost, ShimError
 from dm.shim.link import Linked, link
 
-#: Milliseconds: a new connection is a new epoch, so a new socket; ZeroMQ shall not reconnect.  Its own word for that,
-#: -1, throws away what has arrived but was not read when the daemon closes (libzmq terminates the endpoint's pipe).
+#: Milliseconds, so long that ZeroMQ never reconnects: a new connection is a new epoch, which needs a new socket.  Its
+#: own value for that, -1, drops what has arrived unread when the daemon closes (libzmq terminates the endpoint's pipe).
 _NO_RECONNECT: Final = 1 << 29
 
-#: How long a run is waited for whose session is lost while its own socket is not, in seconds: a worker whose
-#: supervisor has died gives every state back first.
+#: How long to wait for a run whose session is lost while its own socket is not, in seconds: a worker whose supervisor
+#: has died returns every state first.
 _GRACE: Final = 5.0
-#: How long an interrupted run is waited for, which a daemon that is well ends at once, in seconds.
+#: How long to wait for an interrupted run, in seconds; a healthy daemon ends it at once.
 _GOODBYE: Final = 2.0
 
 #: An answer of data alone.
@@ -69,7 +69,7 @@ class Session(Protocol):
 
     @property
     def secret(self) -> bytes:
-        """What a new socket must know; empty with a daemon that asks for nothing."""
+        """The secret that a new socket must show; empty with a daemon that has none."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class Session(Protocol):
         ...
 
     def changed(self) -> list[schema.PageRange]:
-        """Return the pages by messages that have changed here since the daemon got them; it is taken to be told."""
+        """Return the pages carried in messages that have changed here since the daemon got them; they count as told."""
         ...
 
     def read_pages(self, io: Io) -> Answer:
@@ -91,7 +91,7 @@ class Session(Protocol):
         ...
 
     def apply(self, patches: Sequence[schema.Patch], version: int) -> None:
-        """Apply what the guest has changed in memory by messages."""
+        """Apply what the guest has changed in RAM carried in messages."""
         ...
 
 
@@ -141,7 +141,7 @@ class Vcpu:
         self._socket: zmq.Socket[bytes] | None = None
         self._watch: Watch
         self._give_up_at = 0.0
-        self._wait_until = math.inf  # for the daemon, whatever else holds
+        self._wait_until = math.inf  # for the daemon in any case
         self._unheard = False
         self._link: Linked
         self._epoch = 0
@@ -149,29 +149,29 @@ class Vcpu:
         self._seq = 0
         self._base = 0
         self._known: Groups = {}
-        # Made once: making them takes longer than all else that an exchange does here.
+        # Made once: making them takes longer than the rest of an exchange here.
         self._emulate = Emulate(session=0, vcpu=create.vcpu, epoch=0, seq=0, generation=0, state={})
         self._answer = IoAnswer(session=0, vcpu=create.vcpu, epoch=0, seq=0, io=0)
         self._request: Emulate | None = None  # that of the run under way
         self._answered = 0  # number of its last question that has been answered, with _answer
         self._kicks: deque[tuple[Stop, bool | None]] = deque()
-        self._waits = False  # the daemon has been told that an interrupt waits
-        self._copy: Copy | None = None  # the one at hand, where it is made of single accesses
+        self._waits = False  # the daemon has been told that an interrupt is pending
+        self._copy: Copy | None = None  # the current one, if it is made of single accesses
         self._renewed: tuple[str, bool] | None = None
         self._closed = False
 
     # ------------------------------------------------------------------------------------------ any thread
 
     def kick(self, stop: Stop = Stop.KICK, window: bool | None = None) -> None:
-        """End the run under way soon, or with ``stop`` none only tell whether an interrupt waits.
+        """End the current run soon, or with ``stop`` none only tell whether an interrupt is pending.
 
-        Without a run under way the next one is kicked.
+        Without a current run the next one is kicked.
         """
         self._kicks.append((stop, window))
         self.wake()
 
     def wake(self) -> None:
-        """Make a waiting :meth:`run` look at what has changed."""
+        """Wake a waiting :meth:`run` so that it notices what has changed."""
         if not self._closed:
             os.eventfd_write(self._wake, 1)
 
@@ -208,9 +208,9 @@ class Vcpu:
         Arguments are the fields of ``emulate`` (see the protocol's text).  Questions go to ``on_io``, coalesced writes
         one by one and in order to ``on_posted``, numbers of written pages to ``on_pages``, all on this thread.  A copy
         from device to device goes to ``on_copy`` as it is, or without that to ``on_io`` as single reads and writes, in
-        order and up to the first answer that ends the run, changes the map or says that an interrupt waits.  What these
-        raise ends the run after the instruction at hand, which is answered as by an empty bus; the state is
-        brought up to date all the same.
+        order and up to the first answer that ends the run, changes the map or says that an interrupt is pending.  If
+        one of these raises, its question is answered as by an empty bus, the run ends after the current instruction,
+        and the state is still brought up to date.
 
         Raises:
             Refused: the daemon refused the request; nothing has run.
@@ -270,7 +270,7 @@ class Vcpu:
         except _Raised as raised:
             self._give_up(state, delta)
             raise raised.error from None
-        except BaseException:  # Ctrl-C; it may have swallowed a message: said once more, the request brings it again
+        except BaseException:  # Ctrl-C may have lost a message: repeating the request brings it again
             self._send(request)
             self._wait_until = time.monotonic() + _GOODBYE
             self._give_up(state, delta)
@@ -295,7 +295,7 @@ class Vcpu:
         self._kicks.append((Stop.KICK, None))
         try:
             done = self._converse(self._request, None, no_devices, None, None)
-        except ShimError:  # lost as well; what has been raised says more
+        except ShimError:  # lost as well; the first exception says more
             self._base = 0
             return
         self._kicks.clear()
@@ -311,7 +311,7 @@ class Vcpu:
         on_pages: OnPages | None,
         on_copy: OnIo | None = None,
     ) -> Done:
-        """Answer questions until the run is over; ``message`` is the first message, where it has come already."""
+        """Answer questions until the run is over; ``message`` is the first message, if it has arrived already."""
         question: Io | None = None
         while True:
             if message is None:
@@ -321,7 +321,7 @@ class Vcpu:
                 case Done(seq=request.seq):
                     return message
                 case Io(seq=request.seq) if message.io <= self._answered:
-                    if message.io == self._answered:  # our answer was lost: say it again, touch no device
+                    if message.io == self._answered:  # our answer was lost: repeat it, touch no device
                         self._send(self._answer)
                 case Io(seq=request.seq):
                     self.stats.io += 1
@@ -346,7 +346,7 @@ class Vcpu:
                         self._send(self._last_answer_to(message))
                         raise _Raised(error) from None
                 case Error(seq=request.seq) | Error(seq=0):
-                    if message.error is ErrorClass.UNKNOWN_BASE:  # the daemon has forgotten: say it in full
+                    if message.error is ErrorClass.UNKNOWN_BASE:  # the daemon has forgotten the state: send it in full
                         request.base, request.state = 0, self._known | request.state
                         self._send(request)
                     elif message.error in (ErrorClass.ABORTED, ErrorClass.INTERNAL):
@@ -378,7 +378,7 @@ class Vcpu:
             on_pages(message.pages)
 
     def _answer_to(self, io: Io, given: Answer | bytes | None) -> IoAnswer:
-        """Return the answer to a question; it counts as given."""
+        """Return the answer to a question, and record it as given."""
         more = given if isinstance(given, Answer) else _NOTHING_MORE
         answer = self._answer
         answer.session, answer.seq, answer.io = io.session, io.seq, io.io
@@ -399,7 +399,7 @@ class Vcpu:
         return self._answer_to(io, replace(no_devices(io), stop=Stop.KICK, copied=copied))
 
     def _call(self, message: Emulate | IoAnswer) -> Message | None:
-        """Send a message and return the next one, or None when something else wants to be seen to first."""
+        """Send a message and return the next one, or None if something else has to be handled first."""
         if not (self._kicks or self._watch.seen or self._renewed is not None or self._shim.lost is not None):
             message.epoch = self._epoch
             said = self._link.call(message)
@@ -414,7 +414,7 @@ class Vcpu:
     def _send(self, message: Emulate | IoAnswer | Kick) -> None:
         message.epoch = self._epoch
         data = codec.encode(message)
-        if self._link.send(data):  # else nobody is there to take it; it is sent again after a reconnect
+        if self._link.send(data):  # otherwise nobody is there to receive it; it is sent again after a reconnect
             self.stats.bytes_sent += len(data)
 
     def _receive(self) -> Message:
@@ -456,7 +456,7 @@ class Vcpu:
         self._give_up_at = self._give_up_at or now + _GRACE
         if (lost is not None and self._unheard) or now >= self._give_up_at:
             raise RunLost(f"a run was lost in the middle: {lost or 'its connection is gone'}")
-        self._unheard = self._watch.gone()  # there may be a last word
+        self._unheard = self._watch.gone()  # there may be a last message
         return 0 if self._unheard and lost is not None else int((self._give_up_at - now) * 1000) + 1
 
     def _pass_kicks(self) -> None:

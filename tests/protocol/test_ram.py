@@ -331,7 +331,7 @@ def test_the_client_notices_what_changed_on_its_side(live_daemon):
             state = real_mode(0x1000)
             vcpu.run(state, on_io=disk)
             assert state.eax & 0xFF == 0x77
-        with pytest.raises(ShimError, match="RAM block 5, which is none by messages"):
+        with pytest.raises(ShimError, match="RAM block 5, which is not carried in messages"):
             shim.kept(5)
         with pytest.raises(ValueError, match="a positive multiple of 4096"):
             shim.add_ram_by_messages(bytearray(5))
@@ -339,9 +339,9 @@ def test_the_client_notices_what_changed_on_its_side(live_daemon):
 
 def test_an_older_daemon_is_not_asked_for_it(live_daemon):
     with Shim.connect(live_daemon.endpoint, features=["ram-fd"]) as shim:
-        with pytest.raises(ShimError, match="knows no memory by messages"):
+        with pytest.raises(ShimError, match="does not support RAM carried in messages"):
             shim.add_ram_by_messages(bytearray(PAGE))
-        with pytest.raises(ShimError, match="knows no state ports"):
+        with pytest.raises(ShimError, match="does not support state ports"):
             shim.set_state_ports(0x5658)
 
 

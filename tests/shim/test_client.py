@@ -292,7 +292,7 @@ class TestLoss:
         with socket.socket(socket.AF_UNIX) as silent:
             silent.bind(f"{tmp_path}/silent")
             silent.listen()
-            with pytest.raises(SessionLost, match=r"answers at .* within 0\.2 s, though somebody listens"):
+            with pytest.raises(SessionLost, match=r"answers at .* within 0\.2 s, though something is listening"):
                 Shim.connect(f"ipc://{tmp_path}/silent", timeout=0.2)
 
     def test_something_else_listens(self, tmp_path):

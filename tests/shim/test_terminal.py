@@ -263,7 +263,7 @@ def test_messages_come_and_go(terminal, monkeypatch):
     t.type(b"\x1dh")
     drawn.console.wait(60)
     drawn(*LINES)
-    assert t.rows[-1].startswith("Ctrl-] q leaves")
+    assert t.rows[-1].startswith("Ctrl-] q quits")
     assert drawn.console.typed() == []
     t.type(b"k")
     drawn.console.wait(60)
@@ -273,7 +273,7 @@ def test_messages_come_and_go(terminal, monkeypatch):
     t.type(b"\x1d?")
     drawn.console.wait(60)
     drawn(*LINES)
-    assert t.rows[-1].startswith("Ctrl-] q leaves")
+    assert t.rows[-1].startswith("Ctrl-] q quits")
     now = time.monotonic()
     monkeypatch.setattr("dm.shim.ansi.time.monotonic", lambda: now + 60)
     drawn(*LINES)

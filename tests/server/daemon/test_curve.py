@@ -87,7 +87,7 @@ class TestService:
     def test_descriptors_are_refused_in_words(self, daemon):
         from dm.shim.ram import Ram
 
-        with daemon.connect() as shim, Ram(4096) as ram, pytest.raises(ShimError, match="takes no descriptors"):
+        with daemon.connect() as shim, Ram(4096) as ram, pytest.raises(ShimError, match="accepts no descriptors"):
             shim.add_ram(ram)
 
     def test_it_can_be_taken_up_again(self, daemon):
