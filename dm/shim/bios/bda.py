@@ -102,7 +102,7 @@ class Bda:
 
     @property
     def keys_empty(self) -> bool:
-        """True when no key waits."""
+        """True when no key is pending."""
         return self.key_head == self.key_tail
 
     def put_key(self, word: int) -> bool:

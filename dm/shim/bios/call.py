@@ -107,16 +107,16 @@ class Call:
         self._set_high(3, value)
 
     def set_segment(self, index: Seg, selector: int) -> None:
-        """Load a segment register as real mode and virtual-8086 mode do: the limit and rights stay."""
+        """Load a segment register as real mode and virtual-8086 mode do: limit and rights are kept."""
         segment = self.state.seg[index]
         segment.selector, segment.base, segment.unusable = selector, selector << 4, 0
 
     def carry(self, value: bool) -> None:
-        """Give CF back to the caller."""
+        """Return CF to the caller."""
         self._carry = value
 
     def zero(self, value: bool) -> None:
-        """Give ZF back to the caller."""
+        """Return ZF to the caller."""
         self._zero = value
 
     def succeed(self, ah: int = 0) -> None:

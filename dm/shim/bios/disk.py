@@ -82,7 +82,7 @@ class DiskServices:
 
     def _absent(self, call: Call) -> int:
         if call.ah == 0x08 and not call.dl & 0x80:
-            # The number of diskette drives is answered even for one that is not there.
+            # The number of diskette drives is returned even for a drive that is not there.
             call.state.bx = call.state.cx = 0
             call.dl, call.dh = len(self.floppies), 0
             return OK

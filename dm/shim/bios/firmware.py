@@ -57,10 +57,11 @@ class Firmware:
         kernel: Kernel | None = None,
         check_signature: bool = True,
     ) -> None:
-        """``kernel`` is started instead of a drive; ``check_signature``: a diskette boots only with 55AAh at its end.
+        """``kernel`` is started instead of booting a drive; ``check_signature``: a diskette boots only with 55AAh at
+        its end.
 
         Raises:
-            ValueError: there is no memory where the kernel wants to be.
+            ValueError: there is no memory where the kernel is to be loaded.
         """
         if kernel:
             kernel.check(system.regions())
@@ -68,7 +69,7 @@ class Firmware:
         self._memory, self._bus, self._pic, self._rtc = memory, bus, pic, clock
         self._bda, self._video, self._disks, self._keyboard = bda, video, disks, keyboard
         self._timer, self._system = timer, system
-        #: Calls answered, by vector; entry points that are no vectors do not count.
+        #: Calls answered, by vector; entry points that are not vectors do not count.
         self.calls: dict[int, int] = {}
         #: Whether nothing was found to boot from since the last POST, the guest has halted then, and why in words.
         self.no_boot = False
@@ -100,7 +101,7 @@ class Firmware:
             if vector is None:
                 if offset not in self._complained:
                     self._complained.add(offset)
-                    log.warning("the guest jumped to %#x, which is no entry point of the firmware: halted", address)
+                    log.warning("the guest jumped to %#x, which is not an entry point of the firmware: halted", address)
                 call.go(rom.HALT)
                 return
             self.calls[vector] = self.calls.get(vector, 0) + 1

@@ -1,7 +1,7 @@
 """The firmware's font: 8 by 8, and 14 and 16 lines tall by stretching it.  Code page 437.
 
 It is drawn here for this project.  Letters with accents are put together from a letter and its accent, lines and blocks
-are made from their Unicode names; the few signs that remain are hollow boxes.
+are made from their Unicode names; the few remaining characters are hollow boxes.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _glyph(char: str, drawn: dict[str, bytes]) -> bytes:
             return base[:7] + b"\x18"
         if mark in _MARKS and parts[0].islower():
             return bytes(_MARKS[mark]) + base[2:]
-        if mark in _MARKS:  # a capital gives up a line
+        if mark in _MARKS:  # a capital loses a line
             return bytes((_MARKS[mark][0],)) + base[:3] + base[4:]
     return _HOLLOW
 

@@ -17,7 +17,7 @@ _SHIFTS2 = {keys.CONTROL: 1, keys.ALT: 2}
 _TOGGLES = {keys.SCROLL_LOCK: 0x10, keys.NUM_LOCK: 0x20, keys.CAPS_LOCK: 0x40}
 _KEYPAD = {0x47: 7, 0x48: 8, 0x49: 9, 0x4B: 4, 0x4C: 5, 0x4D: 6, 0x4F: 1, 0x50: 2, 0x51: 3, 0x52: 0}
 
-# A guest that asks for a key, or the time, again and again and executes fewer instructions in between only waits.
+# A guest that asks for a key or the time again and again, with fewer instructions in between, is only waiting.
 _WORK = 2000
 #: Calls until the next rest of a guest that waits, and the rests in nanoseconds: short at first, in case it ends soon.
 _WAITING_POLLS, _RESTS = 2, (5_000_000,) * 8 + (60_000_000,)
@@ -26,7 +26,7 @@ _WAITING_POLLS, _RESTS = 2, (5_000_000,) * 8 + (60_000_000,)
 class Keyboard:
     """Keyboard services over the type-ahead buffer.
 
-    ``asked`` tells whoever types that the guest listens.
+    ``asked`` says that the guest reads the keyboard.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Keyboard:
         """Whether the guest has asked for a key in vain since POST."""
         return self._bda.memory.read_int(BIOS + services.ASKED, 1) != 0
 
-    # --- INT 16h: what the ROM leaves over
+    # --- INT 16h: what the ROM does not handle
 
     def service(self, call: Call) -> None:
         """Answer one INT 16h."""

@@ -11,7 +11,7 @@ class Mode:
     """One mode.
 
     ``columns`` and ``height`` are those of its characters, ``rows`` their rows.  ``width`` and ``lines`` count dots, 0
-    in text modes; ``bits`` are those of each dot.  ``page`` is what one page takes of display memory, bytes.
+    in text modes; ``bits`` are those of each dot.  ``page`` is the size of one page in display memory, bytes.
     """
 
     number: int
@@ -167,7 +167,7 @@ def _vga() -> list[Entry]:
         (0, 4, 8, 12, 16), (8, 10, 12, 14, 16), (11, 12, 13, 15, 16),
     )  # fmt: skip
     out = [_sixteen(i) for i in range(16)] + [(grey, grey, grey) for grey in greys]
-    # From blue over red and green back to blue: one of the three goes up or down at a time.
+    # From blue through red and green back to blue: one of the three rises or falls at a time.
     hues = [(up, 0, 4) for up in range(4)] + [(4, 0, down) for down in (4, 3, 2, 1)] + [(4, up, 0) for up in range(4)]
     hues += [(down, 4, 0) for down in (4, 3, 2, 1)] + [(0, 4, up) for up in range(4)]
     hues += [(0, down, 4) for down in (4, 3, 2, 1)]

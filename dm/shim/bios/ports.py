@@ -38,6 +38,6 @@ class SerialServices:
 
 
 def printer_service(call: Call) -> None:
-    """Answer one INT 17h: no printer is there, so it times out."""
+    """Answer one INT 17h: there is no printer, so it times out."""
     call.ah = 0x01
     call.finish()

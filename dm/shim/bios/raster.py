@@ -10,7 +10,7 @@ class Raster:
     """One page of a graphics mode in display memory.
 
     A *span* is what a row has of some character cells, as bytes: plane after plane in planar modes.  Use it within
-    ``with``: then the planes are up to date, and what is drawn is seen afterwards.
+    ``with``, which brings the planes up to date before and the window after it.
     """
 
     def __init__(self, memory: Planes, mode: Mode, page: int = 0) -> None:
@@ -111,7 +111,7 @@ class Raster:
             self.put(left, top * height + y, row)
 
     def draw(self, column: int, row: int, glyph: bytes, colour: int, background: int = 0) -> None:
-        """Draw a character; with bit 7 of ``colour``, but for 256 colours, it is drawn by exclusive or."""
+        """Draw a character; with bit 7 of ``colour`` (except in 256 colours) it is drawn by exclusive or."""
         mode = self._mode
         invert = mode.bits < 8 and bool(colour & 0x80)
         for i, line in enumerate(glyph):

@@ -1,8 +1,8 @@
 """The firmware image at F0000h: entry points, the code that runs in the guest, and data programs look for.
 
 An entry point (trap) is an address in one page; fetching there ends the run and its offset names the service.  Code
-that has to take interrupts or call the guest's own handlers (waiting, INT 15h AH=4Fh) is real code here, so
-that it works in whatever mode the guest calls it from; so are the services of :mod:`dm.shim.bios.services`.
+that has to take interrupts or call the guest's own handlers (waiting, INT 15h AH=4Fh) is guest code in ROM, so that it
+works in whatever mode the guest calls it from; so are the services of :mod:`dm.shim.bios.services`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def install(memory: GuestMemory) -> None:
     def put(offset: int, data: bytes) -> None:
         image[offset : offset + len(data)] = data
 
-    # Entry points hold IRET for whoever disassembles them; they are never executed.
+    # Entry points hold IRET for those who disassemble them; they are never executed.
     put(_PAGE, b"\xcf" * 0x600)
     put(services.START, code().code)
     put(services.POLLS, services.PATIENCE.to_bytes(2, "little"))

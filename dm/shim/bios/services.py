@@ -2,11 +2,11 @@
 
 What programs call thousands of times (a character on the screen, whether a key waits, the time of day) would cost a
 round trip each if the shim answered it.  It is ROM code instead, as in any PC, and works like that in virtual-8086 mode
-and under paging.  What it does not do itself it leaves to the shim, by jumping to the vector's entry point with all
-registers as they were.  Graphics modes are the shim's: here a character is drawn there by a call to that entry point.
+and under paging.  What it does not handle it passes to the shim, by jumping to the vector's entry point with all
+registers unchanged.  Graphics modes are the shim's: there a character is drawn by calling that entry point.
 
-IBM PC/AT Technical Reference, "BIOS listing", and IBM VGA Technical Reference for what the services do.  The code keeps
-to instructions of the 80286.
+IBM PC/AT Technical Reference, "BIOS listing", and IBM VGA Technical Reference for what the services do.  The code uses
+only instructions of the 80286.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ START: Final = 0xD100
 END: Final = 0xDA00
 
 #: A page of RAM in the firmware's segment.  The VGA's cursor location is in it (CRTC 0Eh and 0Fh show that word), so
-#: that a character moves the cursor without an access to a port.
+#: that writing a character moves the cursor without a port access.
 WORK: Final = 0x8000
 CURSOR: Final = WORK
-#: Calls left that find nothing new (no key, the same tick) before the shim is asked whether the guest only waits.
+#: Calls left that find nothing new (no key, the same tick) before the shim is asked whether the guest is only waiting.
 POLLS: Final = WORK + 2
 #: What :data:`POLLS` begins with.
 PATIENCE: Final = 64

@@ -87,7 +87,7 @@ class SystemServices:
     # --- waiting
 
     def _wait(self, call: Call) -> None:
-        """AH=86h: return after CX:DX microseconds; the guest's interrupts are served meanwhile."""
+        """AH=86h: return after CX:DX microseconds, serving the guest's interrupts meanwhile."""
         now = self._clock.now()
         if self._deadline is None:
             self._deadline = now + (call.state.cx << 16 | call.state.dx) * 1000

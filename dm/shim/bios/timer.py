@@ -1,4 +1,4 @@
-"""INT 70h, and INT 1Ah time of day but for the ticks, which are ROM code (IBM PC/AT Technical Reference)."""
+"""INT 70h, and INT 1Ah time of day except for the ticks, which are ROM code (IBM PC/AT Technical Reference)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _FONT_PLANE, _GLYPH = 2, 32
 
 
 class Video:
-    """A VGA in modes 0 to 7 and 0Dh to 13h.  Other modes are refused: everything stays what it was."""
+    """A VGA in modes 0 to 7 and 0Dh to 13h.  Other modes are refused and change nothing."""
 
     def __init__(self, bda: Bda, memory: GuestMemory, vga: Vga) -> None:
         self._bda, self._memory, self._vga = bda, memory, vga
@@ -54,11 +54,11 @@ class Video:
 
     @property
     def mode(self) -> Mode:
-        """The mode that the data area says is on; a program may have set another by itself."""
+        """The mode according to the data area; a program may have set another one itself."""
         return MODES.get(self._bda.video_mode, MODES[3])
 
     def set_mode(self, number: int) -> bool:
-        """Set a mode; bit 7 keeps what is in display memory.  False for one that there is not: nothing changes."""
+        """Set a mode; bit 7 keeps display memory.  False for an unknown mode, which changes nothing."""
         mode = MODES.get(number & 0x7F)
         if mode is None:
             return False

@@ -1,4 +1,4 @@
-"""Byte ports that guests talk to their developers by: a debug console, POST codes, and an end of the machine."""
+"""Byte ports through which guests report to their developers: a debug console, POST codes, and an exit port."""
 
 from __future__ import annotations
 

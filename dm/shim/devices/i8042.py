@@ -110,7 +110,7 @@ class I8042:
         return max(KEY_INTERVAL // 5, self._next_key - self._clock.now()) if self._typed else None
 
     def _encode(self, set1: bytes) -> bytes:
-        """Return what the guest is to see of a key: set 1 when translated, else the keyboard's own set."""
+        """Return a key's bytes as the guest sees them: set 1 when translated, else the keyboard's own set."""
         if self.command & 0x40 or self._set == 1:
             return set1
         out = bytearray()

@@ -111,7 +111,7 @@ class Pic:
     def _icw1(self, value: int) -> None:
         self.reset()
         self.imr = 0
-        # Edge sensing starts anew: a line that is already high requests again.
+        # Edge sensing is reset: a line that is already high requests again.
         self.irr = self.lines & self.elcr
         self._needs_icw4 = bool(value & 1)
         self._single = bool(value & 2)

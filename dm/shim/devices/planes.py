@@ -1,8 +1,8 @@
 """The VGA's memory: four planes of 64 KiB, and how the CPU sees them (IBM VGA Technical Reference, "Video Memory").
 
-Where the registers make display memory plain memory for the CPU (text, CGA's modes, mode 13h), it is RAM: what a
-program draws there costs no exit.  The window then holds the bytes as the CPU addresses them; they go to their planes
-when the view changes.  Everything else (latches, map mask, write modes) is asked byte by byte; writes are posted.
+Where the registers make display memory plain memory for the CPU (text, CGA's modes, mode 13h), it is RAM, and
+drawing costs no exit.  The window then holds the bytes as the CPU addresses them; they are moved to their planes when
+the view changes.  Otherwise (latches, map mask, write modes) reads are questions, byte by byte, and writes are posted.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Window:
 def window(sequencer: bytes | bytearray, graphics: bytes | bytearray) -> Window:
     """Return the window as the registers make it.
 
-    Bit 1 of the miscellaneous output register, which lets the CPU at this memory, is not looked at: no emulator does,
-    and GRUB's ROM for QEMU leaves it off.
+    Bit 1 of the miscellaneous output register, which gives the CPU access to this memory, is ignored: no emulator looks
+    at it, and GRUB's ROM for QEMU leaves it off.
     """
     start, size = WINDOWS[graphics[6] >> 2 & 3]
     view = View.LATCHED
@@ -81,7 +81,7 @@ class Planes:
         self.window = Window(View.LATCHED, 0xA0000, 0)
 
     def show(self, new: Window) -> bool:
-        """Change to another window; True when it is another one."""
+        """Change the window; True if it differs from the current one."""
         if new == self.window:
             return False
         self.save()
@@ -114,7 +114,7 @@ class Planes:
             self._ram[w.start : w.end] = bytes(self.planes[0][0 : w.size])
 
     def clear(self) -> None:
-        """Fill all of it with zeros."""
+        """Fill all planes with zeros."""
         for plane in self.planes:
             plane[:] = bytes(PLANE)
         self.load()

@@ -14,7 +14,7 @@ A, B, C, D = 10, 11, 12, 13
 SHUTDOWN, CENTURY = 0x0F, 0x32
 
 _PERIODIC, _ALARM, _UPDATE = 0x40, 0x20, 0x10
-#: Years a guest may set: far enough from the ends of what can be computed with.
+#: Years a guest may set: far enough from the limits of datetime.
 _YEARS = range(1900, 9000)
 _TIME = frozenset((SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY))
 
@@ -90,7 +90,7 @@ class Rtc:
             return self.cmos[A] & 0x7F | in_progress << 7
         if index in _TIME:
             if self.cmos[B] & 0x80:
-                return self.cmos[index]  # SET: the registers stand still
+                return self.cmos[index]  # SET: the registers do not advance
             return self._time_registers()[index]
         return self.cmos[index]
 
@@ -138,7 +138,7 @@ class Rtc:
             self.cmos[index] = value
 
     def _thaw(self) -> None:
-        """Let the clock run on from what the registers say; an impossible date leaves it as it was."""
+        """Continue from the time in the registers; an impossible date changes nothing."""
         c = self.cmos
         with contextlib.suppress(ValueError):
             self.time = datetime(

@@ -34,7 +34,7 @@ class SystemControl:
             self._changed()
 
     def request_reset(self, *, full: bool = False) -> None:
-        """Pull the CPU's reset line, or everybody's (``full``), at the end of the instruction."""
+        """Reset the CPU, or the whole machine (``full``), at the end of the instruction."""
         self.reset_requested = True
         self.full_reset |= full
 

@@ -43,14 +43,14 @@ class Vga:
         ram: mmap.mmap | bytearray | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``ram`` has the window at its physical address; ``changed`` is called when that becomes another one."""
+        """``ram`` has the window at its physical address; ``changed`` is called when the window changes."""
         self._clock, self._changed = clock, changed
         self.memory = Planes(bytearray(0xC0000) if ram is None else ram)
         self._location: tuple[mmap.mmap | bytearray, int] = (bytearray(2), 0)
         self.reset()
 
     def keep_cursor(self, memory: mmap.mmap | bytearray, offset: int) -> None:
-        """Keep the cursor's location in two bytes of ``memory`` from now on: who writes there moves the cursor."""
+        """Keep the cursor's location in two bytes of ``memory`` from now on: writing there moves the cursor."""
         location = self.cursor
         self._location = memory, offset
         self.cursor = location
@@ -88,7 +88,7 @@ class Vga:
         self.refresh()
 
     def refresh(self) -> None:
-        """Work out anew where and how the CPU sees display memory."""
+        """Recompute where and how the CPU sees display memory."""
         if self.memory.show(window(self.sequencer.registers, self.graphics.registers)):
             self._changed()
 
