@@ -190,7 +190,7 @@ def test_an_event_is_delivered_first(vm):
     vm.write(4 * 0x21, bytes.fromhex("00100000"))
     vm.write(0x1000, b"\xf4")
     vm.inject(EventType.EXTERNAL, 0x21)
-    with pytest.raises(ValueError, match="an event waits already"):
+    with pytest.raises(ValueError, match="an event is pending already"):
         vm.inject("external", 0x21)
     assert vm.run().reason is ExitReason.HALT
     assert vm.state.rip == 0x1001

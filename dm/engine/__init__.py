@@ -1,7 +1,7 @@
 """The engine package: guest code execution behind one interface (:mod:`dm.engine.api`).
 
-The native engine runs when its extension module is there and was made from this very source; otherwise the Python
-engine does, and :func:`native_status` says why.
+The native engine is used if its extension module exists and was built from these sources; otherwise the Python engine
+is, and :func:`native_status` says why.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def create(name: str = "auto", config: CpuConfig | None = None) -> Engine:
 
     Args:
         name: ``native``, ``python`` or ``auto``.
-        config: what does not change while it lives; default: a P6-class part.
+        config: what does not change during its life; default: a P6-class processor.
 
     Raises:
         ValueError: unknown name, or ``config`` is wrong.

@@ -1,4 +1,4 @@
-"""What an engine takes and gives: guest memory, runs, exits.
+"""The interface of an engine: guest memory, runs, exits.
 
 Both engines (native and Python) implement :class:`Engine`; everything above this package sees only this module and
 :func:`dm.engine.create`.
@@ -28,7 +28,7 @@ class RegionKind(IntEnum):
     RAM: reads, writes and fetches are local.  ROM: reads and fetches local, writes exit as MMIO.  MMIO: all exit.
     COALESCED: reads exit, writes are posted in order (:attr:`Exit.posted`).  HYPERVISOR: touching it ends the run
     before the instruction.  FIRMWARE: as ROM, but fetching an instruction there ends the run with exit ``firmware``.
-    HOLE: as MMIO; it is what an uncovered address is.
+    HOLE: as MMIO; the kind of an address without a region.
     """
 
     RAM = 0
@@ -87,7 +87,7 @@ class MemoryMap:
 
 
 class Until(StrEnum):
-    """Who will run the state next, so when a run may end (see dm.machine.rules for what each judges)."""
+    """Who will run the state next, and so when a run may end (dm.machine.rules has the rules of each)."""
 
     VMX = "vmx"
     VMX_UG = "vmx-ug"
@@ -101,7 +101,7 @@ class Until(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a run is to do and what ends it.  It may be used again, which costs less than making another one.
+    """What a run is to do and what ends it.  Reusing one costs less than making another one.
 
     ``until``: end with ``enterable`` at the first boundary where this policy's rules hold.
     ``budget``: end with ``budget`` after this many steps (instructions or REP iterations), 0 to 2**62.
@@ -109,9 +109,9 @@ class RunRequest:
     ``window``: end with ``interrupt-window`` when an external interrupt could be taken (IF=1, no shadow).
     ``mmio``: guest-physical address (64 bits) the first instruction must touch, else ``mmio-mismatch`` with nothing
     changed.
-    ``code``: instruction bytes, at most 15, that win over memory for the first fetch.
+    ``code``: instruction bytes, at most 15, that take precedence over memory for the first fetch.
     ``stop_at``: linear address (32 bits); end with ``debug`` before an instruction there, the first one too.  Every
-    boundary is looked at then, which is slower than running freely.
+    boundary is checked then, which is slower.
 
     While a question is open (its answer given) all of this applies from the next boundary on.
 
@@ -139,7 +139,7 @@ class RunRequest:
             raise ValueError(f"mmio is {self.mmio:#x}, an address of 64 bits is needed")
         if self.stop_at is not None and not 0 <= self.stop_at < 1 << 32:
             raise ValueError(f"stop_at is {self.stop_at:#x}, a linear address of 32 bits is needed")
-        if not isinstance(self.code, bytes):  # a copy: nobody is to change it
+        if not isinstance(self.code, bytes):  # a copy, which nobody can change
             object.__setattr__(self, "code", bytes(self.code))
 
 
@@ -150,8 +150,8 @@ FREELY: Final = RunRequest()
 class ExitReason(StrEnum):
     """Why :meth:`Engine.run` returned.
 
-    The first block asks a question in the middle of an instruction: call :meth:`Engine.answer`, then run again.  All
-    others are at an instruction boundary.
+    The first block are questions in the middle of an instruction: call :meth:`Engine.answer`, then run again.  All
+    others occur at an instruction boundary.
     """
 
     PORT_IN = "port-in"
@@ -195,12 +195,12 @@ QUESTIONS = frozenset(
 class Exit:
     """Result of one :meth:`Engine.run`.
 
-    ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR; of a mismatch the one touched, 0 when
-    the instruction touches none) or MSR number.  ``size`` is the element size in bytes, ``count`` the number of
+    ``address`` is the port, guest-physical address (MMIO, FIRMWARE, HYPERVISOR; for a mismatch the address touched, 0
+    if the instruction touches none) or MSR number.  ``size`` is the element size in bytes, ``count`` the number of
     elements (above 1 for string I/O).  ``data`` holds the ``size * count`` bytes written, little-endian.  ``down``:
     each MMIO element lies ``size`` below the one before, not above.  ``target``: a MEMORY_COPY reads an element at
-    ``address``, writes it at ``target`` and steps both, ``count`` times; so reads and writes alternate.  ``detail``
-    says in words what was unsupported or lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit,
+    ``address``, writes it at ``target`` and advances both, ``count`` times; so reads and writes alternate.  ``detail``
+    names what was unsupported or lost.  ``posted`` are coalesced writes (gpa, bytes) made since the last exit,
     in order; they precede the question.
     ``steps`` counts instructions, REP iterations and instructions that faulted (their delivery included) since the
     last exit, ``instructions`` completed instructions.  ``pages`` are numbers (gpa >> 12) of pages written since the
@@ -256,8 +256,8 @@ class CpuConfig:
     """What does not change while a vCPU lives.
 
     ``cpuid``: the guest's table; empty means the default P6-class part.  ``model`` is ``"p6"``, or ``"80286"`` /
-    ``"80386"`` for tests of old parts.  ``copies``: a string that goes from device to device is asked as a MEMORY_COPY;
-    else element by element.
+    ``"80386"`` for older processors.  ``copies``: a string operation from device to device becomes a MEMORY_COPY;
+    otherwise it is asked element by element.
     """
 
     cpuid: tuple[CpuidEntry, ...] = field(default=())
@@ -304,7 +304,7 @@ class Engine(Protocol):
         """Deliver this event before the next instruction (the same as setting the state's ``inject_*`` fields).
 
         Raises:
-            ValueError: an event waits already, or a question is open.
+            ValueError: an event is pending already, or a question is open.
         """
         ...
 
@@ -313,7 +313,7 @@ class Engine(Protocol):
         ...
 
     def run(self, request: RunRequest = FREELY) -> Exit:
-        """Run guest code; never blocks on anything but the CPU, the GIL is released by the native engine.
+        """Run guest code; it never blocks.  The native engine releases the GIL.
 
         Raises:
             ValueError: a question is open.
@@ -324,7 +324,7 @@ class Engine(Protocol):
         """Answer the open question with ``size * count`` bytes for a read, nothing for a write.
 
         ``fault`` raises #GP(0) in the guest (MSR accesses only).  ``copied`` says how many elements of a MEMORY_COPY
-        have been copied (None: all); with 0 the instruction decides anew what to ask, as the memory map then is.
+        have been copied (None: all); with 0 the instruction asks again, by the memory map of that moment.
 
         Raises:
             ValueError: no question is open, or the length or the count is wrong.

@@ -113,7 +113,7 @@ class _Group:
         values = values[: self._count]
         try:
             if not _VALUE_TYPES.issuperset(map(type, values)):
-                # Names of the state table's enumerations are as good as their numbers.
+                # Members of the state table's enumerations count as their numbers.
                 values = [int(v) if isinstance(v, IntEnum) else v for v in values]
                 if not _VALUE_TYPES.issuperset(map(type, values)):
                     raise struct.error
@@ -147,7 +147,7 @@ _GROUPS: Final = _groups()
 #: Bytes of a state as C has it (struct wire).
 WIRE_SIZE: Final = _GROUPS[GROUPS[-1]].end
 _PARTS: Final = [(name, group, group.part) for name, group in _GROUPS.items()]
-#: Groups up to this one differ after most instructions, the others after few: those are looked at as a whole first.
+#: Groups up to this one differ after most instructions, the others after few: those are compared as a whole first.
 _OFTEN: Final = 1 + GROUPS.index(FIELD["rflags"].group)
 _SELDOM: Final = slice(_GROUPS[GROUPS[_OFTEN - 1]].end, WIRE_SIZE)
 
@@ -201,8 +201,8 @@ class NativeEngine:
         self._asked: RunRequest | None = None  # what it holds
         self._wire = bytearray(WIRE_SIZE)
         self._buffer: Any = _ffi.from_buffer(self._wire)
-        self._current = False  # the wire holds the state as it is now
-        self._seen = b""  # what get_groups() last saw, whole and by group, and what it made of it
+        self._current = False  # the wire holds the current state
+        self._seen = b""  # what get_groups() last saw, whole and by group, and what it returned for it
         self._parts: dict[str, bytes] = {}
         self._groups: Groups = {}
         self._memory: list[Any] = []
@@ -270,7 +270,7 @@ class NativeEngine:
         """
         cpu = self._open
         self._read()
-        self._current = False  # nor is it, when a value is refused half way
+        self._current = False  # nor is it if a value is refused half-way
         for name, values in delta.items():
             group = _GROUPS.get(name)
             if group is not None:
@@ -282,13 +282,15 @@ class NativeEngine:
         """Deliver this event before the next instruction.
 
         Raises:
-            ValueError: an event waits already, a question is open, or a value does not fit.
+            ValueError: an event is pending already, a question is open, or a value does not fit.
         """
         if self._question is not None:
-            raise ValueError("a question is open: answer it and run on before an event is injected")
+            raise ValueError("a question is open: answer it and finish the instruction before an event is injected")
         state = self.get_state()
         if state.inject_type != EventType.NONE:
-            raise ValueError(f"an event waits already ({EventType(state.inject_type).name} {state.inject_vector:#x})")
+            raise ValueError(
+                f"an event is pending already ({EventType(state.inject_type).name} {state.inject_vector:#x})"
+            )
         if event is EventType.NONE:
             raise ValueError("event NONE cannot be injected")
         state.inject_type, state.inject_vector, state.inject_length = int(event), vector, length
@@ -395,7 +397,7 @@ class NativeEngine:
         _lib.dm_last_fault(self._open, out)
         return out.vector, out.error, _ffi.string(_lib.dm_label(out.label)).decode(), tuple(out.operand)
 
-    # For C that runs this engine itself (dm.server.vcpu.exchange); it is one thread's, as always.
+    # For C code that runs this engine itself (dm.server.vcpu.exchange), on the engine's one thread.
 
     def links(self) -> dict[str, int]:
         """Return the address of the vCPU and of the functions of api.h that run it, by the names C knows them by."""
@@ -407,7 +409,7 @@ class NativeEngine:
         return {"cpu": int(_ffi.cast("uintptr_t", self._open)), **made}
 
     def follow(self, out: int | None) -> Exit | None:
-        """Take note that C has run this engine or changed its state.
+        """Record that C code has run this engine or changed its state.
 
         ``out`` is the address of the struct dm_exit of its last run; None when no question is to be answered.
 

@@ -1,4 +1,4 @@
-"""Named parts as engines take them."""
+"""Named CPU models as configurations of engines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dm.isa.parts import ALIASES, DEFAULT, PARTS
 
 
 def part(name: str = DEFAULT, *, copies: bool = False) -> CpuConfig:
-    """Return the configuration of a part by its name, its vendor's or its model's (:data:`dm.isa.parts.PARTS`).
+    """Return the configuration of a CPU model by its name, its vendor's or its model's (:data:`dm.isa.parts.PARTS`).
 
     ``copies``: see :class:`~dm.engine.api.CpuConfig`.
 
     Raises:
-        ValueError: there is no such part; the text names the nearest one and all of them.
+        ValueError: there is no such model; the text names the nearest one and all of them.
     """
     known = {alias.lower(): target for alias, target in ALIASES.items()} | {known: known for known in PARTS}
     found = PARTS.get(known.get(name.lower(), ""))
@@ -27,10 +27,10 @@ def part(name: str = DEFAULT, *, copies: bool = False) -> CpuConfig:
 
 
 def names() -> str:
-    """Return the names of all parts in one line, the default first."""
+    """Return the names of all models in one line, the default first."""
     return ", ".join(PARTS)
 
 
 def summary() -> str:
-    """Return a line that says what each name stands for."""
+    """Return a line with what each name means."""
     return "; ".join(f"{name}: {part.summary}" for name, part in PARTS.items())

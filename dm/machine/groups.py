@@ -1,8 +1,8 @@
 """A whole state to groups and back, fast: functions compiled from the state table, as dataclasses make their methods.
 
 The same as :func:`dm.machine.state.get_group` for every group and :func:`dm.machine.state.update`, in a fraction of the
-time; what does not fit is left to the latter, which names it.  Where :mod:`dm.fast` is built, what every exchange needs
-is done there.
+time; a value that does not fit is left to the latter, which names it.  If :mod:`dm.fast` is built, it does what every
+exchange needs.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _FAST: Final = _fast()
 
 
 def changed(state: State, known: Groups) -> Groups:
-    """Return the groups of a state that are not as in ``known``; a group that is not in there has changed."""
+    """Return the groups of a state that are not as in ``known``; a group that is missing there has changed."""
     if _FAST is not None and (found := _FAST.changed(state, known)) is not None:
         return found  # type: ignore[no-any-return]
     return {group: values for group, values in flatten(state).items() if values != known.get(group)}
@@ -106,8 +106,8 @@ def delta(state: State, known: Groups) -> Groups:
     """Return the same as :func:`changed`, of a state that others have filled in.
 
     Raises:
-        ValueError: a field does not hold what the table says.  Single values are looked at only where C has not done
-            it: what takes them in from the wire looks at them all.
+        ValueError: a field does not hold what the table says.  Single values are checked only where C has not checked
+            them: the codec checks every value that comes from the wire.
     """
     if _FAST is not None and (found := _FAST.changed(state, known)) is not None:
         return found  # type: ignore[no-any-return]

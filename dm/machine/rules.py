@@ -1,8 +1,8 @@
-"""Enterability: may the one who runs the CPU next take this state?
+"""Enterability: can whoever runs the CPU next enter this state?
 
-Every rule is one row: a stable name, the manual's section, the field it judges, what is required, and the condition in
+Every rule is one row: a stable name, the manual's section, the field it checks, what is required, and the condition in
 microcode.  The native check (:func:`procedure_for`) and the explanation (:func:`failing`) are made from the same rows.
-Rules judge what a hypervisor would load; bits it owns behind the guest's back (CR0.PE/PG/NE fixed bits, CR4.VMXE,
+Rules check what a hypervisor would load; bits it owns behind the guest's back (CR0.PE/PG/NE fixed bits, CR4.VMXE,
 EFER.SVME) are left out except under ``vmx-raw``.
 """
 
@@ -34,7 +34,7 @@ from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 
 
 class Policy(IntEnum):
-    """Who takes the CPU; the number is the argument of procedure ``enterable``."""
+    """Who enters the state; the number is the argument of procedure ``enterable``."""
 
     NEVER = 0
     VMX = 1
@@ -77,7 +77,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Failure:
-    """A rule that does not hold: the field it judges, its value, and what is required."""
+    """A rule that does not hold: the field it checks, its value, and what is required."""
 
     rule: Rule
     actual: str
@@ -630,14 +630,14 @@ def _(m: Microcode) -> Value:
     "CS loaded by a far transfer since PE was set",
 )
 def _(m: Microcode) -> Value:
-    # A CS cache left from real mode is recognised by its base; VM86 is protected mode whatever its CS looks like.
+    # A CS cache left from real mode is recognised by its base; VM86 is protected mode whatever its CS holds.
     v = _View(m)
     return v.vm | (v.base(Seg.CS) != v.selector(Seg.CS).zext(64) << 4)
 
 
 @cache
 def rules_for(policy: Policy) -> tuple[Rule, ...]:
-    """Return the rules that a policy judges, in table order."""
+    """Return the rules of a policy, in table order."""
     return tuple(rule for rule in RULES if policy in rule.policies)
 
 
@@ -701,7 +701,7 @@ def _actual(state: State, path: str) -> str:
 
 
 def failing(state: State, policy: Policy) -> list[Failure]:
-    """Return every rule of ``policy`` that ``state`` breaks, in table order; empty: it can be entered.
+    """Return every rule of ``policy`` that ``state`` violates, in table order; empty: it can be entered.
 
     Policy NEVER has no rules and is never enterable; an empty list for it means nothing.
     """

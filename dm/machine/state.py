@@ -1,6 +1,6 @@
 """The architectural state of one virtual CPU: every field once.
 
-The dataclasses below *are* the state table: name, width in bits, group and meaning of each field stand here and nowhere
+The dataclasses below *are* the state table: name, width in bits, group and meaning of each field are here and nowhere
 else.  The engine's C structure, the codec's groups on the wire and the reference page are generated from
 :data:`FIELDS`; nothing else may list registers.
 
@@ -129,7 +129,7 @@ def misfit(label: str, width: int, value: object) -> str | None:
     """Return what is wrong with a value for a field of ``width`` bits (above 64: so many bits of bytes); None: it fits.
 
     The one rule for all fields: a non-negative integer below ``2**width``, or a member of an IntEnum such as
-    :class:`Activity`; True and False are none, nor is what only can be made one.
+    :class:`Activity`; True and False do not count, nor does what could only be converted to one.
     """
     if width > 64:
         if type(value) is not bytes:
@@ -174,8 +174,8 @@ class _SegmentName:
 class State:
     """Everything architectural about one vCPU.
 
-    Values are non-negative integers below ``2**width`` (:func:`misfit`).  The names of general registers see to that
-    when they are set; all else is checked by whoever takes the state: ValueError names field and width.
+    Values are non-negative integers below ``2**width`` (:func:`misfit`).  Setting a general register by name checks
+    that at once; everything else is checked by whoever takes the state.  The ValueError names field and width.
     """
 
     # general
@@ -232,8 +232,8 @@ class State:
     activity: int = _scalar(8, "events", "Activity")
     shadow: int = _scalar(2, "events", "interrupt shadow: bit 0 STI, bit 1 MOV SS")
     nmi_blocked: int = _scalar(1, "events", "NMIs blocked until IRET")
-    nmi_pending: int = _scalar(1, "events", "an NMI waits for delivery")
-    smm: int = _scalar(1, "events", "in system-management mode: such a CPU is never taken")
+    nmi_pending: int = _scalar(1, "events", "an NMI is pending")
+    smm: int = _scalar(1, "events", "in system-management mode: such a CPU is never accepted")
     pending_debug: int = _scalar(64, "events", "VMX pending debug exceptions: B0-B3, bit 12, BS bit 14")
     inject_type: int = _scalar(8, "events", "EventType of an event to deliver first; 255: none", 255)
     inject_vector: int = _scalar(8, "events", "its vector")
@@ -249,7 +249,7 @@ class State:
         """Return an independent copy."""
         return copy.deepcopy(self)
 
-    # The names people say.  Reading is exact; writing a 16/32-bit name keeps the upper bits.
+    # The usual names.  Reading is exact; writing a 16/32-bit name keeps the upper bits.
     rax, eax, ax = _Register(0, 64), _Register(0, 32), _Register(0, 16)
     rcx, ecx, cx = _Register(1, 64), _Register(1, 32), _Register(1, 16)
     rdx, edx, dx = _Register(2, 64), _Register(2, 32), _Register(2, 16)
@@ -388,7 +388,7 @@ def set_group(state: State, group: str, values: list[int | bytes]) -> None:
 
 
 def checked(state: State) -> dict[str, list[int | bytes]]:
-    """Return all groups of a state, having looked at every value of it.
+    """Return all groups of a state, having checked every value.
 
     Raises:
         ValueError: naming the field that does not hold what the table says, and what would be right.

@@ -1,4 +1,4 @@
-"""A trace by stretches: where a hypervisor could not have run the guest itself, from where to where, and why."""
+"""The stretches of a trace in which a hypervisor could not have run the guest itself, and why."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Step:
 class Stretch:
     """States ``first`` to ``last`` of a trace, numbered from 0, none of which can be entered.
 
-    ``began`` is the instruction that left the first of them, ``ended`` the one that left the state after the last; ""
-    where the trace begins or ends with the stretch.  ``rules`` are the names of those that fail somewhere in it.
+    ``began`` is the instruction that produced the first of them, ``ended`` the one that produced the state after
+    them; "" where the trace begins or ends with the stretch.  ``rules`` are the names of those that fail somewhere in it.
     """
 
     first: int
@@ -35,7 +35,7 @@ class Stretch:
 
     @property
     def length(self) -> int:
-        """How many states it has: as many instructions are somebody else's to run."""
+        """How many states it has: as many instructions have to be emulated."""
         return self.last - self.first + 1
 
 

@@ -1,6 +1,6 @@
 """What code may do to the machine, and whether an engine must be ready to undo it.
 
-Nobody declares it: it follows from the description.
+This is not declared: it follows from the description.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Effects:
 def is_transaction(code: Microcode) -> bool:
     """Return whether an engine has to be ready to undo this handler from its start.
 
-    That is so with ``late_abort``, and where a primitive that is ``exact`` is called in any case.
+    It has to with ``late_abort``, and if a primitive marked ``exact`` is called in any case.
     """
     whole = (s.target for s in code.root.body if isinstance(s, Call))
     return effects(code).late_abort or any(getattr(target, "exact", False) for target in whole)
@@ -65,7 +65,7 @@ def _walk(block: Block, changed: bool, total: Effects) -> bool:
                         total.late_abort = True
                 if getattr(target, "exact", False):
                     total.aborts = total.changes = True
-                    return False  # whoever gets further can undo everything
+                    return False  # whoever gets past here can undo everything
                 if e is None and getattr(target, "commits", False):
                     changed = False
                 elif e.changes if e else (getattr(target, "stores", False) or getattr(target, "changes", False)):

@@ -1,4 +1,4 @@
-"""What the pure operations give: the one definition that constants are folded by and both printers follow."""
+"""The results of pure operations: the one definition, used to fold constants and followed by both printers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What microcode consists of: cells, primitives, terminators, values and statements.
 
-Values are unsigned, 1, 8, 16, 32, 64 or 128 bits wide, immutable, and used only where they are defined.  What is done
-with them is recorded by whoever made them (:class:`dm.microcode.builder.Microcode`).
+Values are unsigned, 1, 8, 16, 32, 64 or 128 bits wide, immutable, and used only where they are defined.  Operations
+on them are recorded by whoever made them (:class:`dm.microcode.builder.Microcode`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Primitive:
     """An operation that the engine supplies.
 
     ``aborts``: it may end the instruction (fault, outside access).  ``stores``: it changes memory.  ``commits``: what
-    was done so far stays done whatever follows.  ``exact``: an engine that is not ready to undo what follows gives the
-    instruction up here.  ``changes``: it changes architectural cells.
+    was done so far stays done whatever follows.  ``exact``: an engine that is not ready to undo what follows abandons
+    the instruction here.  ``changes``: it changes architectural cells.
     """
 
     name: str
@@ -192,7 +192,7 @@ class Value:
         return self.m.shift("shr", self, count)
 
     def sar(self, count: Value | int) -> Value:
-        """Shift right, filling with the sign; a count of the width or more gives the sign everywhere."""
+        """Shift right, filling with the sign; a count of the width or more gives copies of the sign."""
         return self.m.shift("sar", self, count)
 
     def udiv(self, other: Value | int) -> Value:

@@ -133,7 +133,7 @@ class CPrinter:
         return handler(m.name, lines)
 
     def body(self, m: Microcode) -> Body:
-        """Return the lines of one function, in which it can still be chosen how it ends."""
+        """Return the lines of one function, whose endings can still be chosen."""
         self.lines: list[str | Ending] = []
         self.procedure = m.procedure
         self.bail = "BAIL_HANDLER"

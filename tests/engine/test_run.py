@@ -147,7 +147,7 @@ def test_an_endless_chain_of_faults_uses_up_the_budget(vm):
 def test_an_injected_event_comes_before_the_next_instruction(vm, event, vector):
     vm.load("b80100 f4")
     vm.engine.inject(event, vector)
-    with pytest.raises(ValueError, match="waits already"):
+    with pytest.raises(ValueError, match="pending already"):
         vm.engine.inject(event, vector)
     vm.until_halt()
     s = vm.state

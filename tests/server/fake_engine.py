@@ -49,7 +49,7 @@ class FakeEngine:
 
     def inject(self, event, vector, *, error=None, length=0):
         if self.state.inject_type != EventType.NONE:
-            raise ValueError("inject: an event waits already")
+            raise ValueError("inject: an event is pending already")
         self.state.inject_type, self.state.inject_vector = event, vector
 
     def set_map(self, memory):

@@ -29,9 +29,9 @@ TARGET: Final = HERE.parent
 _CHAINED: Final = re.compile(
     r"(fast_\w+|enter|enter_first|enter_new|enter_indirect|block_end|leave_exact|miss_read|miss_write)\b"
 )
-#: What can be left out, to be measured: see docs/performance.md.
+#: Checks that can be left out, to measure their cost: see docs/performance.md.
 CHECKS: Final = ("limits", "tlb", "budget", "smc", "pairs")
-#: Fast handlers never return to their callers' registers (run.c), so they need not save any; GCC alone knows these.
+#: Fast handlers never return to their callers (run.c), so they need not save registers; only GCC has these options.
 _SCRATCH_ARGS: Final = tuple(f"-fcall-used-{register}" for register in ("rbx", "r12", "r13", "r14", "r15"))
 COMPILE_ARGS: Final = (
     "-std=gnu11",
@@ -94,7 +94,7 @@ def check_tail_calls(module: Path) -> None:
 
 
 def scratch_args(flags: list[str]) -> list[str]:
-    """Return what makes fast handlers free with registers, or nothing where the compiler or its ``flags`` forbid it.
+    """Return the options that let fast handlers use all registers, or none if the compiler or its ``flags`` forbid it.
 
     Only threaded handlers may have it: a dispatch loop keeps its own values in those registers.
     """
@@ -181,12 +181,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--without",
         metavar="CHECK,...",
-        help=f"leave out {', '.join(CHECKS)}: to measure, never to use (with --output)",
+        help=f"leave out {', '.join(CHECKS)}: for measurements only (with --output)",
     )
     parser.add_argument("--output", type=Path, help="directory for objects and extension of such a build")
     args = parser.parse_args(arguments)
     if (args.without is None) != (args.output is None):
-        parser.error("--without and --output go together: such a build must not take the product's place")
+        parser.error("--without and --output go together: such a build must not replace the real one")
     if args.without is not None:
         try:
             args.cflag += without(args.without.split(","))

@@ -85,7 +85,7 @@ def _split(items: list[_Item], print_one: Callable[[_Item], str], size: int) -> 
 
 
 def generate(out: Path) -> list[Path]:
-    """Write all generated files into ``out``, touching only those whose text changed, and nothing else that is there.
+    """Write all generated files into ``out``, touching only those whose text changed, and leaving other files alone.
 
     Returns:
         The C files among them, in a fixed order.

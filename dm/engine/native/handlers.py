@@ -26,7 +26,7 @@ from dm.microcode.ir import Block, Call, If, Loop, Set
 from dm.microcode.print_c import Body, CPrinter, Ending, handler, text
 from dm.microcode.uses import Uses, uses
 
-#: Answered by the outside, or recorded: where one of these stands, the handler had better run exactly at once.
+#: Answered by the outside, or recorded: a handler with one of these runs exactly at once.
 _OUTSIDE: Final = frozenset(
     primitive.name
     for primitive in (
@@ -127,7 +127,7 @@ class Form:
 
 
 def can_be_fast(code: Microcode, used: Uses) -> bool:
-    """Whether the code can run as a leaf that is simply started over when something is in its way."""
+    """Whether the code can run as a leaf that is simply started over when something prevents it."""
     if is_transaction(code) or used.primitives & _OUTSIDE:
         return False
     # Cell EIP is up to date only in exact mode; a lost compare-and-swap starts over.
@@ -227,7 +227,7 @@ class Handlers:
 
 
 def _find(by_text: Mapping[str, list[Form]], form: pairs.Form) -> Handler:
-    """Return the fast handler of a form; where the operand size makes no difference there is only that of 16 bits.
+    """Return the fast handler of a form; if the operand size makes no difference, there is only the 16-bit one.
 
     Raises:
         MicrocodeError: there is no such form, or it cannot be fast.

@@ -1,12 +1,12 @@
 """Which instructions are worth running two at a time.
 
-A pair is no description of its own: it is the fast handler of its first form, and where that would go on with the next
-record stands the handler of the second one, inlined.  Both records stay in the block.  Whatever stops between or
-inside the two (a fault, a TLB miss, a store into code, the end of the budget) finds the record it is about, as if the
-two had run one after the other.
+A pair is not a description of its own: it is the fast handler of its first form, with the handler of the second one
+inlined where the first would continue with the next record.  Both records stay in the block.  Whatever stops between
+or inside the two (a fault, a TLB miss, a store into code, the end of the budget) finds its record, as if the two had
+run one after the other.
 
-The forms are the frequent ones of boot code: GRUB, iPXE, SeaBIOS, Memtest86+ and, for 16-bit code, what compilers and
-assemblers of that time make.
+The forms are the frequent ones of boot code: GRUB, iPXE, SeaBIOS, Memtest86+ and, for 16-bit code, the code of
+compilers and assemblers of that time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from dm.machine.architecture import CONDITIONS
 
-#: Conditions that are asked after a comparison, after a logical operation (CF and OF clear), after a count.
+#: Conditions that are tested after a comparison, after a logical operation (CF and OF clear), after a count.
 _ORDER: Final = "B NB Z NZ BE NBE S NS L NL LE NLE".split()
 _SIGNS: Final = "Z NZ S NS P NP L NL LE NLE".split()
 _COUNTS: Final = "Z NZ S NS".split()

@@ -1,6 +1,6 @@
-"""The Python engine: the readable reference, and what runs where no C compiler is.
+"""The Python engine: the readable reference, and the engine to use without a C compiler.
 
-It makes the same results as the native engine, bit for bit, from the same descriptions; only slower.
+It produces the same results as the native engine, bit for bit, from the same descriptions, but more slowly.
 """
 
 from dm.engine.python_engine.engine import PythonEngine

@@ -1,8 +1,8 @@
 """Memory accesses of microcode.
 
 The fast path is a dictionary from linear pages to their views; it holds what has been proven to be plain memory.
-Whatever misses it comes to the slow path, which fills the dictionary, or asks for the instruction to be started over in
-exact mode.  There the dictionaries are empty, every access is checked, walked and journaled, and stores are withheld.
+An access that misses it takes the slow path, which fills the dictionary, or has the instruction started over in exact
+mode.  There the dictionaries are empty, every access is checked, walked and journaled, and stores are withheld.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, Fault, NeedExact
 from dm.engine.python_engine.translate import procedures
 
-#: Access kinds of the page walk; IMPLICIT is what dm.isa.mechanisms.paging says.
+#: Access kinds of the page walk; IMPLICIT as in dm.isa.mechanisms.paging.
 READ, WRITE, USER, FETCH, IMPLICIT = 0, 1, 2, 4, 8
 _SS: Final = 2
 
@@ -36,7 +36,7 @@ class Access(Cells):
 
     memory: GuestMemory
     journal: Journal
-    #: Largest offset that may be read or written without a look at the rules, -1 for none.
+    #: Largest offset that may be read or written without checking the rules, -1 for none.
     read_top: list[int]
     write_top: list[int]
     stack_mask: int
@@ -45,7 +45,7 @@ class Access(Cells):
     posted: list[tuple[int, bytes]]
     recording = False
     align_check = False
-    # Read-modify-write under way: a cell of a page, or a span.
+    # Read-modify-write in progress: a cell of a page, or a span.
     _rmw_view: memoryview[int] | None = None
     _rmw_at = 0
     _rmw_page: Views
@@ -68,7 +68,7 @@ class Access(Cells):
     # translations
 
     def use_tables(self) -> None:
-        """Take the dictionaries for the mode at hand."""
+        """Select the dictionaries for the current mode."""
         user = self.cpl == 3
         self.reads = _NOTHING if self.recording else self._readable[user]
         self.writes = _NOTHING if self.recording else self._writable[user]
@@ -80,18 +80,18 @@ class Access(Cells):
         self.on_flush()
 
     def forget_translation(self, linear: int) -> None:
-        """Drop what is known of one page."""
+        """Drop what is known about one page."""
         for table in (*self._readable, *self._writable, *self._fetchable):
             table.pop(linear // PAGE, None)
         self.on_flush()
 
     def forget_writable(self) -> None:
-        """See the next store to each page again: pages written are reported anew."""
+        """Make the next store to each page take the slow path, so that it is reported."""
         for table in self._writable:
             table.clear()
 
     def _walk(self, linear: int, access: int) -> int:
-        """Return the physical address for the fast path; what fails is left to exact mode."""
+        """Return the physical address for the fast path; failures are left to exact mode."""
         if not self.cr0 >> 31 & 1:
             return linear & self.memory.a20_mask
         self._filling = True
@@ -107,7 +107,7 @@ class Access(Cells):
         """Return the page that instructions at ``linear`` come from.
 
         Raises:
-            NeedExact: it is no plain memory.
+            NeedExact: it is not plain memory.
         """
         table = self._fetchable[self.cpl == 3]
         page = table.get(linear // PAGE)
@@ -130,7 +130,7 @@ class Access(Cells):
         page = self.memory.page(physical // PAGE)
         if page is None or page.kind is not RegionKind.RAM:
             raise NeedExact
-        # The one place where the first store to a page since the last report is seen.
+        # The one place that notices the first store to a page since the last report.
         self.written.add(physical // PAGE)
         self.writes[linear // PAGE] = page.views
         return page.views
@@ -162,7 +162,7 @@ class Access(Cells):
         return span
 
     def data_span(self, linear: int, size: int, access: int) -> Span:
-        """Exact mode: where a data access goes, all checks behind the segment's done."""
+        """Exact mode: where a data access goes, with all checks after the segment's done."""
         self._check_alignment(linear, size)
         span = self._reach(linear, size, access | (USER if self.cpl == 3 else 0))
         if self.dr7 & 0xFF:
@@ -306,7 +306,7 @@ class Access(Cells):
         return self.memory.load(page, physical % PAGE, size)
 
     def _swap_physical(self, physical: int, old: int, new: int, size: int) -> int:
-        # At once: accessed and dirty bits stay set whatever becomes of the access.
+        # At once: accessed and dirty bits stay set whatever happens to the access.
         physical &= self.memory.a20_mask
         if self.recording:
             known = self.journal.replay(Input.SWAP, physical, size)

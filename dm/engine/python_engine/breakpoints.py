@@ -1,4 +1,4 @@
-"""Data and I/O breakpoints of DR0-DR3 (SDM vol. 3B, 17.2.4); instruction breakpoints are seen to at boundaries."""
+"""Data and I/O breakpoints of DR0-DR3 (SDM vol. 3B, 17.2.4); instruction breakpoints are handled at boundaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _M32: Final = 0xFFFFFFFF
 
 
 def _hits(dr7: int, dr: list[int], first: int, size: int, kinds: tuple[int, ...]) -> int:
-    """Return the hits of an access that may wrap at 4 GiB; what lies beyond, only 64-bit code can meet."""
+    """Return the hits of an access that may wrap at 4 GiB; only 64-bit code can hit what lies beyond."""
     hits = 0
     for n in range(4):
         control = dr7 >> (16 + 4 * n) & 15

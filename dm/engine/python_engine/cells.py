@@ -27,7 +27,7 @@ Saved = tuple[tuple[int, ...], list["list[int] | bytearray"]]
 class Cells:
     """All cells.  A part of a segment register is an array: ``seg_base[2]`` is the base of SS."""
 
-    # Those that this package names itself; the others come from the state table.
+    # Those that this package names; the others come from the state table.
     gpr32: list[int]
     gpr_high: list[int]
     fxsave: bytearray
@@ -66,7 +66,7 @@ class Cells:
     def load_state(self, state: State) -> None:
         """Take all cells from a state."""
         for name in _SCALARS:
-            setattr(self, name, int(getattr(state, name)))  # of an IntEnum's member its number
+            setattr(self, name, int(getattr(state, name)))  # an IntEnum's member as its number
         for name in _ARRAYS:
             setattr(self, name, list(map(int, getattr(state, name))))
         for part in _SEGMENT_PARTS:
@@ -79,7 +79,7 @@ class Cells:
         self.flags = state.rflags & M32 & ~(ARITHMETIC | 2)
         self.fr, self.fc = lazy(state.rflags)
         self.shadow_next = 0
-        # What the cells cannot hold comes back as it was unless the register has changed.
+        # What the cells cannot hold is returned unchanged unless the register has changed.
         self._rip = int(state.rip), self.eip
         self._rflags = int(state.rflags), self.eflags()
 
@@ -118,7 +118,7 @@ class Cells:
         return saved[0], arrays
 
     def restore(self, saved: Saved) -> None:
-        """Set all cells back."""
+        """Restore all cells."""
         for name, value in zip(_OWN_SCALARS, saved[0], strict=True):
             setattr(self, name, value)
         for name, array in zip(_OWN_ARRAYS, saved[1], strict=True):
@@ -126,6 +126,6 @@ class Cells:
 
 
 def lazy(rflags: int) -> tuple[int, int]:
-    """Return ``(fr, fc)`` that stand for the arithmetic flags of a flags word."""
+    """Return ``(fr, fc)`` that represent the arithmetic flags of a flags word."""
     cf, pf, af, zf, sf, of = (rflags >> bit & 1 for bit in (0, 2, 4, 6, 7, 11))
     return zf ^ 1, cf << 31 | (cf ^ of) << 30 | af << 3 | sf << 1 | pf ^ zf

@@ -32,9 +32,9 @@ CHUNK: Final = 256
 #: Posted writes and written pages that one report holds; a run with more ends as if kicked.
 MOST_POSTED: Final = 512
 MOST_WRITTEN: Final = 12288
-#: Attempts at an instruction with a locked operand that others keep changing.
+#: Attempts at an instruction with a locked operand that another CPU keeps changing.
 MOST_ATTEMPTS: Final = 10000
-#: Deliveries in a row that may fault before a step is charged: #AC while #AC is delivered goes on for ever.
+#: Consecutive deliveries that may fault before a step is charged: #AC while #AC is delivered would never end.
 MOST_DELIVERIES: Final = 8
 _TF, _RF = 1 << 8, 1 << 16
 _BS: Final = 1 << 14
@@ -80,7 +80,7 @@ class PythonEngine:
         self._closed = False
         self._steps = self._instructions = 0
         self._progressed = self._prepaid = False
-        # What the request said about the first instruction.
+        # The request's conditions on the first instruction.
         self._code = b""
         self._mmio: int | None = None
         self._stop_at: int | None = None
@@ -130,7 +130,7 @@ class PythonEngine:
         """Deliver this event before the next instruction.
 
         Raises:
-            ValueError: an event waits already, or a question is open.
+            ValueError: an event is pending already, or a question is open.
         """
         self._alive()
         cpu = self._cpu
@@ -139,7 +139,9 @@ class PythonEngine:
         if event is EventType.NONE:
             raise ValueError("inject: event NONE cannot be injected")
         if cpu.inject_type != _NONE:
-            raise ValueError(f"inject: an event waits already (type {cpu.inject_type}, vector {cpu.inject_vector})")
+            raise ValueError(
+                f"inject: an event is pending already (type {cpu.inject_type}, vector {cpu.inject_vector})"
+            )
         for name, value, top in (("vector", vector, 0xFF), ("error", error or 0, M32), ("length", length, 0xFF)):
             if not 0 <= value <= top:
                 raise ValueError(f"inject: {name} is {value}, 0 to {top} is needed")
@@ -298,7 +300,7 @@ class PythonEngine:
                 what = boundary(cpu, int(window))
                 if what == EVENT:
                     if self._after_event:
-                        self._charge(1, 0)  # two events in a row: endless ones must use the budget up
+                        self._charge(1, 0)  # two events in a row: an endless sequence must use up the budget
                     self._after_event = True
                     self._deliver()
                     continue
@@ -325,7 +327,7 @@ class PythonEngine:
         return bool(watched) or self._stop_at is not None
 
     def _charge(self, steps: int, instructions: int) -> None:
-        if not self._prepaid:  # else it was part of the run that asked
+        if not self._prepaid:  # otherwise it belongs to the run that asked
             self._cpu.left -= steps
         self._prepaid = False
         self._steps += steps
@@ -417,7 +419,7 @@ class PythonEngine:
             self._look = self._look or result in (CHECKPOINT, TRANSFER, NEXT_SEGMENT)
 
     def _fault(self, fault: Fault) -> None:
-        """An instruction has faulted: that is a step, and its exception is delivered before anything else."""
+        """Account for an instruction that has faulted: a step; its exception is delivered before anything else."""
         if self._mmio is not None:
             raise Mismatch
         self._look = True
@@ -501,7 +503,7 @@ class PythonEngine:
         cpu.derive()
 
     def _deliver(self) -> None:
-        """Deliver the event in INJECT_*; a fault on the way is combined with it, and that is delivered."""
+        """Deliver the event in INJECT_*; a fault during delivery is combined with it, and the result is delivered."""
         cpu = self._cpu
         self._insn = None
         self._look = True
@@ -521,7 +523,7 @@ class PythonEngine:
         self._charge(1, 0)
 
     def _refuse(self, fault: Fault) -> None:
-        """In SVM's paged real mode a page fault is the hypervisor's (APM vol. 2, 15.19): nothing is delivered."""
+        """End the run at a page fault of SVM's paged real mode, which is the hypervisor's (APM vol. 2, 15.19)."""
         if fault.vector == _PF and not self._cpu.cr0 & 1:
             raise PageFault(fault.operands[0], fault.error)
 

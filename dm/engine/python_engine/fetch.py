@@ -79,7 +79,7 @@ class Fetcher:
         self._decoded.clear()
 
     def context(self) -> dict[int, Insn]:
-        """Return the instructions of the code segment at hand by EIP."""
+        """Return the instructions of the current code segment by EIP."""
         cpu = self._cpu
         key = (cpu.seg_base[_CS] & M32, cpu.seg_limit[_CS], cpu.seg_attributes[_CS] & _CODE32, cpu.cpl == 3)
         contexts = self._contexts[cpu.cr0 >> 31 & 1]
@@ -124,10 +124,10 @@ class Fetcher:
         return made
 
     def fetch_exact(self, eip: int, override: bytes) -> Insn:
-        """Exact mode: fetch byte by byte, with every check; bytes of ``override`` win over memory.
+        """Exact mode: fetch byte by byte, with every check; bytes of ``override`` take precedence over memory.
 
         Raises:
-            Fault, Firmware, Hypervisor, Question: on the first byte that cannot be had.
+            Fault, Firmware, Hypervisor, Question: at the first byte that cannot be read.
         """
         cpu = self._cpu
         code = bytearray(override)

@@ -33,5 +33,5 @@ def _reader() -> Callable[[], int]:
 
 
 def host_tsc() -> int:
-    """Return the host's TSC, 64 bits; nanoseconds where there is none that can be read."""
+    """Return the host's TSC, 64 bits; nanoseconds if it cannot be read."""
     return _reader()() & 0xFFFFFFFFFFFFFFFF

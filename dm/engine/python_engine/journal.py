@@ -1,7 +1,7 @@
 """The journal of one instruction: every input it has had, and the stores it wants to make.
 
-An instruction that must ask the outside is abandoned and started over when the answer is there; the journal gives it
-the same inputs again.  Stores are withheld until the instruction is complete.
+An instruction that asks a question is abandoned, and started over once the answer is there; the journal gives it the
+same inputs again.  Stores are withheld until the instruction is complete.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dm.engine.api import ExitReason, RegionKind
 from dm.engine.python_engine.memory import PAGE, GuestMemory
 from dm.engine.python_engine.signals import Again, Hypervisor, Mismatch, Question, Unsupported
 
-#: Inputs and stores of one instruction; a guest cannot make it grow beyond.
+#: Most inputs and stores of one instruction; no guest can make it grow further.
 MOST_INPUTS: Final = 1024
 MOST_STORES: Final = 512
 
@@ -89,7 +89,7 @@ class Journal:
     cursor: int = 0
     stores: list[Withheld] = field(default_factory=list)
     pending: Entry | None = None
-    #: Address that the first instruction must touch; None when it has, or need not.
+    #: Address that the first instruction must touch; None if it has touched it, or need not.
     mmio: int | None = None
 
     def clear(self) -> None:
@@ -107,7 +107,7 @@ class Journal:
         """Return the next known input, None when it is a new one.
 
         Raises:
-            Unsupported: the instruction asks for something else than last time (a fault of the engine).
+            Unsupported: the instruction asks for something else than last time (a bug in the engine).
         """
         if self.cursor >= len(self.entries):
             return None
@@ -166,7 +166,7 @@ class Journal:
         self.entries.append(made)
 
     def answer_copy(self, count: int) -> None:
-        """Add that ``count`` elements have been copied; 0: none, so that the instruction decides anew."""
+        """Add that ``count`` elements have been copied; 0: none, so that the instruction asks again."""
         assert self.pending is not None
         if count:
             self.pending.count = count

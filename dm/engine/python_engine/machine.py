@@ -1,4 +1,4 @@
-"""The machine that compiled descriptions work on: cells, memory, ports, and the rest of what primitives ask for."""
+"""The machine that compiled descriptions work on: cells, memory, ports, and everything else that primitives need."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Machine(Strings):
     #: REP iterations that the last handler made.
     repeated = 0
     delivering = 0
-    #: A fault leaves stores and general registers as they are by then.
+    #: A fault from now on keeps stores and general registers.
     keeping = False
 
     def __init__(self, config: CpuConfig) -> None:
@@ -101,7 +101,7 @@ class Machine(Strings):
     _open_users = 0
 
     def _set_tops(self, seg: int) -> None:
-        # What these do not allow, segment_check looks at again.
+        # What these do not allow is checked again by segment_check.
         attributes = self.seg_attributes[seg]
         code, bit1 = attributes & 8, attributes & 2
         is_protected = self.cr0 & _PE and not self.flags & _VM
@@ -144,7 +144,7 @@ class Machine(Strings):
         """Earlier stores are visible before later loads: they are, always."""
 
     def commit(self) -> None:
-        """What was done so far stays done: a later fault returns to here.  On replay it has been done before."""
+        """Make what was done so far final: a later fault returns to here.  On replay it has been done before."""
         if not self.recording:
             raise NeedExact
         journal = self.journal
@@ -158,13 +158,13 @@ class Machine(Strings):
         self.saved = self.save()
 
     def keep(self) -> None:
-        """What has been stored by then, and general registers, stay when the instruction faults from here on."""
+        """Keep stores made so far, and general registers, if the instruction faults from here on."""
         if not self.recording:
             raise NeedExact
         self.keeping = True
 
     def tsc_read(self) -> int:
-        """Return the guest's time; virtual time (tsc_host 0) goes on by one tick per reading."""
+        """Return the guest's time; virtual time (tsc_host 0) advances by one tick per reading."""
         if not self.recording:
             raise NeedExact
         known = self.journal.replay(Input.TSC, 0, 8)

@@ -83,7 +83,7 @@ class GuestMemory:
             page.views[0][offset : offset + size] = value.to_bytes(size, "little")
 
     def close(self) -> None:
-        """Let go of all backing memory, so that its owner can unmap it."""
+        """Release all backing memory, so that its owner can unmap it."""
         self._pages.clear()
         for view in self._exported:
             view.release()

@@ -29,11 +29,11 @@ def _first_element(to: int, first: int, end: int, n: int, down: int, size: int) 
 class Ports(Access):
     """Primitives for IN, OUT, INS, OUTS, RDMSR and WRMSR."""
 
-    #: Steps that the run may still make: a block is no longer than that.
+    #: Steps left in the run: the limit of a block's length.
     left = 0
-    #: Elements that the instruction at hand has moved as a block, else 1.
+    #: Elements that the current instruction has moved as a block, else 1.
     moved = 1
-    #: Address behind the instruction at hand.
+    #: Address after the current instruction.
     insn_end = 0
 
     def _watch(self, port: int, size: int) -> None:
@@ -76,7 +76,7 @@ class Ports(Access):
         return max(1, min(wanted, self.left, *rooms))
 
     def _up_to_itself(self, physical: int, n: int, down: int, size: int) -> int:
-        """Cut a block of ``n`` elements to be written from ``physical`` on behind the first that changes this code."""
+        """Cut a block of ``n`` elements to be written from ``physical`` on after the first that changes this code."""
         target = self.memory.page(physical // PAGE)
         if n < 2 or target is None:
             return n
@@ -148,7 +148,7 @@ class Ports(Access):
         return self._msr(Input.MSR_READ, number).value
 
     def msr_write(self, number: int, value: int) -> None:
-        """Have an MSR written."""
+        """Ask for an MSR to be written."""
         self._msr(Input.MSR_WRITE, number, value.to_bytes(8, "little"))
 
 

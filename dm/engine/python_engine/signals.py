@@ -6,7 +6,7 @@ from dm.engine.api import ExitReason
 
 
 class Abandon(Exception):
-    """Base class: nothing of the instruction at hand (since its last COMMIT) has happened."""
+    """Base class: nothing of the current instruction (since its last COMMIT) has happened."""
 
 
 class Fault(Abandon):
@@ -18,7 +18,7 @@ class Fault(Abandon):
 
 
 class Unsupported(Abandon):
-    """The part has this, the emulator has not; ``what`` names it."""
+    """The processor has this, the emulator does not; ``what`` names it."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -50,7 +50,7 @@ class PageFault(Abandon):
 
 
 class Hypervisor(Abandon):
-    """The instruction touches what only the hypervisor has, at this guest-physical address, or is its own: ``what``."""
+    """The instruction touches memory that only the hypervisor has, or is the hypervisor's own (``what``)."""
 
     def __init__(self, address: int, what: str = "") -> None:
         super().__init__(address, what)

@@ -2,10 +2,10 @@
 
 What is moved at once lies in one page on each side, inside the segments, the budget and the count, and nothing could
 happen between the elements: the memory side is proven readable or writable, and a block ends with the element that
-changes the instruction itself.  Anything else: 0, and the instruction moves one element as ever.  On replay the journal
-says what was decided, since the budget has changed.
+changes the instruction itself.  In all other cases the result is 0, and the instruction moves one element as usual.  On
+replay the journal says what was decided, since the budget has changed.
 
-From device to device it is the outside that reads and writes element by element (if it can), so no data comes here.
+From device to device the outside reads and writes element by element (if it can), so no data comes here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Strings(Ports):
         return page is not None and (not write or page.kind is RegionKind.RAM)
 
     def _is_outside(self, physical: int) -> bool:
-        """Whether elements written there go through the outside, posted or asked, so that it may as well copy them."""
+        """Whether elements written there go to the outside anyway, posted or asked, so that it may copy them itself."""
         return self.memory.kind(physical) not in (RegionKind.RAM, RegionKind.HYPERVISOR)
 
     @property
@@ -126,7 +126,7 @@ class Strings(Ports):
     def _one_side(
         self, seg: int, offset: int, wanted: int, down: int, wide: int, size: int, write: int
     ) -> tuple[int, Span]:
-        """Return how many elements to ask for, or that were asked for, and where; 0 when it is no block."""
+        """Return how many elements to ask for, or that were asked for, and where; 0 if it is not a block."""
         if not self._may_block(wanted):
             return 0, []
         span = self._checked(seg, offset, size, write)

@@ -127,7 +127,7 @@ def _called(block: Block) -> Iterator[Signature]:
 
 @cache
 def _loads_segments(target: Signature) -> bool:
-    """Whether it may load a segment register: whether the state can be given back may then change."""
+    """Whether it may load a segment register, which may change whether the state can be entered."""
     if isinstance(target, Procedure):
         return any(_loads_segments(one) for one in _called(target.code.root))
     return target is SEGMENT_CHANGED

@@ -57,8 +57,7 @@ class Firmware:
         kernel: Kernel | None = None,
         check_signature: bool = True,
     ) -> None:
-        """``kernel`` is started instead of booting a drive; ``check_signature``: a diskette boots only with 55AAh at
-        its end.
+        """``kernel`` is started instead of a drive; ``check_signature``: a diskette boots only with 55AAh at its end.
 
         Raises:
             ValueError: there is no memory where the kernel is to be loaded.
