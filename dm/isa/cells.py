@@ -1,7 +1,7 @@
 """Cells of the machine that microcode reads and writes.
 
 Architectural cells come from the state table (:mod:`dm.machine.cells`); the few that follow them here exist only while
-an engine runs and are converted at its border.
+an engine runs and are converted where a state enters or leaves it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STACK_MASK: Final = Field("stack_mask", 32, architectural=False)
 #: 1 while `deliver` runs: a fault then is combined with the event under delivery (dm.isa.mechanisms.events,
 #: raise_exception).
 DELIVERING: Final = Field("delivering", 8, architectural=False)
-#: Shadow that the instruction at hand leaves behind.  On every retirement SHADOW takes its value and it becomes 0.
+#: Shadow that the current instruction leaves behind.  On every retirement SHADOW takes its value and it becomes 0.
 SHADOW_NEXT: Final = Field("shadow_next", 8)
 #: Interrupt shadow in force (bit 0 STI, bit 1 MOV SS).
 SHADOW: Final = cell("shadow")

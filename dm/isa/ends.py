@@ -1,4 +1,4 @@
-"""How an instruction ends: the terminators of microcode, and what is said with them.
+"""How an instruction ends: the terminators of microcode, and the causes they carry.
 
 A fault and the two exits carry a cause as their label, which engines number by its position in :data:`CAUSES`.
 """
@@ -16,7 +16,7 @@ NEXT: Final = Terminator("next")
 JUMP: Final = Terminator("jump", (32,))
 #: Near transfer to a computed target.
 JUMP_INDIRECT: Final = Terminator("jump_indirect", (32,))
-#: Go on at cell EIP after the run loop has looked at everything (mode, flags, shadows, events, `until`).
+#: Go on at cell EIP after the run loop has checked everything (mode, flags, shadows, events, `until`).
 CHECKPOINT: Final = Terminator("checkpoint")
 #: The same after a far transfer of control, which IA32_DEBUGCTL.BTF counts as a branch.
 TRANSFER: Final = Terminator("transfer")
@@ -24,7 +24,7 @@ TRANSFER: Final = Terminator("transfer")
 REPEAT: Final = Terminator("repeat", (32,))
 #: Raise an exception: (vector, error code, three operands of the cause); the label is the cause.
 FAULT: Final = Terminator("fault", (8, 32, 32, 32, 32), aborts=True)
-#: Leave before this instruction: the part has it, this emulator does not.  The label says what.
+#: Leave before this instruction: the processor has it, this emulator does not.  The label names it.
 UNSUPPORTED: Final = Terminator("unsupported", (), aborts=True)
 #: Leave before this instruction, which is the hypervisor's to execute.  The label names it.
 HYPERVISOR: Final = Terminator("hypervisor", (), aborts=True)
@@ -74,6 +74,6 @@ def this_eip(m: Microcode) -> Value:
 
 
 def checkpoint(m: Microcode) -> None:
-    """End this path: the next instruction in line, after the run loop has looked at everything."""
+    """End this path: the next instruction in line, after the run loop has checked everything."""
     m.set(EIP, next_eip(m))
     m.end(CHECKPOINT)

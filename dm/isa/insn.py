@@ -1,4 +1,4 @@
-"""What an instruction's description is given: the form at hand and its operands.
+"""What an instruction's description is given: the form to describe and its operands.
 
     @instruction()
     def ADD(x: Insn, dst: Operand, src: Operand) -> None:
@@ -9,8 +9,8 @@
         flags.add(x.m, a, b, result)
 
 Reads and checks come first, memory is written next, registers and flags last: a fault or an access that must wait then
-leaves nothing half done.  (Where that order is impossible the form is run as a transaction; that is found by
-:func:`dm.microcode.verify.effects`, nothing needs to be declared.)
+leaves nothing half done.  (Where that order is impossible the form is run as a transaction; that follows from the
+description, :func:`dm.microcode.effects.effects`, and is not declared.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Parts that can be modelled without a CPUID table of the hypervisor's: the one home of default tables.
+"""Processors that can be modelled without a CPUID table from the hypervisor: the one home of default tables.
 
-A part is keyed by its vendor where vendors differ (:func:`dm.isa.features.vendor`, CPUID leaf 0) and by what CPUID
-announces elsewhere; what later parts brought is refused by ``model``.  Unknown vendors follow Intel.
+A processor is known by its vendor where vendors differ (:func:`dm.isa.features.vendor`, CPUID leaf 0) and by what CPUID
+announces elsewhere; ``model`` refuses what later processors introduced.  Unknown vendors follow Intel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Cpuid = dict[tuple[int, int], tuple[int, int, int, int]]
 
 INTEL, AMD = "GenuineIntel", "AuthenticAMD"
 
-#: CPUID.1:EDX of the P6 class: what is modelled of it, without floating point beyond FXSR.  No bit stands here whose
+#: CPUID.1:EDX of the P6 class: what is modelled of it, without floating point beyond FXSR.  No bit is set whose
 #: registers and devices need a hypervisor: MCE and MCA (7, 14) promise banks of MSRs, APIC (9) a device.
 P6_FEATURES: Final = 0x0183B97F
 #: What Linux requires of a 64-bit part beyond that (arch/x86/include/asm/required-features.h): SSE and SSE2 here, LM,
@@ -52,14 +52,14 @@ def table(vendor: str, version: int, features: int, extended: tuple[int, int] = 
 
 @dataclass(frozen=True)
 class Part:
-    """One part: its CPU model (:data:`dm.isa.features.MODELS`), its CPUID table, and a line about it."""
+    """One part: its CPU model (:data:`dm.isa.features.MODELS`), its CPUID table, and a line of description."""
 
     model: str
     cpuid: Cpuid
     summary: str
 
 
-#: CPUID of the part modelled when nobody says otherwise.
+#: CPUID of the default processor.
 DEFAULT_CPUID: Final[Cpuid] = {
     (0, 0): (2, *signature(INTEL)),
     (1, 0): (0x673, 0, 0, P6_FEATURES),

@@ -2,7 +2,7 @@
 
 Addresses are (segment number, 32-bit offset), never linear, except for the ``*_system`` accesses, which are supervisor
 accesses to a linear address whatever CPL is (descriptor tables, TSS; SDM vol. 3A, 4.6.1), and the ``*_physical`` ones
-of the page walk.  An access that must ask the outside abandons the instruction; it is run again with the answer.
+of the page walk.  An access that must ask a question abandons the instruction, which is run again with the answer.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ TLB_FLUSH: Final = Primitive("tlb_flush", (1,), changes=True)
 TLB_FLUSH_PAGE: Final = Primitive("tlb_flush_page", (32,), changes=True)
 #: What has been done so far stays done, whatever follows (task switch past its commit point).
 COMMIT: Final = Primitive("commit", (), commits=True)
-#: Should this instruction fault from here on, what it has stored by then and the general registers it has set stay so;
-#: the rest of the state is as before.
+#: If this instruction faults from here on, what it has stored by then and the general registers it has set are kept;
+#: the rest of the state is restored.
 KEEP: Final = Primitive("keep", (), exact=True)

@@ -1,9 +1,9 @@
-"""Flags and results that the manual leaves undefined: what parts make of them, and what is modelled.
+"""Flags and results that the manual leaves undefined: what processors do with them, and what is modelled.
 
 This is the one list of them.  A row covers only its mask, and tests leave that mask out of comparisons
-(:func:`flags`, :func:`result`): no part promises what stands here.  What is modelled follows the measured part wherever
-that has a rule: Intel's (a Sapphire Rapids core) for vendors but AMD, AMD's (a Zen core) for AMD.  Where a row's
-``modelled`` says otherwise one part's rule, or the manual's silence, is taken for both.
+(:func:`flags`, :func:`result`): no processor promises what is listed here.  The model follows the measured processor
+wherever that has a rule: Intel's (a Sapphire Rapids core) for vendors but AMD, AMD's (a Zen core) for AMD.  Where a
+row's ``modelled`` says otherwise one vendor's rule is used for both.
 
 Sections are those of the SDM, volume 2, "Flags Affected" of the instructions named.
 """

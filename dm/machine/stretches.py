@@ -24,7 +24,7 @@ class Stretch:
     """States ``first`` to ``last`` of a trace, numbered from 0, none of which can be entered.
 
     ``began`` is the instruction that produced the first of them, ``ended`` the one that produced the state after
-    them; "" where the trace begins or ends with the stretch.  ``rules`` are the names of those that fail somewhere in it.
+    them; "" where the trace begins or ends with the stretch.  ``rules`` names those that fail somewhere in it.
     """
 
     first: int

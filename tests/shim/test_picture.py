@@ -35,7 +35,7 @@ def decoded(data):
 def test_png_holds_the_pixels():
     pixels = bytes(range(2 * 3 * 3))
     assert decoded(png(2, 3, pixels)) == (2, 3, pixels)
-    with pytest.raises(ValueError, match="no picture of 2 by 2"):
+    with pytest.raises(ValueError, match="not a picture of 2 by 2"):
         png(2, 2, pixels)
 
 

@@ -1,6 +1,6 @@
 """A small assembler for 16-bit code, made from the same opcode map as decoders and disassembler.
 
-It is what the firmware of the small PC is written with: no prefixes but segment overrides and REP, 16-bit addresses and
+The firmware of the small PC is written for it: no prefixes except segment overrides and REP, 16-bit addresses and
 operands, labels, ``db`` and ``dw``.  The shortest encoding is taken, and jumps grow as far as they have to.
 """
 
@@ -192,7 +192,7 @@ def _encodings(name: str, operands: list[_Operand], at: int) -> Iterator[bytes]:
 def _encode(row: Row, forms: tuple[OperandForm, ...], operands: list[_Operand], at: int) -> bytes | None:
     """Return the instruction, None where an operand is of another form."""
     opcode, reg, rm, tail = row.opcode, max(row.reg, 0), b"", b""
-    # What a register beside it does not say of a memory operand's size the source has to.
+    # The source has to give a memory operand's size unless a register beside it does.
     sized = any(form.place is Place.REG for form in forms)
     start = (b"\x0f" if row.map == 1 else b"") + bytes((opcode,))
     for form, operand in zip(forms, operands, strict=True):

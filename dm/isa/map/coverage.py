@@ -1,8 +1,8 @@
 """Which forms of instructions tests have executed: the record a test run makes, and the table kept from it.
 
 A test that runs an instruction, and then looks at what it has done, calls :func:`executed`; the test run gathers the
-calls (tests/conftest.py).  What the tests whose every run is the same have executed is kept in ``executed.txt`` beside
-this module, written by ``pytest --write-executed``; every later run checks that its tests have done what is claimed.
+calls (tests/conftest.py).  What deterministic tests have executed is kept in ``executed.txt`` beside this module,
+written by ``pytest --write-executed``; every later run checks that its tests have executed what is claimed.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Form(NamedTuple):
 
 
 def reachable(row: Row, variant: Variant) -> bool:
-    """Return whether there are bytes that mean this form: other rows may leave nothing of a group to its last one."""
+    """Return whether there are bytes that mean this form: other rows may leave nothing of a group to the last one."""
     if "undefined" not in row.attributes or not row.mod:
         return True
     operands = range(0xC0) if variant.memory else range(0xC0, 0x100)
@@ -196,7 +196,7 @@ def survey(table: Iterable[Execution]) -> Iterator[Form]:
 
 
 def broken_claims(claimed: Iterable[Execution], done: set[Execution], modules: set[str]) -> list[Execution]:
-    """Return what is claimed of ``modules``, all of whose tests have run, but has not been executed."""
+    """Return what is claimed of ``modules``, all of whose tests have run, but was not executed."""
     optional = {row.text for row in ROWS if row.feature}
     broken = (claim for claim in claimed if claim.test in modules and claim not in done)
     return sorted(claim for claim in broken if not (claim.test in ON_HOST and claim.row in optional))

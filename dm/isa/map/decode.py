@@ -1,4 +1,4 @@
-"""Decoding, once for everybody: the lookup tables, and a decoder in Python.
+"""The decoding tables, and the Python decoder.
 
 The native engine prints :func:`leaf_tables` as C arrays and follows the same steps; the Python engine, the disassembler
 and tests use :func:`decode`.
@@ -146,7 +146,7 @@ def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decod
     Args:
         code: bytes from CS:EIP on, as many as can be fetched, up to 15.
         code32: CS.D, the default operand and address size.
-        lineage: whose map it is; what later parts brought, prefixes included, is #UD.
+        lineage: whose map it is; what later processors introduced, prefixes included, is #UD.
 
     Raises:
         NeedMore: ``code`` ends inside the instruction and is shorter than 15 bytes.

@@ -69,7 +69,7 @@ class Row:
 
     @property
     def since(self) -> int:
-        """The part that brought it, as :data:`dm.isa.features.MODELS` numbers them: 2 the 80286 ... 6 the P6."""
+        """The CPU model that introduced it, numbered as in :data:`dm.isa.features.MODELS`: 2 the 80286 ... 6 the P6."""
         for attribute in self.attributes:
             if attribute.startswith("since:"):
                 return int(attribute[6:])
@@ -81,7 +81,7 @@ class Row:
         return next(listed, 6)
 
     def on(self, part: Lineage) -> bool:
-        """Whether the part has it."""
+        """Whether processors of this lineage have it."""
         until = next((int(a[6:]) for a in self.attributes if a.startswith("until:")), 6)
         others = {"intel": Lineage.AMD, "amd": Lineage.INTEL}
         vendor = all(part is not other for name, other in others.items() if name in self.attributes)

@@ -1,4 +1,4 @@
-"""The opcode map and the disassembler held against binutils' objdump, instruction by instruction.
+"""The opcode map and the disassembler compared with binutils' objdump, instruction by instruction.
 
 Lengths must be equal, and so must mnemonic and operands once both are written by one convention.  What differs is
 either in :data:`REVIEWED`, with the reason, or an error.
@@ -20,7 +20,7 @@ from dm.isa.map.decode import has_modrm, lookup
 from dm.isa.map.disassembler import Line, disassemble
 from dm.isa.map.forms import MAPS, VEX_MAPS
 
-# Every case has a place of its own, filled up with NOPs: objdump is back in step at the next one.
+# Every case has its own place, padded with NOPs, so that objdump is in step again at the next one.
 _SLOT: Final = 32
 _NOP: Final = b"\x90"
 _CHUNK: Final = 20000

@@ -19,8 +19,8 @@ AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
 Attributes: ``lock`` LOCK is allowed with a memory destination (on MOV to and from CR0 AMD's parts take it for CR8);
 ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2 while not; ``cpuid:X`` needs that feature, else #UD;
 ``fallback`` without the feature it is another instruction, which its description says; ``undefined`` what no other row
-of the opcode takes; ``since:N`` the part that brought a row, where :data:`SINCE` does not say it for the whole opcode,
-``until:N`` the last one that had it; ``intel``, ``amd`` only that vendor's parts have it.
+of the opcode takes; ``since:N`` the CPU model that introduced it, where :data:`SINCE` does not say so for the whole
+opcode, ``until:N`` the last model that had it; ``intel``, ``amd`` only that vendor's processors have it.
 """
 
 from __future__ import annotations
@@ -630,8 +630,8 @@ UNDEFINED: Final = "".join(
     )
 )
 
-#: Which part brought the opcodes after 0F: last digit of its number (2: 80286), 5 for the Pentium, and 6 for the P6,
-#: which is also taken for whatever is not listed and for all that CPUID announces.
+#: Which CPU model introduced the opcodes after 0F: last digit of its number (2: 80286), 5 for the Pentium, and 6 for
+#: the P6, which is also taken for whatever is not listed and for all that CPUID announces.
 SINCE: Final = {
     2: ((0x00, 0x03), (0x06, 0x06)),
     3: (

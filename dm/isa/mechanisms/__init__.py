@@ -1,1 +1,1 @@
-"""What instructions share and no instruction is: segmentation, descriptors, paging, events, tasks, frames, modes."""
+"""What instructions share: segmentation, descriptors, paging, events, tasks, frames, modes."""
