@@ -372,7 +372,7 @@ def encode(message: Message) -> bytes:
 
 
 def encode_in_python(message: Message) -> bytes:
-    """The same as :func:`encode`, and what it means."""
+    """The same as :func:`encode`, and its definition.  See :func:`encode` for what it raises."""
     out = _DUMPERS[type(message)](message)
     try:
         data = _local.pack(out)
@@ -397,7 +397,7 @@ def decode(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
 
 
 def decode_in_python(data: bytes, limit: int = schema.MAX_MESSAGE) -> Message:
-    """The same as :func:`decode`, and what it means."""
+    """The same as :func:`decode`, and its definition.  See :func:`decode` for what it raises."""
     if len(data) > limit:
         raise ProtocolError(ErrorClass.TOO_LARGE, f"the message has {len(data)} bytes", f"at most {limit}")
     try:

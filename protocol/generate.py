@@ -105,7 +105,11 @@ def golden() -> str:
 
 
 def outdated(write: bool) -> list[str]:
-    """Return the names of generated files that differ from what the schema says; ``write`` brings them up to date."""
+    """Return the names of generated files that differ from what the schema says; ``write`` brings them up to date.
+
+    Raises:
+        ValueError: the README lacks the line that its generated part begins with.
+    """
     text = README.read_text(encoding="utf-8")
     head, found, _ = text.partition(_BEGIN)
     if not found:

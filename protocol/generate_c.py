@@ -247,7 +247,11 @@ def tables() -> str:
 
 
 def header() -> str:
-    """Return the whole header."""
+    """Return the whole header.
+
+    Raises:
+        ValueError: the template lacks a mark, or has it twice.
+    """
     text = TEMPLATE.read_text(encoding="utf-8")
     for mark, made in (
         ("@VERSION@", str(schema.VERSION)),

@@ -13,6 +13,8 @@ import pytest
 import dm
 
 PACKAGE = Path(dm.__file__).parent
+#: Every module; dm/protocol is a link in the tree, which rglob does not follow.
+SOURCES = sorted({*PACKAGE.rglob("*.py"), *(PACKAGE / "protocol").rglob("*.py")})
 #: What says that there is nothing here to be called, or that this cannot happen.
 NOT_TOLD = {"NotImplementedError", "AssertionError"}
 
@@ -61,7 +63,7 @@ def names(node: ast.expr | None) -> Iterator[str]:
 def bases() -> dict[str, set[str]]:
     """Return the names of all bases of every class of dm, by its name."""
     direct: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 direct.setdefault(node.name, set()).update(name for base in node.bases for name in names(base))
@@ -93,7 +95,7 @@ def documented(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, st
 def contracts() -> dict[str, str]:
     """Return the docstrings of everything in dm, by its name, a method's with its class's."""
     found: dict[str, str] = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in SOURCES:
         for name, text in documented(ast.parse(path.read_text(encoding="utf-8")).body):
             found[name] = f"{found.get(name, '')}\n{text}"
     return found
@@ -106,7 +108,7 @@ def said(name: str, own: dict[str, str]) -> str:
     """Return what is said of a function: by itself, by its class of all methods, and by what it says to see."""
     around, _, method = name.rpartition(".")
     text = f"{own.get(name, '')}\n{own.get(around, '')}"
-    for seen in re.findall(r"[Ss]ee :(?:class|meth):`~?([\w.]+)`", own.get(name, "")):
+    for seen in re.findall(r"[Ss]ee :(?:class|meth|func):`~?([\w.]+)`", own.get(name, "")):
         ends = seen.split(".")
         text += "".join(CONTRACTS.get(key, "") for key in (".".join(ends[-2:]), f"{ends[-1]}.{method}"))
     return text
@@ -173,7 +175,7 @@ def test_the_search_finds_what_is_not_told(monkeypatch: pytest.MonkeyPatch) -> N
 def test_public_functions_say_what_they_raise() -> None:
     wrong = [
         f"dm/{path.relative_to(PACKAGE)}:{line} {name}: {', '.join(what)}"
-        for path in sorted(PACKAGE.rglob("*.py"))
+        for path in SOURCES
         for line, name, what in untold(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not wrong, "\n".join(wrong)

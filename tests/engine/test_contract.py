@@ -668,7 +668,7 @@ def test_inject_and_window(vm):
     end = vm.run(window=True)
     assert (end.reason, end.steps, vm.state.eip) == (ExitReason.INTERRUPT_WINDOW, 2, CODE + 2)
     vm.engine.inject(EventType.EXTERNAL, 0x40)
-    with pytest.raises(ValueError, match="waits"):
+    with pytest.raises(ValueError, match="pending"):
         vm.engine.inject(EventType.EXTERNAL, 0x41)
     assert vm.run().reason is ExitReason.HALT
     assert vm.fault() == 0x40
