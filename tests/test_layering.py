@@ -35,6 +35,8 @@ ALLOWED = {
 }
 #: Rooms of dm/server: what each may import of the others.  All may know what stands beside them; that knows no room.
 ROOMS = {"daemon": set(), "memory": set(), "vcpu": {"memory"}, "session": {"memory", "vcpu"}}
+#: The rooms of dm/isa likewise.
+ISA_ROOMS = {"map": set(), "mechanisms": set(), "instructions": {"map", "mechanisms"}}
 #: Anyone may know the version, what a key is, and who may remove a socket.
 COMMON = {"version", "keys", "claim"}
 #: The engine and everything below it do no input or output over a network.
@@ -86,19 +88,36 @@ def test_nothing_is_allowed_that_is_not_used(part: str) -> None:
     assert ALLOWED[part] <= used
 
 
-def test_rooms_of_the_server() -> None:
-    """The daemon's process holds no guest memory and runs no guest code; a vCPU knows nothing of its session."""
-    server = PACKAGE / "server"
-    rooms = {path.parent.name for path in server.glob("*/__init__.py")}
-    assert rooms == ROOMS.keys()
-    wrong = []
-    for path, tree in modules("server"):
-        room = path.relative_to(server).parts[0]
+def crossings(part: str, allowed: dict[str, set[str]]) -> Iterator[str]:
+    """Yield the imports from one room of a part into another that are not allowed."""
+    rooms = {path.parent.name for path in (PACKAGE / part).glob("*/__init__.py")}
+    assert rooms == allowed.keys()
+    for path, tree in modules(part):
+        room = path.relative_to(PACKAGE / part).parts[0]
         for line, name in imported(tree):
             words = name.split(".")
-            other = words[2] if words[:2] == ["dm", "server"] and len(words) > 2 else room
-            if other in rooms and other not in ROOMS.get(room, set()) | {room}:
-                wrong.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
+            other = words[2] if words[:2] == ["dm", part] and len(words) > 2 else room
+            if room in rooms and other in rooms and other not in allowed[room] | {room}:
+                yield f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+
+
+def test_rooms_of_the_server() -> None:
+    """The daemon's process holds no guest memory and runs no guest code; a vCPU knows nothing of its session."""
+    assert not list(crossings("server", ROOMS))
+
+
+def test_rooms_of_the_instruction_set() -> None:
+    """The map says which opcodes there are, mechanisms what several instructions do; neither knows an instruction.
+
+    What a description is written with (dm.isa.insn: operands, forms) is no mechanism's either.
+    """
+    assert not list(crossings("isa", ISA_ROOMS))
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path, tree in modules("isa")
+        for line, name in imported(tree)
+        if path.parent.name == "mechanisms" and name in ("dm.isa.insn", "dm.isa.catalogue")
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -349,3 +349,17 @@ def XGETBV(x: Insn) -> None:
 def XSETBV(x: Insn) -> None:
     """Write an extended control register."""
     _extended_control(x, True)
+
+
+@instruction()
+def RSM(x: Insn) -> None:
+    """Return from system-management mode; a CPU in that mode is never taken, and elsewhere this is #UD."""
+    x.fault(Vector.UD, 0, "NOT_IN_SMM")
+
+
+@instruction("MONITOR", "MWAIT")
+def MONITOR(x: Insn) -> None:
+    """Waiting for a store is the hypervisor's business; #UD above CPL 0."""
+    m = x.m
+    x.fault_if(m.get(CPL) != 0, Vector.UD, 0, "CPL_NOT_0", m.get(CPL).zext(32))
+    ends.unsupported(m, x.row.mnemonic)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dm.isa import features, flags
 from dm.isa import primitives as p
 from dm.isa.insn import Insn, Memory, Operand, Register, Special, instruction
-from dm.isa.instructions import control
+from dm.isa.instructions import control, segments
 from dm.isa.map.operands import CONTROL, SEGMENT, TEST
-from dm.isa.mechanisms import segmentation
 from dm.machine.architecture import CONDITIONS, Vector
 from dm.machine.state import Seg
 
@@ -17,7 +16,7 @@ def MOV(x: Insn, dst: Operand, src: Operand) -> None:
     """Copy; to and from segment, control and debug registers by their owners' rules."""
     if isinstance(dst, Special):
         if dst.registers is SEGMENT:
-            segmentation.move_to_segment(x, dst.number, src)
+            segments.move_to_segment(x, dst.number, src)
         elif dst.registers is CONTROL:
             control.move_to_cr(x, dst, src)
         elif dst.registers is TEST:

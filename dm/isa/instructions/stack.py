@@ -10,7 +10,8 @@ from dm.isa import primitives as p
 from dm.isa.cells import CPL, GPR32, MODEL, STACK_MASK
 from dm.isa.features import before_386, is_amd, is_amd_or_old
 from dm.isa.insn import Insn, Memory, Operand, Special, instruction
-from dm.isa.mechanisms import mode, segmentation
+from dm.isa.instructions import segments
+from dm.isa.mechanisms import mode
 from dm.machine.architecture import Cr4, Eflags, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value
@@ -80,9 +81,9 @@ def POP(x: Insn, dst: Operand) -> None:
     m = x.m
     esp = moved(m, x.osize // 8)
     if isinstance(dst, Special):
-        segmentation.load_register(x, dst.number, _segment_slot(x))
+        segments.load_register(x, dst.number, _segment_slot(x))
         set_esp(m, esp)
-        segmentation.end_load(x, dst.number)
+        segments.end_load(x, dst.number)
         return
     value = top(m, x.osize)
     if isinstance(dst, Memory):
