@@ -172,6 +172,7 @@ class Claim:
             OSError: it cannot be bound, or the name is not ours any more.
         """
         new = listening_socket(aside, backlog=backlog)
+        made: Inode | None = None
         try:
             before, made = self.made, Inode.of(aside)
             if before is None or not self.held or Inode.of(self.path) != before:
@@ -181,7 +182,10 @@ class Claim:
             self.made = made
         except BaseException:
             new.close()
-            os.unlink(aside)
+            try:
+                os.unlink(aside)
+            except FileNotFoundError:  # it has the name already, which close() will remove, or has been taken away
+                self.made = made or self.made
             raise
         return new
 

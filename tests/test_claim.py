@@ -135,6 +135,24 @@ def test_names_that_others_have_taken_meanwhile_stay(tmp_path: Path) -> None:
     second.close()
 
 
+def test_the_error_of_a_replacement_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the new socket has its name already, and nothing is left to remove."""
+    path, aside = tmp_path / "s", tmp_path / "aside"
+    claim, rename = Claim(str(path)), os.rename
+
+    def interrupted(old: str, new: str) -> None:
+        rename(old, new)
+        raise KeyboardInterrupt
+
+    with claim.bind():
+        monkeypatch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            claim.replace(str(aside), backlog=1)
+    assert names(tmp_path) == ["s", "s.x86-dm"]
+    claim.close()
+    assert names(tmp_path) == []
+
+
 def test_remove_compares_inodes_and_kinds(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
