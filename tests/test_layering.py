@@ -121,6 +121,22 @@ def test_rooms_of_the_instruction_set() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_vcpus_state_machine_does_no_input_or_output() -> None:
+    """It knows no socket, no thread and no clock, nor the modules that have them."""
+    room = PACKAGE / "server" / "vcpu"
+    machine = {"core", "paging", "report", "run"}
+    allowed = {f"dm.server.vcpu.{name}" for name in machine}
+    assert machine <= {path.stem for path in room.iterdir()}
+    wrong = [
+        f"{name}.py:{line} imports {other}"
+        for name in sorted(machine)
+        for line, other in imported(ast.parse((room / f"{name}.py").read_text(encoding="utf-8")))
+        if other.split(".")[0] in NETWORK | {"os", "select", "threading", "time"}
+        or (other.startswith("dm.server.vcpu.") and other not in allowed)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("part", SILENT)
 def test_engine_and_below_know_no_network(part: str) -> None:
     wrong = [

@@ -21,7 +21,7 @@ from dm.engine.api import MemoryMap, Region, RegionKind
 from dm.machine.groups import flatten
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import codec, schema
-from dm.server.vcpu.exchange import Exchange, News
+from dm.server.vcpu.exchange import Cause, Exchange
 from dm.server.vcpu.run import MOST_STEPS, POSTED_NS, SLICE_NS, Slice
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
@@ -89,9 +89,9 @@ class _Requests:
         called = int(self._ffi.cast("uintptr_t", self._ffi.addressof(c, "called")))
         self._library.begin(data, len(data), seq_at, base_at, self._next, count, called)
         c.called = 0
-        news = self._exchange.serve()
-        if news is not News.CALLS:
-            raise BenchError(f"the exchange left a request to Python ({news.name})")
+        cause = self._exchange.serve()
+        if cause is not Cause.CALLS:
+            raise BenchError(f"the exchange left a request to Python ({cause.name})")
         self._next += count
         reply = ctypes.create_string_buffer(_MOST)
         size = self._library.last_reply(reply)

@@ -17,8 +17,8 @@ from dm.protocol import schema
 from dm.qmp.address import Address, UnixAddress, parse_address
 from dm.server import logfile, signals
 from dm.server.daemon.daemonize import daemonize
-from dm.server.daemon.endpoint import Endpoint, parse_endpoint
-from dm.server.limits import Limits
+from dm.server.daemon.endpoint import ControlEndpoint, parse_endpoint
+from dm.server.limits import DaemonLimits
 from dm.version import VERSION
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    default = Limits()
+    default = DaemonLimits()
     parser.add_argument(
         "--max-sessions",
         type=int,
@@ -146,7 +146,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_curve(endpoint: Endpoint, secret_key: str | None, clients: str | None) -> None:
+def _check_curve(endpoint: ControlEndpoint, secret_key: str | None, clients: str | None) -> None:
     """Raise ValueError unless there are keys just when there must be."""
     missing = [
         option
@@ -196,14 +196,14 @@ def _absolute(address: Address) -> Address:
     return UnixAddress(os.path.abspath(address.path)) if isinstance(address, UnixAddress) else address
 
 
-def _limits(args: argparse.Namespace) -> Limits:
+def _limits(args: argparse.Namespace) -> DaemonLimits:
     """Return the limits the operator has set."""
     most = {"sessions": 1 << 16, "vcpus": schema.MAX_VCPUS, "regions": schema.MAX_REGIONS * schema.MAX_VCPUS}
     given = {name: getattr(args, f"max_{name}") for name in most}
     for name, value in given.items():
         if not 1 <= value <= most[name]:
             raise ValueError(f"--max-{name} {value}: use 1 to {most[name]}")
-    return Limits(**given) if args.max_ram is None else Limits(**given, ram=_size(args.max_ram))
+    return DaemonLimits(**given) if args.max_ram is None else DaemonLimits(**given, ram=_size(args.max_ram))
 
 
 def _size(text: str) -> int:

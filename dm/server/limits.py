@@ -25,7 +25,7 @@ class SessionLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits(SessionLimits):
+class DaemonLimits(SessionLimits):
     """Of the daemon: the number of ``sessions`` too."""
 
     sessions: int = 64

@@ -92,3 +92,18 @@ def test_an_nmi_leaves_shutdown(vm):
     assert (done.reason, vm.state.rip, vm.state.nmi_blocked) == (DoneReason.HALT, 0x2001, 1)
     _, done = vm.finish(vm.emulate(real_mode(activity=2, nmi_pending=1, nmi_blocked=1)))
     assert (done.reason, vm.state.nmi_pending) == (DoneReason.SHUTDOWN, 1)
+
+
+def test_an_instruction_of_which_a_device_has_answered_is_not_left(vm):
+    """The hypervisor would make that access again."""
+    vm.load("a4 ec f4")  # movsb from device to device; in al, dx
+    read = vm.emulate(real_mode(ds=0xFEE00000, es=0xFEF00000, esi=0x80, edi=0x10, edx=0x7E))
+    write = vm.answer(read, data=b"\x5a")
+    assert (write.kind, write.address, write.data) == (IoKind.MMIO_WRITE, 0xFEF00010, b"\x5a")
+    error = vm.refused(vm.answer(write, native=True))
+    assert (error.error, error.field) == (ErrorClass.BAD_ANSWER, "native")
+    assert "second question" in error.text
+    first = vm.answer(write)  # the question was still open
+    assert (first.kind, first.address, first.steps) == (IoKind.PORT_IN, 0x7E, 1)
+    _, done = vm.finish(vm.answer(first, native=True))
+    assert (done.reason, done.steps, vm.state.rip) == (DoneReason.HYPERVISOR, 1, CODE + 1)

@@ -36,7 +36,7 @@ from dm.server.memory.pages import PageCache
 from dm.server.run_table import RunTable
 from dm.server.vcpu import exchange
 from dm.server.vcpu.endpoint import IpcEndpoint
-from dm.server.vcpu.vcpu import Vcpu
+from dm.server.vcpu.thread import VcpuThread
 
 SESSION, NUMBER = 9, 2
 SIZE = 1 << 16
@@ -81,6 +81,7 @@ class Owner:
     number = SESSION
     secret = SECRET
     several = False
+    memory_lost = ""
 
     def __init__(self):
         self.ram = bytearray(SIZE)
@@ -111,7 +112,7 @@ class Side:
         self.owner.ram[: len(program)] = program
         self.engine = NativeEngine(CpuConfig())
         place = IpcEndpoint(str(path))
-        self.vcpu = Vcpu(self.context, self.owner, NUMBER, place, self.engine, self.runs, in_c)
+        self.vcpu = VcpuThread(self.context, self.owner, NUMBER, place, self.engine, self.runs, in_c)
         self.vcpu.start()
         self.peers = [Peer(self.vcpu.endpoint) for _ in range(2)]
 
@@ -133,7 +134,7 @@ class Side:
 def sides(directory, program):
     """Yield C's and Python's, on a machine on which nothing takes so long that it would make a difference."""
     endless = {"SLICE_NS": 1 << 50, "POSTED_NS": 1 << 50}
-    with mock.patch.multiple(dm.server.vcpu.run, **endless), mock.patch.multiple(dm.server.vcpu.vcpu, **endless):
+    with mock.patch.multiple(dm.server.vcpu.run, **endless), mock.patch.multiple(dm.server.vcpu.thread, **endless):
         made = [Side(directory / name, in_c, program) for name, in_c in (("c", True), ("python", False))]
         try:
             yield made

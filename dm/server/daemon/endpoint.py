@@ -15,7 +15,7 @@ MAX_PATH: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ControlEndpoint:
     """A control endpoint: ``path`` of ipc, or ``host`` (as in the endpoint's text) and ``port`` of tcp."""
 
     path: str = ""
@@ -26,7 +26,7 @@ class Endpoint:
         return f"ipc://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str) -> ControlEndpoint:
     """Return a control endpoint: ipc:///PATH or tcp://ADDRESS:PORT.
 
     Raises:
@@ -41,10 +41,10 @@ def parse_endpoint(text: str) -> Endpoint:
         raise ValueError(f"endpoint {text!r}: the path must be absolute (ipc:///run/x86-dm.sock)")
     if len(os.fsencode(place)) > MAX_PATH:
         raise ValueError(f"endpoint {text!r}: the path must have at most {MAX_PATH} bytes")
-    return Endpoint(path=place)
+    return ControlEndpoint(path=place)
 
 
-def _tcp(text: str, place: str) -> Endpoint:
+def _tcp(text: str, place: str) -> ControlEndpoint:
     host, _, port = place.rpartition(":")
     try:
         address = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
@@ -58,4 +58,4 @@ def _tcp(text: str, place: str) -> Endpoint:
         raise ValueError(f"endpoint {text!r}: name the one address that clients connect to")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"endpoint {text!r}: the port must be 1 to 65535")
-    return Endpoint(host=host, port=int(port))
+    return ControlEndpoint(host=host, port=int(port))

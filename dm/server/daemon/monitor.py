@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from dm.qmp import control
 from dm.qmp.control import RunState, ShutdownCause
-from dm.server.daemon.supervisor import Listener, NotAll, Session, Supervisor
+from dm.server.daemon.supervisor import Listener, NotAll, SupervisedSession, Supervisor
 
 
 class Monitor(Listener):
@@ -92,20 +92,20 @@ class Monitor(Listener):
 
         return unsubscribe
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: SupervisedSession) -> None:
         """A session has begun."""
         self._emit(control.SessionOpened(str(session.number), session.name or None))
 
-    def closed(self, session: Session, reason: str) -> None:
+    def closed(self, session: SupervisedSession, reason: str) -> None:
         """A session is over."""
         self._emit(control.SessionClosed(str(session.number), reason))
 
-    def lost(self, session: Session, reason: str) -> None:
+    def lost(self, session: SupervisedSession, reason: str) -> None:
         """A session's worker is gone: so are the vCPUs it was running."""
         for vcpu in session.runs.running():
             self._emit(control.VcpuLost(str(session.number), vcpu, reason))
 
-    def memory_lost(self, session: Session, reason: str) -> None:
+    def memory_lost(self, session: SupervisedSession, reason: str) -> None:
         """A session's RAM is gone, for all its vCPUs."""
         for vcpu in session.vcpus:
             self._emit(control.VcpuLost(str(session.number), vcpu.number, f"memory-lost: {reason}"))

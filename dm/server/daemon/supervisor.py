@@ -29,10 +29,10 @@ from dm.server.admission import HANDSHAKE_MS, Admission, secure
 from dm.server.daemon import descriptors
 from dm.server.daemon.directory import Directory
 from dm.server.daemon.door import Door
-from dm.server.daemon.endpoint import Endpoint
+from dm.server.daemon.endpoint import ControlEndpoint
 from dm.server.daemon.ram_files import open_below
 from dm.server.daemon.ram_socket import RamSocket
-from dm.server.limits import Limits
+from dm.server.limits import DaemonLimits
 from dm.server.run_table import RunTable
 from dm.server.worker_line import VcpuStatus
 from dm.version import VERSION
@@ -60,14 +60,14 @@ class Settings:
     public keys of those who may connect.
     """
 
-    endpoint: Endpoint
+    endpoint: ControlEndpoint
     engine: str = "auto"
     memory_path: str | None = None
     timeout: float = 10.0
     log_level: str = "warning"
     keys: Keys | None = None
     clients: frozenset[bytes] = frozenset()
-    limits: Limits = field(default_factory=Limits)
+    limits: DaemonLimits = field(default_factory=DaemonLimits)
     log_file: str | None = None
 
 
@@ -76,7 +76,7 @@ Settle: TypeAlias = Callable[[worker_line.FromWorker | ProtocolError], None]
 
 
 @dataclass(slots=True)
-class Session:
+class SupervisedSession:
     """One VM: its shim's control socket, its worker.
 
     Whoever comes with another socket must know the ``secret``; without one (versions 1 and 2) nobody can.
@@ -124,16 +124,16 @@ class NotAll(Exception):
 class Listener:
     """Is told what happens; the monitor is one."""
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: SupervisedSession) -> None:
         """A session has begun."""
 
-    def closed(self, session: Session, reason: str) -> None:
+    def closed(self, session: SupervisedSession, reason: str) -> None:
         """A session is over."""
 
-    def lost(self, session: Session, reason: str) -> None:
+    def lost(self, session: SupervisedSession, reason: str) -> None:
         """A session's worker has ended unasked, and whatever it was running with it; :meth:`closed` follows."""
 
-    def memory_lost(self, session: Session, reason: str) -> None:
+    def memory_lost(self, session: SupervisedSession, reason: str) -> None:
         """A session's RAM is gone; its runs end with ``memory-lost``."""
 
 
@@ -143,7 +143,7 @@ class Supervisor:
     def __init__(self, settings: Settings, listener: Listener | None = None) -> None:
         self.settings = settings
         self.listener = listener or Listener()
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, SupervisedSession] = {}
         self.shares = descriptors.shares(descriptors.raise_limit(), settings.limits.sessions)
         self.paused = False
         self._quit = asyncio.Event()
@@ -264,7 +264,7 @@ class Supervisor:
                         self._to_worker(session, "pause", False, lambda answer: None)
         raise NotAll(text)
 
-    async def _pause(self, session: Session, paused: bool) -> str:
+    async def _pause(self, session: SupervisedSession, paused: bool) -> str:
         """Hold one session's runs, or let them go on; return who did not obey, empty if nobody."""
         answer: asyncio.Future[worker_line.FromWorker | ProtocolError] = asyncio.get_running_loop().create_future()
 
@@ -330,7 +330,7 @@ class Supervisor:
             case _:
                 self._forward(session, message, data)
 
-    def _session(self, number: int, identity: bytes) -> Session:
+    def _session(self, number: int, identity: bytes) -> SupervisedSession:
         session = self.sessions.get(number)
         if session is None or not session.live:
             raise ProtocolError(ErrorClass.UNKNOWN_SESSION, f"there is no session {number}", "hello first", "session")
@@ -388,7 +388,7 @@ class Supervisor:
             )
         return version
 
-    def _resume(self, identity: bytes, user: str, hello: schema.Hello) -> Session:
+    def _resume(self, identity: bytes, user: str, hello: schema.Hello) -> SupervisedSession:
         session = self.sessions.get(hello.resume)
         if session is None or not session.live or session.user != user or not session.knows(hello.secret):
             raise ProtocolError(
@@ -402,7 +402,7 @@ class Supervisor:
         session.identity, session.epoch, session.heard = identity, hello.epoch, time.monotonic()
         return session
 
-    async def _open(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> Session:
+    async def _open(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> SupervisedSession:
         if self.quitting:
             raise ProtocolError(ErrorClass.SHUTTING_DOWN, "the daemon is shutting down", "another daemon")
         if any(session.identity == identity for session in self.sessions.values()):
@@ -433,12 +433,12 @@ class Supervisor:
         self.listener.opened(session)
         return session
 
-    async def _bye(self, session: Session, seq: int) -> None:
+    async def _bye(self, session: SupervisedSession, seq: int) -> None:
         identity = session.identity
         await self._end(session, "abort", "its shim said bye")
         self._send(identity, schema.Ok(seq=seq, session=session.number))
 
-    def _on_ram_request(self, session: Session, message: schema.Ram, data: bytes) -> None:
+    def _on_ram_request(self, session: SupervisedSession, message: schema.Ram, data: bytes) -> None:
         if message.messages:
             if message.path:
                 raise ProtocolError(ErrorClass.BAD_MEMORY, "a path for a block by messages", "none", "path")
@@ -490,7 +490,7 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------ workers
 
-    async def _spawn(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> Session:
+    async def _spawn(self, identity: bytes, user: str, hello: schema.Hello, version: int) -> SupervisedSession:
         """Start a worker and enter its session, which is not ready yet."""
         number = secrets.randbelow((1 << 31) - 1) + 1
         while number in self.sessions:
@@ -520,11 +520,11 @@ class Supervisor:
             theirs.close()
         ours.setblocking(False)
         secret = secrets.token_bytes(_SECRET) if version >= schema.SECRET_SINCE else b""
-        session = Session(number, hello.name, identity, hello.epoch, features, ours, process, user, secret)
+        session = SupervisedSession(number, hello.name, identity, hello.epoch, features, ours, process, user, secret)
         self.sessions[number] = session
         task = {"endpoints": self._endpoints(user), "secret": secret, "limits": self.settings.limits.of_session()}
         with contextlib.suppress(OSError):  # it has ended: that is noticed
-            worker_line.send(ours, "place", 0, {**task, "name": str(session)}, session.runs.fd)
+            worker_line.send(ours, "begin", 0, {**task, "name": str(session)}, session.runs.fd)
         asyncio.get_running_loop().add_reader(ours, self._on_line, session)
         self._start(self._reap(session))
         return session
@@ -536,7 +536,9 @@ class Supervisor:
         assert self.settings.keys is not None
         return [self.settings.endpoint.host, self.settings.keys.public, self.settings.keys.secret, user.encode("ascii")]
 
-    def _to_worker(self, session: Session, operation: str, body: object, settle: Settle, fd: int = -1) -> None:
+    def _to_worker(
+        self, session: SupervisedSession, operation: str, body: object, settle: Settle, fd: int = -1
+    ) -> None:
         if len(session.pending) >= _MAX_PENDING:
             raise ProtocolError(ErrorClass.BUSY, "too many requests wait", f"at most {_MAX_PENDING} at a time")
         session.tag += 1
@@ -548,7 +550,7 @@ class Supervisor:
 
     def _forward(
         self,
-        session: Session,
+        session: SupervisedSession,
         request: Message,
         data: bytes,
         answer: Callable[[bytes], None] | None = None,
@@ -570,7 +572,7 @@ class Supervisor:
 
         self._to_worker(session, "message", data, settle, fd)
 
-    def _on_line(self, session: Session) -> None:
+    def _on_line(self, session: SupervisedSession) -> None:
         try:
             came = worker_line.from_worker(session.line)
             if came is None:
@@ -588,11 +590,11 @@ class Supervisor:
             self._kill(session)
 
     @staticmethod
-    def _kill(session: Session) -> None:
+    def _kill(session: SupervisedSession) -> None:
         with contextlib.suppress(ProcessLookupError):
             session.process.kill()
 
-    def _take(self, session: Session, came: worker_line.FromWorker) -> None:
+    def _take(self, session: SupervisedSession, came: worker_line.FromWorker) -> None:
         """Act on what a worker has sent; it may be anything of the right form at any time."""
         match came:
             case worker_line.Ready():
@@ -624,7 +626,7 @@ class Supervisor:
                 del session.pending[came.tag]
                 settle(came)
 
-    async def _reap(self, session: Session) -> None:
+    async def _reap(self, session: SupervisedSession) -> None:
         """Wait for the worker's end; if nobody has told it to, its session is lost."""
         status = await session.process.wait()
         if session.line.fileno() >= 0:
@@ -643,7 +645,7 @@ class Supervisor:
         self._send(session.identity, refusal.message(session=session.number))
         await self._end(session, "abort", reason)
 
-    async def _end(self, session: Session, operation: str, reason: str) -> None:
+    async def _end(self, session: SupervisedSession, operation: str, reason: str) -> None:
         """Tell the worker to end, see that it does, and forget the session."""
         if session.ending:
             return

@@ -24,7 +24,7 @@ from dm.protocol.schema import Patch
 
 PAGE: Final = 4096
 #: A page of a block: the block's number and the page's offset in it.
-Place: TypeAlias = tuple[int, int]
+PageAddress: TypeAlias = tuple[int, int]
 #: Pages are brought in by up to so many bytes that lie together.
 WINDOW: Final = 16 * PAGE
 #: Messages of patches remembered until the shim has applied them; what is forgotten is sent again.
@@ -234,9 +234,9 @@ class PageCache:
                     dropped |= block.drop(min(pages.first * PAGE, end), end)
         return dropped
 
-    def places(self, used: api.MemoryMap, pages: Iterable[int]) -> set[Place]:
+    def places(self, used: api.MemoryMap, pages: Iterable[int]) -> set[PageAddress]:
         """Return where in blocks by messages these pages (gpa >> 12) of the map it ``used`` are."""
-        found: set[Place] = set()
+        found: set[PageAddress] = set()
         starts = [region.gpa for region in used.regions]
         with self._lock:
             blocks = {id(block.memory): block for block in self._blocks.values()}
@@ -251,12 +251,12 @@ class PageCache:
                     found.add((block.number, region.offset + gpa - region.gpa))
         return found
 
-    def dirty(self) -> set[Place]:
+    def dirty(self) -> set[PageAddress]:
         """Return all pages of which the shim may lack something, whoever has written them."""
         with self._lock:
             return {(block.number, at) for block in self._blocks.values() for at in block.dirty()}
 
-    def collect(self, places: Iterable[Place]) -> tuple[list[Patch], int, set[Place]]:
+    def collect(self, places: Iterable[PageAddress]) -> tuple[list[Patch], int, set[PageAddress]]:
         """Return what the shim lacks of these pages, as much as fits into a message, its version, and what is left."""
         made: list[Patch] = []
         left = sorted(places)

@@ -1,9 +1,9 @@
-"""The usual path of a vCPU's thread in C: its border to Python.
+"""The state machine of a vCPU in C, :mod:`dm.server.vcpu.core` for what is usual, as Python sees it.
 
 ``native/exchange.c`` waits, takes in requests and answers, runs the native engine, asks and answers, without the
-interpreter and its lock.  What is not exactly as usual it leaves to :mod:`dm.server.vcpu.vcpu` and its parts, which
-describe in full what a vCPU does, and takes up the run again behind it (:mod:`dm.server.vcpu.border`).  Both have the
-same results to the byte.
+interpreter and its lock.  What is not exactly as usual it leaves to the machine in Python, which
+has everything, and takes up the run again behind it (:mod:`dm.server.vcpu.crossing`).  Both have the same results to
+the byte.
 """
 
 from __future__ import annotations
@@ -31,16 +31,8 @@ _ASKED: Final = QUESTIONS - {ExitReason.MEMORY_COPY}
 _IN_WORDS: Final = frozenset({ExitReason.UNSUPPORTED, ExitReason.MEMORY_LOST})
 
 
-class At(IntEnum):
-    """Where a vCPU is: enum dx_state of exchange.h."""
-
-    IDLE = 0
-    BOUNDARY = 1
-    WAITING = 2
-
-
-class News(IntEnum):
-    """What is Python's business: enum dx_news of exchange.h."""
+class Cause(IntEnum):
+    """Why C has given the vCPU back: enum dx_cause of exchange.h."""
 
     CALLS = 1
     MESSAGE = 2
@@ -141,11 +133,11 @@ class Exchange:
             self._ranges, self._ports = ranges, self._ffi.new("struct dx_ports[]", rows)
             self.c.state_ports, self.c.state_port_count = self._ports, len(rows)
 
-    def serve(self) -> News:
+    def serve(self) -> Cause:
         """Carry out exchanges until there is something for Python."""
         self.inside = True
         try:
-            return News(self._lib.dx_serve(self.c))
+            return Cause(self._lib.dx_serve(self.c))
         finally:
             self.inside = False
 

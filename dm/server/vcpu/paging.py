@@ -1,80 +1,71 @@
 """Demand paging of memory by messages: what the engine takes for a device may be a page that has not come yet.
 
-:mod:`dm.server.memory.pages` keeps the pages; here they are asked for, and accesses to them answered.
+:mod:`dm.server.memory.pages` keeps the pages.  Here is said which of them an access needs, each yielded as a
+:class:`Want` that is filled when the generator goes on, and the access is answered from them.
 """
 
 from __future__ import annotations
 
-from dm.engine.api import Exit, ExitReason
-from dm.protocol.schema import IoKind
-from dm.server.memory.pages import PAGE, Want
-from dm.server.vcpu.conversation import Conversation
-from dm.server.vcpu.processor import Processor
-from dm.server.vcpu.run import Run
+from collections.abc import Callable, Generator
+
+from dm.engine.api import Engine, Exit, ExitReason
+from dm.server.memory.pages import PageCache, Want
 
 
 class Paging:
-    """Brings pages in for one vCPU's runs."""
+    """For one vCPU's engine."""
 
-    def __init__(self, processor: Processor, conversation: Conversation) -> None:
-        self._processor, self._owner, self._conversation = processor, processor.owner, conversation
+    def __init__(self, pages: PageCache, engine: Engine, take_map: Callable[[], bool]) -> None:
+        """``take_map`` makes the engine take up the session's current map, and returns whether that is another."""
+        self._pages, self._engine, self._take_map = pages, engine, take_map
 
-    def bring_in(self, run: Run, result: Exit) -> bool:
+    def access(self, made: Exit) -> Generator[Want, None, bool]:
         """Answer an access to memory by messages, whose page comes first where it is not here.
 
         Returns:
             False: it is something else, a device's or a mismatch that is one.
         """
-        if result.reason is ExitReason.MEMORY_COPY:
-            return self._bring_in_sides(run, result)
-        processor, pages = self._processor, self._owner.pages
-        write, came = result.reason is ExitReason.MMIO_WRITE, False
-        while pages.used and (want := pages.want(result.address, write)) is not None:
+        if made.reason is ExitReason.MEMORY_COPY:
+            return (yield from self._both_sides(made))
+        write, came = made.reason is ExitReason.MMIO_WRITE, False
+        while self._pages.used and (want := self._pages.want(made.address, write)) is not None:
             if want.size:
-                self._fetch(run, want)
+                yield want
                 came = True
                 continue  # its answer may have changed the map
-            came |= processor.map is not self._owner.current
-            processor.take_map()
-            if result.reason is ExitReason.MMIO_MISMATCH:  # it met a page that was not here: once more
+            came |= self._take_map()
+            if made.reason is ExitReason.MMIO_MISMATCH:  # it met a page that was not here: once more
                 return came
-            step = -result.size if result.down else result.size
-            places = [want.offset + k * step for k in range(result.count)]
+            step = -made.size if made.down else made.size
+            offsets = [want.offset + k * step for k in range(made.count)]
             memory = want.block.memory
             if write:
-                for k, at in enumerate(places):
-                    memory[at : at + result.size] = result.data[k * result.size : (k + 1) * result.size]
-                run.report.touch([result.address // PAGE])
-                self._conversation.note_places(run)
-                processor.engine.answer()
+                for k, at in enumerate(offsets):
+                    memory[at : at + made.size] = made.data[k * made.size : (k + 1) * made.size]
+                self._engine.answer()
             else:
-                processor.engine.answer(b"".join(memory[at : at + result.size] for at in places))
+                self._engine.answer(b"".join(memory[at : at + made.size] for at in offsets))
             return True
         return False
 
-    def _bring_in_sides(self, run: Run, result: Exit) -> bool:
+    def _both_sides(self, made: Exit) -> Generator[Want, None, bool]:
         """Bring in what a copy has taken for devices; then it is no copy, and the engine asks something else."""
-        pages, came = self._owner.pages, False
-        for address, write in ((result.address, False), (result.target, True)):
-            while pages.used and (want := pages.want(address, write)) is not None:
+        came = False
+        for address, write in ((made.address, False), (made.target, True)):
+            while self._pages.used and (want := self._pages.want(address, write)) is not None:
                 came = True
                 if not want.size:
-                    self._processor.take_map()
+                    self._take_map()
                     break
-                self._fetch(run, want)
+                yield want
         if came:
-            self._processor.engine.answer(copied=0)
+            self._engine.answer(copied=0)
         return came
 
-    def bring_in_firmware(self, run: Run) -> None:
-        """Bring in all firmware, since fetching an instruction there has to end the run."""
-        while (want := self._owner.pages.firmware()) is not None:
-            self._fetch(run, want)
-
-    def _fetch(self, run: Run, want: Want) -> None:
-        answer = self._conversation.ask(
-            run, IoKind.MEMORY_READ, ram=want.block.number, address=want.offset, size=1, count=want.size
-        )
-        self._owner.pages.fill(want, answer.data)
-        self._owner.pages_moved(self._processor.number)
-        self._processor.take_map()
+    def firmware(self) -> Generator[Want, None, bool]:
+        """Bring in all firmware, since fetching an instruction there has to end the run; return whether any came."""
+        came = False
+        while self._pages.used and (want := self._pages.firmware()) is not None:
+            yield want
+            came = True
+        return came

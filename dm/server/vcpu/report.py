@@ -8,7 +8,7 @@ from typing import Final
 from dm.engine.api import Exit
 from dm.protocol import schema
 from dm.protocol.schema import Posted
-from dm.server.memory.pages import Place
+from dm.server.memory.pages import PageAddress
 
 #: Longest run of posted writes that is put together, in bytes.
 MERGE: Final = 4096
@@ -25,7 +25,7 @@ class Report:
         self._bytes = 0  # of all posted writes
         self.pages: set[int] = set()  # written
         self._unread: set[int] = set()  # pages that are still to be looked up
-        self.places: set[Place] = set()  # pages of memory by messages to look for changes in
+        self.places: set[PageAddress] = set()  # pages of memory by messages to look for changes in
 
     def add(self, result: Exit) -> None:
         """Take in what one return of the engine reports."""
@@ -42,7 +42,7 @@ class Report:
         self.pages.update(pages)
         self._unread.update(pages)
 
-    def note(self, places: Callable[[Iterable[int]], set[Place]] | None) -> None:
+    def note(self, places: Callable[[Iterable[int]], set[PageAddress]] | None) -> None:
         """Look up where the pages written lie in memory by messages; None: there is none."""
         if self._unread:
             if places is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from dm.engine.api import Exit
-from dm.protocol.schema import DoneReason, Emulate, Groups, Io, IoAnswer, Reason, Stop
+from dm.protocol.schema import DoneReason, Emulate, Groups, Io, Reason, Stop
 from dm.server.vcpu.report import Report
 
 #: How long the engine runs between two looks at the socket, in nanoseconds.
@@ -36,22 +35,22 @@ class Slice:
 class Run:
     """One ``emulate`` under way."""
 
-    def __init__(self, request: Emulate, before: Groups) -> None:
-        """``before`` is the whole state that was submitted."""
+    def __init__(self, request: Emulate, before: Groups, now: int) -> None:
+        """``before`` is the whole state that was submitted, ``now`` the time in nanoseconds."""
         self.request = request
         self.before = before
         self.report = Report()
         self.window = request.window
         self.stop = Stop.NONE
         self.question: Io | None = None
-        self.answer: IoAnswer | None = None
         self.questions = 0
         self.open_steps = 0  # that the open instruction will have taken once it is finished
-        self.exit: Exit | None = None  # of the engine, to be seen to: the exchange in C has left it
-        self.in_c = False  # the exchange in C has the request and `before`
+        self.answered = False  # a device has answered the open instruction
+        self.exit: Exit | None = None  # of the engine, which the same machine in C has left
+        self.in_c = False  # the machine in C has the request and `before`
         self.must_progress = request.reason in _MUST_PROGRESS
         self.ran_ns = 0
-        self.exchanged = time.monotonic_ns()
+        self.exchanged_ns = now  # when a message last went or came
         self.registers: tuple[list[int], list[int], Exit] | None = None  # asked, answered: of a state port
 
     def ending(self, open_steps: int = 0) -> DoneReason | None:
@@ -85,6 +84,6 @@ class Run:
             left = 1
         return max(0, min(left - open_steps, steps))
 
-    def overdue(self) -> bool:
+    def overdue(self, now: int) -> bool:
         """Return whether posted writes or changed memory have waited long enough for an exchange."""
-        return self.report.waiting and time.monotonic_ns() - self.exchanged > POSTED_NS
+        return self.report.waiting and now - self.exchanged_ns > POSTED_NS

@@ -18,7 +18,7 @@ from dm.engine import native_status
 from dm.protocol import codec
 from dm.protocol.schema import Done, DoneReason, Io, IoKind, Kick, Kind, Reason, Region, Stop, UntilWord
 from dm.server.session import worker
-from dm.server.vcpu import exchange
+from dm.server.vcpu import core, exchange
 from dm.server.vcpu.native import generate
 from dm.shim.client import Shim
 from dm.shim.ram import Ram
@@ -203,7 +203,7 @@ def test_a_peer_that_does_not_read_stops_nobody(counted):
     counted.run(steps=1)
     talk, socket = counted.talk, counted.side.peers[0].socket
     for _ in range(100_000):  # until all queues are full of what it does not read
-        if exchange.News.UNSENT in counted.left:
+        if exchange.Cause.UNSENT in counted.left:
             break
         if socket.poll(200, zmq.POLLOUT):
             socket.send(codec.encode(talk.emulate(**USUAL, steps=1, base=0, state=talk.state)), zmq.NOBLOCK)
@@ -212,7 +212,7 @@ def test_a_peer_that_does_not_read_stops_nobody(counted):
     talk.base = 0
     _, done = counted.run(steps=2)
     assert (done.reason, done.steps) == (DoneReason.BUDGET, 2)
-    assert exchange.News.UNSENT in counted.left
+    assert exchange.Cause.UNSENT in counted.left
 
 
 @pytest.mark.parametrize("counted", ["EC EBFD"], indirect=True)
@@ -262,7 +262,7 @@ def test_what_is_built_from_other_sources_is_refused(monkeypatch):
 def test_c_and_python_number_alike():
     from dm.server.vcpu import _exchange
 
-    for enum in (exchange.At, exchange.News):
+    for enum in (core.At, exchange.Cause):
         for word in enum:
             assert getattr(_exchange.lib, f"DX_{word.name}") == word
 

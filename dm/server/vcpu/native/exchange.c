@@ -1,8 +1,8 @@
 /*
  * The usual path of a vCPU's thread: wait, take in a request, run, ask, take in the answer, send the state back.
  *
- * dm/server/vcpu/vcpu.py and the modules it names describe in full what a vCPU does.  Here is that part of it which most
- * exchanges are made of, with the same results to the byte; names are the same where the thing is.  Whatever is not
+ * dm/server/vcpu/core.py describes in full what a vCPU does.  Here is that part of it which most exchanges are made of,
+ * with the same states, the same steps under the same names, and the same results to the byte.  Whatever is not
  * exactly as usual is left to Python before anything of it has been begun.
  */
 
@@ -343,6 +343,7 @@ static bool take_answer(struct dx *x)
     ((void (*)(void *, const uint8_t *, uint32_t, int))x->links.engine_answer)(x->links.cpu, v[IO_ANSWER__DATA].data,
                                                                                wanted, 0);
     run->exchanged_ns = (int64_t)clock_ns();
+    run->answered = 1;
     x->counters.bytes_in += x->message_size;
     x->state = DX_BOUNDARY;
     return true;
@@ -529,6 +530,7 @@ static int ask(struct dx *x, int kind)
     note_work(run, exit);
     run->page_count = run->tlb_flush = 0;
     run->open_steps = exit->count;
+    run->answered &= !exit->steps;
     run->questions++;
     x->counters.io++;
     swap(&x->question, &own->making);
@@ -605,7 +607,7 @@ static int run_on(struct dx *x)
         if (exit->posted_count)
             return DX_EXIT; /* they wait for an exchange */
         note_work(run, exit);
-        run->open_steps = 0;
+        run->open_steps = run->answered = 0;
         if (ending(x, 0) >= 0)
             return DX_ON;
         const int there = news(x);

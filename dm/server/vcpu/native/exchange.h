@@ -7,8 +7,8 @@ enum dx_state {
     DX_WAITING,  /* for the answer to a question */
 };
 
-/* Why dx_serve() has returned: what is Python's business.  Nothing of it has been begun. */
-enum dx_news {
+/* Why dx_serve() has returned: what is left to Python.  Nothing of it has been begun. */
+enum dx_cause {
     DX_ON,      /* (nothing yet) */
     DX_CALLS,   /* calls are queued */
     DX_MESSAGE, /* an unusual message, in `message` */
@@ -64,6 +64,7 @@ struct dx_run {
     int64_t ran_ns, exchanged_ns;
     uint32_t tlb_flush, window, stop, questions, must_progress;
     uint32_t open_steps; /* that the open instruction will have taken */
+    uint32_t answered;   /* a device has answered the open instruction */
     uint32_t page_count;
 };
 
@@ -91,7 +92,7 @@ struct dx {
     /* bytes of the run's request, of the newest question, of the last answer; sizes 0: none, or Python's own */
     uint8_t *request, *question, *record;
     uint32_t request_size, question_size, record_size;
-    /* news */
+    /* what is left to Python */
     void *exit; /* struct dm_exit of the engine's last run */
     uint8_t identity[256];
     uint32_t identity_size, parts;
@@ -104,6 +105,6 @@ struct dx {
 
 struct dx *dx_new(void);
 void dx_free(struct dx *x);
-/* Carry out exchanges until there is something for Python; returns enum dx_news. */
+/* Carry out exchanges until there is something for Python; returns enum dx_cause. */
 int dx_serve(struct dx *x);
 const char *dx_sources(void);

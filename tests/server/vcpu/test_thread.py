@@ -30,7 +30,7 @@ from dm.protocol.schema import (
 )
 from dm.server.memory.pages import PageCache
 from dm.server.vcpu.endpoint import IpcEndpoint
-from dm.server.vcpu.vcpu import Vcpu
+from dm.server.vcpu.thread import VcpuThread
 
 SESSION, NUMBER = 77, 3
 FOREVER = b"nJ\x01"
@@ -44,6 +44,7 @@ SECRET = b"s" * 32
 class Owner:
     number = SESSION
     secret = SECRET
+    memory_lost = ""
 
     def __init__(self):
         self.ram = bytearray(1 << 16)
@@ -71,7 +72,7 @@ class Bench:
         self.owner = Owner()
         self.engine = fake_engine.FakeEngine(CpuConfig())
         self.path = tmp_path / "vcpu"
-        self.vcpu = Vcpu(self.context, self.owner, NUMBER, IpcEndpoint(str(self.path)), self.engine)
+        self.vcpu = VcpuThread(self.context, self.owner, NUMBER, IpcEndpoint(str(self.path)), self.engine)
         self.vcpu.start()
         self.peers = [Peer(self.vcpu.endpoint)]
 
@@ -357,7 +358,7 @@ class TestClosing:
         assert (done.reason, done.closing, done.state["general"][0]) == (DoneReason.KICKED, True, 0x55)
 
     def test_but_not_for_ever(self, bench, monkeypatch):
-        monkeypatch.setattr("dm.server.vcpu.vcpu._GRACE", 0.1)
+        monkeypatch.setattr("dm.server.vcpu.thread._GRACE", 0.1)
         bench.program(IN60 + b"h")
         bench.peer.ask(emulate())
         bench.vcpu.close()
@@ -714,7 +715,7 @@ def test_counters_count_messages_and_bytes(bench):
 
 def test_two_vcpus_do_not_wait_for_each_other(bench, tmp_path):
     engine = fake_engine.FakeEngine(CpuConfig())
-    other = Vcpu(bench.context, bench.owner, 4, IpcEndpoint(str(tmp_path / "other")), engine)
+    other = VcpuThread(bench.context, bench.owner, 4, IpcEndpoint(str(tmp_path / "other")), engine)
     other.start()
     try:
         bench.program(FOREVER + b"h")
@@ -734,7 +735,7 @@ def test_an_endpoint_that_cannot_be_bound_is_an_error(tmp_path):
     context = zmq.Context()
     threads = threading.active_count()
     place = IpcEndpoint(str(tmp_path / "no" / "dir"))
-    vcpu = Vcpu(context, Owner(), 0, place, fake_engine.FakeEngine(CpuConfig()))
+    vcpu = VcpuThread(context, Owner(), 0, place, fake_engine.FakeEngine(CpuConfig()))
     with pytest.raises(OSError, match="cannot bind"):
         vcpu.start()
     assert threading.active_count() == threads
@@ -745,7 +746,7 @@ def test_a_socket_that_cannot_be_made_is_an_error(tmp_path):
     context = zmq.Context()
     context.max_sockets = 1
     with context.socket(zmq.PAIR):
-        vcpu = Vcpu(context, Owner(), 0, IpcEndpoint(str(tmp_path / "vcpu")), fake_engine.FakeEngine(CpuConfig()))
+        vcpu = VcpuThread(context, Owner(), 0, IpcEndpoint(str(tmp_path / "vcpu")), fake_engine.FakeEngine(CpuConfig()))
         with pytest.raises(OSError, match="cannot bind"):
             vcpu.start()
         assert vcpu.doing == "lost"

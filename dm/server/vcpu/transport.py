@@ -1,11 +1,10 @@
-"""The daemon's end of a vCPU's endpoint: a ROUTER socket, and which of the shim's sockets is at the other end.
+"""The transport of a vCPU's messages: the ROUTER socket of its endpoint.
 
 A ZeroMQ socket never changes thread: all of it belongs to the vCPU's.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import Final
 
@@ -13,7 +12,7 @@ import zmq
 
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
-from dm.protocol.schema import Emulate, Error, ErrorClass, IoAnswer, Kick, Message
+from dm.protocol.schema import Error, ErrorClass, Message
 from dm.protocol.waiter import Waiter
 from dm.server.vcpu.endpoint import Endpoint
 
@@ -28,11 +27,8 @@ _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 
 
-class Router:
-    """A vCPU's socket.  ``peer`` is the identity of the shim's newest one, and ``epoch`` that of its runs.
-
-    ``waiter`` waits for it and for one other descriptor.
-    """
+class Transport:
+    """A vCPU's socket; ``waiter`` waits for it and for one other descriptor."""
 
     def __init__(
         self,
@@ -40,16 +36,13 @@ class Router:
         endpoint: Endpoint,
         wake: int,
         counters: schema.VcpuCounters,
-        secret: bytes = b"",
     ) -> None:
-        """``endpoint`` is where the endpoint goes, ``wake`` the other descriptor, ``secret`` the session's.
+        """``endpoint`` is what is bound, ``wake`` the other descriptor.
 
-        Bytes and errors that are sent are added to ``counters``.
+        Bytes that come, and bytes and errors that are sent, are added to ``counters``.
         """
-        self.epoch = 0
-        self.peer = b""
         self.socket: zmq.Socket[bytes]
-        self._context, self._endpoint, self._counters, self._secret = context, endpoint, counters, secret
+        self._context, self._endpoint, self._counters = context, endpoint, counters
         self.waiter = Waiter()
         self.waiter.add(wake)
 
@@ -73,7 +66,7 @@ class Router:
 
     # ------------------------------------------------------------------------------------------ what comes in
 
-    def news(self) -> bool:
+    def readable(self) -> bool:
         """Return whether a message is there.  Only after a "no" does ZeroMQ's descriptor tell of the next (ZMQ_FD)."""
         return bool(self.socket.getsockopt(_EVENTS) & _POLLIN)  # type: ignore[operator]
 
@@ -91,44 +84,18 @@ class Router:
             parts += 1
         return identity, frame.bytes, parts
 
-    def check_epoch(self, identity: bytes, message: Emulate | IoAnswer | Kick) -> None:
-        """Refuse what comes from an old socket; a run under a newer epoch makes that socket the vCPU's peer.
-
-        It must know the session's secret.  Once is enough: ZeroMQ names each connection at random, and no other can
-        have its name while it is there or guess it later.  In a session without a secret the first socket stays the
-        peer.
+    def decode(self, data: bytes, parts: int) -> Message:
+        """Return the message that has come; of one with several parts ``data`` is the last.
 
         Raises:
-            ProtocolError: ``stale-epoch``: an old epoch, another socket, or the wrong secret.
+            ProtocolError: it is none.
         """
-        if message.epoch == self.epoch and identity == self.peer:
-            return
-        if message.epoch > self.epoch and isinstance(message, Emulate):
-            self._check_secret(identity, message.secret)
-            self.epoch, self.peer = message.epoch, identity
-            return
-        if message.epoch == self.epoch and self.epoch:
-            raise ProtocolError(
-                ErrorClass.STALE_EPOCH, f"epoch {message.epoch} belongs to another socket", "a greater one", "epoch"
-            )
-        expected = f"an emulate with an epoch above {self.epoch}"
-        if self.epoch and isinstance(message, Emulate):
-            expected = f"{self.epoch} from its own socket, or a greater one"
-        raise ProtocolError(ErrorClass.STALE_EPOCH, f"epoch is {message.epoch}", expected, "epoch")
-
-    def _check_secret(self, identity: bytes, secret: bytes) -> None:
-        known = hmac.compare_digest(secret, self._secret) if self._secret else identity == self.peer or not self.peer
-        if not known:
-            text = "another socket has this vCPU, and this one does not know the session's secret"
-            expected = "the secret of welcome" if self._secret else "protocol version 3, which has secrets"
-            raise ProtocolError(ErrorClass.STALE_EPOCH, text, expected, "secret")
+        self._counters.bytes_in += len(data)
+        if parts != 1:
+            raise ProtocolError(ErrorClass.BAD_MESSAGE, f"the message has {parts} parts", "one part")
+        return codec.decode(data)
 
     # ------------------------------------------------------------------------------------------ what goes out
-
-    def reply(self, message: Message) -> None:
-        """Send to the peer of the newest epoch."""
-        message.epoch = self.epoch  # type: ignore[attr-defined]
-        self.send(self.peer, message)
 
     def send(self, identity: bytes, message: Message) -> None:
         """Send a message; ProtocolError when it does not fit the schema."""

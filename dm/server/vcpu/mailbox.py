@@ -1,4 +1,4 @@
-"""Calls from other threads of the worker, which a vCPU's thread carries out between two slices."""
+"""What other threads of the worker want of a vCPU's thread: calls that it carries out between two slices."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dm.engine.api import Engine
 from dm.server.vcpu.exchange import Exchange
 
 
-class Calls:
-    """Calls for one vCPU's thread; ``wake`` is an eventfd that tells of them while it waits."""
+class Mailbox:
+    """Calls for one vCPU's thread; ``wake`` is an eventfd that can be read while there are some."""
 
     def __init__(self, engine: Engine, exchange: Exchange | None) -> None:
         """A call stops ``engine`` where it runs, and makes ``exchange`` come back."""
         self._engine, self._exchange = engine, exchange
-        self._queue: deque[Callable[[], None]] = deque()
+        self._queue: deque[Callable[[], object]] = deque()
         self._lock = threading.Lock()  # guards wake and the engine against use after the thread's end
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ended = False
 
-    def put(self, call: Callable[[], None]) -> bool:
+    def put(self, call: Callable[[], object]) -> bool:
         """Queue a call, from any thread; return False when the vCPU's has ended."""
         with self._lock:
             if self.ended:
@@ -41,13 +41,13 @@ class Calls:
         """Carry out what is queued; return whether there was anything."""
         if not self._queue:
             return False
-        self.quiet()
+        self.clear()
         while self._queue:
             self._queue.popleft()()
         return True
 
-    def quiet(self) -> None:
-        """Take note of what tells of calls; whatever that told of is queued already."""
+    def clear(self) -> None:
+        """Clear the wake-up; the calls it announced are queued already."""
         if self._exchange is not None:
             self._exchange.c.called = 0
         with contextlib.suppress(BlockingIOError):  # the call is queued before the eventfd is written
