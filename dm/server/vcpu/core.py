@@ -28,6 +28,7 @@ from enum import IntEnum
 from typing import Any, Final, Protocol, TypeAlias
 
 from dm.engine.api import QUESTIONS, Engine, Exit, ExitReason, MemoryMap, RunRequest, Until
+from dm.machine.architecture import Cr0
 from dm.machine.state import GROUPS, EventType, Gpr, State, get_group, group_layout
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
@@ -668,7 +669,7 @@ class Core:
 
 def _paged_real(cr0: int | bytes) -> bool:
     """Return whether CR0 has PG without PE, as only a hypervisor can make it (APM vol. 2, 15.19)."""
-    return isinstance(cr0, int) and cr0 & (1 << 31 | 1) == 1 << 31
+    return isinstance(cr0, int) and cr0 & (Cr0.PG | Cr0.PE) == Cr0.PG
 
 
 def _difference(old: Groups, new: Groups) -> Groups:
