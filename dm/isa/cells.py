@@ -11,6 +11,7 @@ from typing import Final
 from dm.machine.cells import EIP as EIP
 from dm.machine.cells import FLAGS as FLAGS
 from dm.machine.cells import cell as cell
+from dm.machine.state import Seg
 from dm.microcode import Field
 
 # General registers by operand size.  Index 8 of GPR32 reads as zero ("no base", "no index").
@@ -48,8 +49,19 @@ VENDOR: Final = Field("vendor", 8, architectural=False)
 MODEL: Final = Field("model", 8, architectural=False)
 
 # Kept by the engine.
-#: Mask of the stack pointer: FFFFh or FFFFFFFFh by SS.B; recomputed by the `segment_changed` primitive.
+# What follows from segment registers and mode (dm.isa.mechanisms.access, derive_segment).
+#: Behind the last byte that may be read, written, or both through a segment without a further look; 0: none.
+READ_END: Final = Field("seg.read_end", 64, len(Seg), architectural=False)
+WRITE_END: Final = Field("seg.write_end", 64, len(Seg), architectural=False)
+CHANGE_END: Final = Field("seg.change_end", 64, len(Seg), architectural=False)
+#: Behind the last byte of code: CS.limit + 1.
+CODE_END: Final = Field("code_end", 64, architectural=False)
+#: Mask of the stack pointer: FFFFh or FFFFFFFFh by SS.B.
 STACK_MASK: Final = Field("stack_mask", 32, architectural=False)
+#: Where the access just checked goes: guest-physical addresses of its first piece and, when it crosses a page, of its
+#: second; and the bytes in the first.
+REACHED: Final = Field("reached", 64, 2, architectural=False)
+REACHED_FIRST: Final = Field("reached_first", 32, architectural=False)
 #: 1 while `deliver` runs: a fault then is combined with the event under delivery (dm.isa.mechanisms.events,
 #: raise_exception).
 DELIVERING: Final = Field("delivering", 8, architectural=False)

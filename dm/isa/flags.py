@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dm.isa.cells import FC, FLAGS, FR
 from dm.machine.architecture import Eflags
-from dm.microcode import Microcode, Value
+from dm.microcode import Microcode, Value, procedure
 
 
 def add(m: Microcode, a: Value, b: Value, result: Value, keep_carry: bool = False) -> None:
@@ -169,6 +169,18 @@ def set_eflags(m: Microcode, word: Value) -> None:
     """Set the whole of EFLAGS; reserved bits must have been removed from ``word``."""
     set_arithmetic(m, word)
     m.set(FLAGS, word & (0xFFFFFFFF ^ Eflags.STATUS ^ Eflags.FIXED))
+
+
+@procedure(result=32)
+def join_eflags(m: Microcode) -> None:
+    """Return EFLAGS; engines call it where a state leaves them."""
+    m.return_(eflags(m))
+
+
+@procedure(word=32)
+def split_eflags(m: Microcode, word: Value) -> None:
+    """Take EFLAGS; engines call it where a state enters them."""
+    set_eflags(m, word)
 
 
 def flag(m: Microcode, bit: Eflags) -> Value:

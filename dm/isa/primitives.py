@@ -34,9 +34,9 @@ STORE_SYSTEM: Final = {w: Primitive(f"store_system{w}", (32, w), aborts=True, st
 #: Atomic OR / AND of a byte at a linear address (accessed and busy bits), (linear, mask).
 OR_SYSTEM8: Final = Primitive("or_system8", (32, 8), aborts=True, stores=True)
 AND_SYSTEM8: Final = Primitive("and_system8", (32, 8), aborts=True, stores=True)
-#: Check that supervisor writes to [linear, linear+size) would succeed.
-PROBE_SYSTEM_WRITE: Final = Primitive("probe_system_write", (32, 32), aborts=True)
 
+#: Guest-physical address of a linear one, paging on or off: (linear, access as dm.isa.mechanisms.paging has it).
+TRANSLATE: Final = Primitive("translate", (32, 8), 64, aborts=True)
 #: Page walk: read an entry; replace it if unchanged (1 when done).
 LOAD_PHYSICAL: Final = {w: Primitive(f"load_physical{w}", (64,), w, aborts=True) for w in (32, 64)}
 SWAP_PHYSICAL: Final = {w: Primitive(f"swap_physical{w}", (64, w, w), 1, aborts=True) for w in (32, 64)}
@@ -69,8 +69,9 @@ MSR_WRITE: Final = Primitive("msr_write", (32, 64), aborts=True)
 TSC_READ: Final = Primitive("tsc_read", (), 64, aborts=True)
 #: The guest wrote its TSC.
 TSC_WRITE: Final = Primitive("tsc_write", (64,), changes=True)
-#: CPUID: (leaf, subleaf, 0-3 for EAX EBX ECX EDX).
-CPUID_READ: Final = Primitive("cpuid_read", (32, 32, 8), 32)
+#: A row of the guest's CPUID table: (leaf, subleaf, 0-3 for EAX EBX ECX EDX) -> the register, and bit 32 set; 0 where
+#: there is no such row.
+CPUID_ENTRY: Final = Primitive("cpuid_entry", (32, 32, 8), 64)
 #: 64 random bits.
 RANDOM: Final = Primitive("random", (), 64, aborts=True)
 
@@ -79,8 +80,9 @@ FENCE: Final = Primitive("fence", ())
 
 #: The hidden part of a segment register changed: recompute what is derived from it (seg).
 SEGMENT_CHANGED: Final = Primitive("segment_changed", (8,), changes=True)
-#: Paging, or a bit that the TLB depends on, changed (CR0, CR3, CR4, EFER): drop translations.  1: global ones too.
-TLB_FLUSH: Final = Primitive("tlb_flush", (1,), changes=True)
+#: Paging, or a bit that the TLB depends on, changed (CR0, CR3, CR4, EFER): drop all translations.  Those of global
+#: pages too: a processor may drop any at any time (SDM vol. 3A, 4.10.2.4 and 4.10.4.2), so no guest can tell.
+TLB_FLUSH: Final = Primitive("tlb_flush", (), changes=True)
 #: INVLPG of a linear address.
 TLB_FLUSH_PAGE: Final = Primitive("tlb_flush_page", (32,), changes=True)
 #: What has been done so far stays done, whatever follows (task switch past its commit point).

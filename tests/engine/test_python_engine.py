@@ -10,10 +10,10 @@ from guest import CODE, Machine, real_mode
 
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, RunRequest
 from dm.engine.python_engine import PythonEngine, translate
-from dm.engine.python_engine.breakpoints import data_hits, port_hits
-from dm.engine.python_engine.cells import Cells, lazy
+from dm.engine.python_engine.cells import Cells
 from dm.engine.python_engine.host_tsc import host_tsc
 from dm.engine.python_engine.machine import Machine as Cpu
+from dm.engine.python_engine.translate import RULES
 from dm.isa import primitives
 from dm.isa.map.decode import decode, variants
 from dm.isa.map.forms import ROWS
@@ -73,9 +73,8 @@ def test_the_machine_has_every_primitive():
 def test_arithmetic_flags_survive_their_lazy_form(flags):
     cells = Cells()
     word = 2 | sum(1 << bit for n, bit in enumerate((0, 2, 4, 6, 7, 11)) if flags >> n & 1)
-    cells.flags = 0
-    cells.fr, cells.fc = lazy(word)
-    assert cells.eflags() == word
+    RULES.split_eflags(cells, word)
+    assert (cells.flags, cells.eflags()) == (0, word)
 
 
 def test_saving_and_restoring_covers_every_cell():
@@ -123,33 +122,6 @@ def test_code_segments_do_not_pile_up(machine):
         machine.engine.set_state(state)
         machine.engine.run(RunRequest(budget=2))
     assert 1 < len(machine.engine._fetcher._contexts[0]) <= 64
-
-
-@pytest.mark.parametrize(
-    ("control", "length", "at", "access", "size", "write", "hit"),
-    [
-        (1, 0, 0x100, 0x100, 1, True, True),
-        (1, 0, 0x100, 0x100, 1, False, False),
-        (3, 0, 0x100, 0x100, 1, False, True),
-        (3, 0, 0x100, 0xFD, 4, False, True),
-        (3, 0, 0x100, 0xFC, 4, False, False),
-        (3, 3, 0x103, 0x100, 1, False, True),  # the low bits do not count
-        (3, 1, 0x100, 0x102, 1, False, False),
-        (3, 2, 0x100, 0x107, 1, False, True),
-        (0, 0, 0x100, 0x100, 1, True, False),
-    ],
-)
-def test_data_breakpoints(control, length, at, access, size, write, hit):
-    dr7 = 1 << 4 | (control | length << 2) << 24
-    assert data_hits(dr7, [0, 0, at, 0], access, size, write) == (0x1004 if hit else 0)
-    assert data_hits(dr7 & ~0xFF, [0, 0, at, 0], access, size, write) == 0
-
-
-def test_port_breakpoints():
-    dr7 = 1 | 2 << 16 | 1 << 18
-    assert port_hits(dr7, [0x60, 0, 0, 0], 0x61, 1) == 0x1001
-    assert port_hits(dr7, [0x60, 0, 0, 0], 0x62, 1) == 0
-    assert data_hits(dr7, [0x60, 0, 0, 0], 0x60, 1, True) == 0
 
 
 def test_the_host_counter_goes_forward():

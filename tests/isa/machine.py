@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from dm.isa import catalogue, features
+from dm.isa import catalogue, features, flags
 from dm.isa.insn import Variant, expand
 from dm.isa.lineage import lineage
 from dm.isa.map import coverage
 from dm.isa.map.decode import decode, variants
 from dm.isa.map.forms import ROWS, Row
-from dm.isa.mechanisms import segmentation
+from dm.isa.mechanisms import access
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.architecture import Eflags, position
 from dm.machine.state import FIELDS, Seg
@@ -117,15 +117,17 @@ class Machine:
         self.gpr64 = _Wide(self.gpr32)
         self.gpr32[4] = 0x7000
         self.seg = SimpleNamespace(
-            selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[0x93] * 8, unusable=[0] * 8
-        )
+            selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[0x93] * 8, unusable=[0] * 8,
+            read_end=[0] * 8, write_end=[0] * 8, change_end=[0] * 8,
+        )  # fmt: skip
         self.seg.attributes[Seg.CS] = 0x9B
         self.eip = 0x8000
         self.fr, self.fc, self.flags = 1, 0, 0
         self.set_eflags(2)
         self.model, self.vendor, self.features = 6, 0, features.feature_mask(DEFAULT_CPUID)
         self.more_features = 0
-        self.stack_mask = 0xFFFF
+        self.stack_mask, self.code_end = 0xFFFF, 0x10000
+        self.reached, self.reached_first = [0, 0], 0
         self.delivering = self.shadow_next = 0
         self.keeping = False
         self.ports: list[int] = []
@@ -136,19 +138,12 @@ class Machine:
     # flags
     def set_eflags(self, word: int) -> None:
         """Load EFLAGS."""
-        zf, cf, of = word >> 6 & 1, word & 1, word >> 11 & 1
-        self.fr = 1 - zf
-        self.fc = cf << 31 | (cf ^ of) << 30 | (word >> 4 & 1) << 3 | (word >> 7 & 1) << 1 | (word >> 2 & 1) ^ zf
-        self.flags = word & ~Eflags.STATUS & ~Eflags.FIXED
+        function("split_eflags", flags.split_eflags)(self, word)
 
     @property
     def eflags(self) -> int:
         """EFLAGS."""
-        fr, fc = self.fr, self.fc
-        cf, of = fc >> 31, (fc >> 31 ^ fc >> 30) & 1
-        pf = ~(fr & 0xFF).bit_count() & 1 ^ fc & 1
-        sf = (fr >> 31 ^ fc >> 1) & 1
-        return self.flags | 2 | cf | pf << 2 | (fc >> 3 & 1) << 4 | (fr == 0) << 6 | sf << 7 | of << 11
+        return int(function("join_eflags", flags.join_eflags)(self))
 
     # by name
     def __getitem__(self, name: str) -> int:
@@ -192,7 +187,7 @@ class Machine:
 
     # memory
     def _at(self, seg: int, offset: int, size: int, write: int) -> int:
-        function("segment_check", segmentation.segment_check)(self, seg, offset, size, write)
+        function("segment_check", access.segment_check)(self, seg, offset, size, write)
         return (self.seg.base[seg] + offset) & 0xFFFFFFFF
 
     def _read(self, linear: int, size: int) -> int:
@@ -285,9 +280,10 @@ class Machine:
 
     any_fill_block = any_read_block = any_move_block
 
-    def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
-        """Primitive CPUID_READ."""
-        return DEFAULT_CPUID.get((leaf, subleaf), (0, 0, 0, 0))[which]
+    def cpuid_entry(self, leaf: int, subleaf: int, which: int) -> int:
+        """Primitive CPUID_ENTRY."""
+        row = DEFAULT_CPUID.get((leaf, subleaf))
+        return row[which] | 1 << 32 if row else 0
 
     def commit(self) -> None:
         """Primitive COMMIT: nothing here is undone but a single instruction."""
@@ -310,8 +306,7 @@ class Machine:
 
     def segment_changed(self, seg: int) -> None:
         """Primitive SEGMENT_CHANGED."""
-        if seg == Seg.SS:
-            self.stack_mask = 0xFFFFFFFF if self.seg.attributes[seg] & 0x4000 else 0xFFFF
+        function("derive_segment", access.derive_segment)(self, seg)
 
     # ends
     def next(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from machine import Fault, Machine, function
 
-from dm.isa.mechanisms import events, paging, segmentation
+from dm.isa.mechanisms import access, events, paging
 from dm.machine.architecture import Access
 from dm.machine.state import Activity, EventType
 
@@ -52,7 +52,7 @@ class System(Machine):
         self.committed: list[dict[str, Any]] = []
         self.inject_type = NO_EVENT
         self.dr6, self.dr7 = 0xFFFF0FF0, 0x400
-        self.flushed: list[int] = []
+        self.flushed = 0
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.msrs: dict[int, int] = {}
         self.cr0 = 0x60000011
@@ -206,8 +206,9 @@ class System(Machine):
         self.put(address, new, size)
         return 1
 
-    def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
-        return self.cpuid.get((leaf, subleaf), (0, 0, 0, 0))[which]
+    def cpuid_entry(self, leaf: int, subleaf: int, which: int) -> int:
+        row = self.cpuid.get((leaf, subleaf))
+        return row[which] | 1 << 32 if row else 0
 
     def msr_read(self, number: int) -> int:
         if number not in self.msrs:
@@ -222,8 +223,8 @@ class System(Machine):
     def tsc_write(self, value: int) -> None:
         self.log.append(("tsc", value))
 
-    def tlb_flush(self, everything: int) -> None:
-        self.flushed.append(everything)
+    def tlb_flush(self) -> None:
+        self.flushed += 1
 
     def tlb_flush_page(self, linear: int) -> None:
         self.log.append(("invlpg", linear))
@@ -293,7 +294,7 @@ class System(Machine):
     def check(self, seg: int, offset: int, size: int, write: int = 0) -> tuple[int, str] | None:
         """Call ``segment_check``; return (vector, cause) of its fault or None."""
         try:
-            function("segment_check", segmentation.segment_check)(self, seg, offset, size, write)
+            function("segment_check", access.segment_check)(self, seg, offset, size, write)
         except SystemFault as fault:
             return fault.vector, fault.cause
         return None

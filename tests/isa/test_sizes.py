@@ -173,7 +173,7 @@ def test_the_operand_size_does_not_matter_to_system_instructions(prefix: str) ->
     assert m.gpr32[3] == 0x123000
     m.gpr32[3] = 0xABC000
     assert m.attempt(bytes.fromhex(prefix + "0f22db")) is None
-    assert (m.cr3, m.flushed) == (0xABC000, [0])
+    assert (m.cr3, m.flushed) == (0xABC000, 1)
     m.gpr32[3] = 0x11223344
     assert m.attempt(bytes.fromhex(prefix + "0f23d3")) is None
     assert m.attempt(bytes.fromhex(prefix + "0f21d1")) is None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from machine import forms
 
+from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import expand
-from dm.isa.mechanisms import events, paging, segmentation
+from dm.isa.mechanisms import access, events
 from dm.microcode import Procedure
 from dm.microcode.effects import effects
 from dm.microcode.ir import Block, Call, statements
@@ -19,13 +20,7 @@ FAMILIES = (
     "SYSCALL SYSRET"
 ).split()
 
-ENTRY_POINTS = (
-    segmentation.segment_check,
-    paging.page_walk,
-    events.raise_exception,
-    events.deliver,
-    events.boundary,
-)
+ENTRY_POINTS = (*ENTRIES, *INLINE)
 
 
 def prints(code) -> None:
@@ -58,15 +53,14 @@ def test_procedure(procedure):
         todo |= called(one.code.root) - done
 
 
-def test_signatures():
-    """The contract with the engines."""
-    assert [(f.name, f.args, f.result) for f in ENTRY_POINTS] == [
-        ("segment_check", (8, 32, 32, 1), 0),
-        ("page_walk", (32, 8), 64),
-        ("raise_exception", (8, 32, 32), 0),
-        ("deliver", (), 0),
-        ("boundary", (1,), 8),
-    ]
+def test_the_engines_find_each_by_one_name():
+    assert len({entry.name for entry in ENTRY_POINTS}) == len(ENTRY_POINTS)
+
+
+@pytest.mark.parametrize("procedure", INLINE, ids=lambda procedure: procedure.name)
+def test_what_stands_in_a_header_only_computes(procedure):
+    assert not effects(procedure).aborts
+    assert called(procedure.code.root) <= set(INLINE)
 
 
 @pytest.mark.parametrize("name", ["LES", "LDS", "LLDT", "LTR", "MOV"])
@@ -76,6 +70,6 @@ def test_check_then_commit(name):
         assert not effects(expand(row, variant, "insn")).late_abort, (row.text, variant)
 
 
-@pytest.mark.parametrize("procedure", [segmentation.segment_check, events.raise_exception, events.boundary])
+@pytest.mark.parametrize("procedure", [access.segment_check, events.raise_exception, events.boundary])
 def test_no_late_abort(procedure):
     assert not effects(procedure).late_abort

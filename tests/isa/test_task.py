@@ -110,7 +110,7 @@ class TestSwitch:
         machine.cr3 = 0x9000
         assert machine.attempt(JMP_TSS) is None
         assert machine.cr3 == 0xA018
-        assert machine.flushed == [0]
+        assert machine.flushed == 1
 
     def test_16_bit_tasks(self):
         """SDM vol. 3A, 7.6."""

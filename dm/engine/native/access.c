@@ -1,52 +1,35 @@
-/* Accesses of exact handlers and of procedures: every rule, every byte, with the journal.
+/* Accesses of exact handlers and of procedures: every byte, with the journal.  The rules are dm.isa.mechanisms.access.
  *
  * Outside exact mode (procedures called from fast handlers) anything but a page walk for the TLB gives up with
  * BAIL_EXACT, and the instruction is started over in exact mode.
  */
 
 #include "cpu.h"
-#include "labels.h"
 #include "procedures.h"
 
-enum { WRITE = 1, USER = 2, IMPLICIT = 8 };
-
-bool give_way(struct cpu *cpu)
+/* An exact access's page: a finished walk is one entry in the journal, an unfinished one its loads. */
+uint64_t translate(struct cpu *cpu, uint32_t linear, unsigned access)
 {
-    if (!cpu->recording)
-        cpu->bail = BAIL_EXACT;
-    return cpu->bail != BAIL_NONE;
-}
-
-bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical)
-{
-    if (!(cpu->a.cr0 >> 31 & 1)) {
-        *physical = linear & cpu->a20_mask;
-        return true;
-    }
-    /* A finished walk is one entry in the journal, an unfinished one its loads. */
+    if (!translated(cpu))
+        return linear & cpu->a20_mask;
     const unsigned start = cpu->cursor;
     if (start < cpu->journal_count && cpu->journal[start].kind == INPUT_TRANSLATE) {
         const struct journal_entry *known = replay(cpu, INPUT_TRANSLATE, linear, access);
-        *physical = known ? known->value & cpu->a20_mask : 0;
-        return known != NULL;
+        return known ? known->value & cpu->a20_mask : 0;
     }
-    const uint64_t found = page_walk(cpu, linear, access);
+    const uint64_t found = physical_address(cpu, linear, access);
     if (cpu->bail)
-        return false;
+        return 0;
     cpu->journal_count = cpu->cursor = start;
     record(cpu, INPUT_TRANSLATE, linear, access, found);
-    *physical = found & cpu->a20_mask;
-    return cpu->bail == BAIL_NONE;
+    return found & cpu->a20_mask;
 }
 
-static bool reach(struct cpu *cpu, uint32_t linear, unsigned size, unsigned access, struct span *span)
+/* Take where the access just checked goes.  False: it was abandoned. */
+static bool take_span(const struct cpu *cpu, unsigned size, struct span *span)
 {
-    const unsigned room = PAGE - linear % PAGE;
-    span->size = size;
-    span->first = size <= room ? size : room;
-    if (!translate(cpu, linear, access, &span->physical[0]))
-        return false;
-    return span->first == size || translate(cpu, linear + span->first, access, &span->physical[1]);
+    *span = (struct span){{cpu->reached[0], cpu->reached[1]}, cpu->reached_first, size};
+    return cpu->bail == BAIL_NONE;
 }
 
 uint64_t load_span(struct cpu *cpu, const struct span *span)
@@ -67,22 +50,8 @@ void store_span(struct cpu *cpu, const struct span *span, uint64_t value)
 /* All checks of a data access through a segment. */
 bool check_data(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span)
 {
-    const struct segment *s = &cpu->a.seg[segment];
-    if ((int64_t)offset + (int64_t)(size - 1) > (write ? s->write_top : s->read_top)) {
-        segment_check(cpu, segment, offset, size, write);
-        if (cpu->bail)
-            return false;
-    }
-    const uint32_t linear = (uint32_t)s->base + offset;
-    if (cpu->align_check && (linear & (size - 1))) {
-        raise_fault(cpu, LABEL_ALIGNMENT, 17, 0, linear, size, 0);
-        return false;
-    }
-    if (!reach(cpu, linear, size, (write ? WRITE : 0) | (cpu->a.cpl == 3 ? USER : 0), span))
-        return false;
-    if (cpu->a.dr7 & 0xff)
-        watch_data(cpu, linear, size, write);
-    return true;
+    data_access(cpu, segment, offset, size, write);
+    return take_span(cpu, size, span);
 }
 
 uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
@@ -105,13 +74,8 @@ uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, 
     struct span span;
     if (give_way(cpu))
         return 0;
-    const struct segment *s = &cpu->a.seg[segment];
-    if ((int64_t)offset + (int64_t)(size - 1) > s->read_top) {
-        segment_check(cpu, segment, offset, size, 0);
-        if (cpu->bail)
-            return 0;
-    }
-    if (!check_data(cpu, segment, offset, size, true, &span))
+    change_access(cpu, segment, offset, size);
+    if (!take_span(cpu, size, &span))
         return 0;
     const uint64_t value = load_span(cpu, &span);
     cpu->rmw_physical[0] = span.physical[0];
@@ -141,31 +105,20 @@ void rmw_end(struct cpu *cpu, uint64_t value)
 
 void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write)
 {
-    if (give_way(cpu) || size == 0)
-        return;
-    const struct segment *s = &cpu->a.seg[segment];
-    if ((int64_t)offset + (int64_t)(size - 1) > (write ? s->write_top : s->read_top)) {
-        segment_check(cpu, segment, offset, size, write);
-        if (cpu->bail)
-            return;
-    }
-    const uint32_t linear = (uint32_t)s->base + offset, last = (linear % PAGE + (size - 1)) / PAGE;
-    if (cpu->align_check && size <= 8 && (linear & (size - 1))) {
-        raise_fault(cpu, LABEL_ALIGNMENT, 17, 0, linear, size, 0);
-        return;
-    }
-    for (uint32_t n = 0; n <= last && n < 32; n++) {
-        uint64_t physical;
-        const uint32_t at = n ? (linear & -PAGE) + n * PAGE : linear;
-        if (!translate(cpu, at, (write ? WRITE : 0) | (cpu->a.cpl == 3 ? USER : 0), &physical))
-            return;
-    }
+    if (!give_way(cpu))
+        probe_access(cpu, segment, offset, size, write);
+}
+
+static bool check_system(struct cpu *cpu, uint32_t linear, unsigned size, bool write, struct span *span)
+{
+    system_access(cpu, linear, size, write);
+    return take_span(cpu, size, span);
 }
 
 uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size)
 {
     struct span span;
-    if (give_way(cpu) || !reach(cpu, linear, size, IMPLICIT, &span))
+    if (give_way(cpu) || !check_system(cpu, linear, size, false, &span))
         return 0;
     return load_span(cpu, &span);
 }
@@ -173,7 +126,7 @@ uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size)
 void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size)
 {
     struct span span;
-    if (!give_way(cpu) && reach(cpu, linear, size, WRITE | IMPLICIT, &span))
+    if (!give_way(cpu) && check_system(cpu, linear, size, true, &span))
         store_span(cpu, &span, value);
 }
 
@@ -181,7 +134,7 @@ void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned siz
 void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
 {
     struct span span;
-    if (give_way(cpu) || !reach(cpu, linear, 1, WRITE | IMPLICIT, &span))
+    if (give_way(cpu) || !check_system(cpu, linear, 1, true, &span))
         return;
     const bool locked = !withheld(cpu, span.physical[0], 1);
     const uint64_t old = load_span(cpu, &span);
@@ -195,18 +148,6 @@ void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
     made->locked = true;
     made->old = old;
     made->input = input;
-}
-
-void probe_system_write(struct cpu *cpu, uint32_t linear, uint32_t size)
-{
-    if (give_way(cpu) || size == 0)
-        return;
-    const uint32_t last = (linear % PAGE + (size - 1)) / PAGE;
-    for (uint32_t n = 0; n <= last && n < 32; n++) {
-        uint64_t physical;
-        if (!translate(cpu, n ? (linear & -PAGE) + n * PAGE : linear, WRITE | IMPLICIT, &physical))
-            return;
-    }
 }
 
 uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size)

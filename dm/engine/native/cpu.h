@@ -252,11 +252,10 @@ struct cpu {
     bool look;      /* examine everything at the next boundary */
     bool single;    /* one exact instruction at a time */
     bool recording; /* exact mode: the journal is live */
-    bool align_check;
     bool filling;   /* walking for the fast path */
     bool block_killed;
-    bool tops_protected; /* the mode that segments' tops were computed for */
-    bool smap_open;      /* EFLAGS.AC as the TLB knows it */
+    bool ends_protected; /* the mode that segments' ends were computed for */
+    bool smap_open;      /* whether EFLAGS.AC suspends SMAP, as the TLB knows it */
     uint32_t repeat; /* iterations that the instruction at hand has made */
     uint32_t moved;  /* elements that a port string instruction has moved, else 1 */
 
@@ -293,6 +292,8 @@ struct cpu {
     uint64_t rmw_physical[2];
     uint32_t rmw_size, rmw_first, rmw_input;
     uint64_t rmw_old;
+    uint64_t reached[2]; /* where the access just checked goes, see struct span */
+    uint32_t reached_first;
     struct dm_fault fault;
     struct dm_fault last_fault;
     uint32_t label;
@@ -382,6 +383,12 @@ extern const unsigned label_count;
 extern const char digest[];
 extern struct block dead_block;
 
+/* abandon.c */
+bool give_way(struct cpu *cpu);
+void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
+void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label);
+void give_up(struct cpu *cpu, uint32_t label);
+
 /* memory.c */
 struct region *region_at(struct cpu *cpu, uint64_t physical);
 struct page *page_at(struct region *region, uint64_t physical);
@@ -389,7 +396,9 @@ void page_written(struct cpu *cpu, struct region *region, uint64_t physical);
 void ram_write(struct cpu *cpu, struct region *region, uint64_t physical, uint64_t value, unsigned size);
 void ram_touched(struct cpu *cpu, struct region *region, uint64_t physical, unsigned size);
 uint64_t host_load(const uint8_t *host, unsigned size);
-void tlb_flush(struct cpu *cpu, uint32_t global);
+
+/* tlb.c */
+void tlb_flush(struct cpu *cpu);
 void tlb_flush_page(struct cpu *cpu, uint32_t linear);
 void tlb_drop(struct cpu *cpu);
 void tlb_drop_writes(struct cpu *cpu);
@@ -398,11 +407,10 @@ const struct fetch_entry *fetch_page(struct cpu *cpu, uint32_t linear);
 handler miss_read, miss_write;
 
 /* access.c: the accesses of exact handlers and of procedures */
-bool give_way(struct cpu *cpu);
 bool check_data(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span);
 uint64_t load_span(struct cpu *cpu, const struct span *span);
 void store_span(struct cpu *cpu, const struct span *span, uint64_t value);
-bool translate(struct cpu *cpu, uint32_t linear, unsigned access, uint64_t *physical);
+uint64_t translate(struct cpu *cpu, uint32_t linear, unsigned access);
 uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size);
 void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size);
 uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool locked);
@@ -411,7 +419,6 @@ void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bo
 uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size);
 void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size);
 void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set);
-void probe_system_write(struct cpu *cpu, uint32_t linear, uint32_t size);
 uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size);
 uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_t new, unsigned size);
 
@@ -433,11 +440,15 @@ uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t
                        unsigned size);
 uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32_t offset, uint32_t wanted,
                         uint32_t down, uint32_t wide, unsigned size);
-uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down, unsigned size);
-uint32_t block_room(const struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted,
-                    bool down, bool wide, unsigned size, bool write);
 uint64_t msr_read(struct cpu *cpu, uint32_t number);
 void msr_write(struct cpu *cpu, uint32_t number, uint64_t value);
+
+/* elements.c: blocks of elements, of ports.c and strings.c */
+uint32_t block_room(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted, bool down,
+                    bool wide, unsigned size, bool write);
+uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down, unsigned size);
+void read_elements(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size, uint8_t *data);
+void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size);
 
 /* strings.c */
 uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t from_segment, uint32_t from,
@@ -446,33 +457,28 @@ uint32_t fill_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t
                     uint32_t wide, unsigned size);
 uint64_t read_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
                     unsigned size);
-void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size);
 
 /* system.c */
 uint64_t tsc_read(struct cpu *cpu);
 void tsc_write(struct cpu *cpu, uint64_t value);
-uint32_t cpuid_read(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which);
+uint64_t cpuid_entry(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which);
 uint64_t random64(struct cpu *cpu);
 void segment_changed(struct cpu *cpu, uint32_t segment);
 void mode_changed(struct cpu *cpu);
-void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
-void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label);
-void give_up(struct cpu *cpu, uint32_t label);
-
-/* breakpoints.c */
-void watch_data(struct cpu *cpu, uint32_t linear, unsigned size, bool write);
-void watch_port(struct cpu *cpu, uint32_t port, unsigned size);
 
 /* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */
 enum lineage { LINEAGE_80286, LINEAGE_80386, LINEAGE_INTEL, LINEAGE_AMD }; /* dm.isa.lineage */
 int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, struct insn *out, uint16_t *variant);
 
 /* blocks.c */
-struct block *find_block(struct cpu *cpu, uint32_t eip);
+struct block **bucket(struct cpu *cpu, uint64_t physical);
 void kill_blocks(struct cpu *cpu, struct page *page, uint64_t physical, unsigned size);
 bool code_overlaps(const struct page *page, uint64_t physical, unsigned size);
 void forget_blocks(struct cpu *cpu);
+uint64_t lines(const struct block *block);
 uint16_t form_of(const struct block *block, const struct insn *i);
+
+/* enter.c */
 handler enter_first, enter_new;
 
 /* fast_enter.c */
@@ -489,10 +495,5 @@ void charge(struct cpu *cpu, uint64_t steps, uint64_t instructions);
 /* fetch.c */
 int single_step(struct cpu *cpu);
 int single_resume(struct cpu *cpu);
-
-static inline uint32_t cs_linear(const struct cpu *cpu, uint32_t eip)
-{
-    return (uint32_t)cpu->a.seg[1].base + eip;
-}
 
 #endif

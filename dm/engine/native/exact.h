@@ -6,7 +6,6 @@
 
 #define HANDLER(name) unsigned name(struct cpu *cpu, const struct insn *i)
 #define HANDLER_PROLOGUE (void)i;
-#define PROCEDURE_PROLOGUE
 
 #define BAIL_HANDLER return END_OF_ABORT
 #define BAIL_PROCEDURE return
@@ -60,7 +59,7 @@
 #define STORE_SYSTEM64(l, v, bail) TRY_(store_system(cpu, l, v, 8), bail)
 #define OR_SYSTEM8(l, v, bail) TRY_(change_system8(cpu, l, 0xff, (uint8_t)(v)), bail)
 #define AND_SYSTEM8(l, v, bail) TRY_(change_system8(cpu, l, (uint8_t)(v), 0), bail)
-#define PROBE_SYSTEM_WRITE(l, size, bail) TRY_(probe_system_write(cpu, l, size), bail)
+#define TRANSLATE(t, l, access, bail) TRY_(t = translate(cpu, l, access), bail)
 #define LOAD_PHYSICAL32(t, p, bail) TRY_(t = (uint32_t)load_physical(cpu, p, 4), bail)
 #define LOAD_PHYSICAL64(t, p, bail) TRY_(t = load_physical(cpu, p, 8), bail)
 #define SWAP_PHYSICAL32(t, p, old, new, bail) TRY_(t = swap_physical(cpu, p, old, new, 4), bail)
@@ -93,9 +92,9 @@
 #define RANDOM(t, bail) TRY_(t = random64(cpu), bail)
 #define COMMIT(bail) TRY_(commit(cpu), bail)
 #define KEEP(bail) TRY_(keep(cpu), bail)
-#define CPUID_READ(t, leaf, subleaf, which, bail) (t = cpuid_read(cpu, leaf, subleaf, which))
+#define CPUID_ENTRY(t, leaf, subleaf, which, bail) (t = cpuid_entry(cpu, leaf, subleaf, which))
 #define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
-#define TLB_FLUSH(global, bail) tlb_flush(cpu, global)
+#define TLB_FLUSH(bail) tlb_flush(cpu)
 #define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
 #define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
 

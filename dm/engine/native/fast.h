@@ -8,6 +8,7 @@
 #define DM_FAST_H
 
 #include "cpu.h"
+#include "procedures.h"
 
 #define HANDLER(name) \
     unsigned name(struct cpu *cpu, const struct insn *i, uint32_t fr, uint32_t fc, int64_t budget, \
@@ -48,11 +49,11 @@
 
 /* What each check costs is measured with builds that lack it (build.py --without); they are never the product. */
 #ifdef WITHOUT_LIMITS
-#define BEYOND(o, bytes, top) 0
+#define BEYOND(rule, s, o, bytes) 0
 #define BEYOND_CS(eip, block) 0
 #else
-#define BEYOND(o, bytes, top) UNLIKELY((int64_t)(o) + ((bytes) - 1) > (top))
-#define BEYOND_CS(eip, block) ((uint64_t)(eip) + (block)->length > cpu->a.cs_end)
+#define BEYOND(rule, s, o, bytes) UNLIKELY(rule(cpu, s, o, bytes))
+#define BEYOND_CS(eip, block) beyond_code(cpu, eip, (block)->length)
 #endif
 #ifdef WITHOUT_BUDGET
 #define SPENT(block) 0
@@ -93,9 +94,8 @@
 #define READ_(bits, t, s, o) \
     do { \
         const uint32_t s_ = (s), o_ = (o); \
-        const struct segment *g_ = &cpu->a.seg[s_]; \
-        const uint32_t l_ = (uint32_t)g_->base + o_; \
-        if (BEYOND(o_, (bits) / 8, g_->read_top)) \
+        const uint32_t l_ = linear_address(cpu, s_, o_); \
+        if (BEYOND(beyond_read, s_, o_, (bits) / 8)) \
             BAIL_HANDLER; \
         const struct read_entry *e_ = &tlb->read[l_ / PAGE % TLB_SIZE]; \
         if (READ_MISSES(e_, l_, (bits) / 8)) \
@@ -110,12 +110,11 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
            !(cpu->store_linear == linear && cpu->store_size == size);
 }
 
-#define FIND_WRITE_(bytes, s, o, top, result) \
+#define FIND_WRITE_(bytes, s, o, rule, result) \
     do { \
         const uint32_t s_ = (s), o_ = (o); \
-        const struct segment *g_ = &cpu->a.seg[s_]; \
-        const uint32_t l_ = (uint32_t)g_->base + o_; \
-        if (BEYOND(o_, bytes, top)) \
+        const uint32_t l_ = linear_address(cpu, s_, o_); \
+        if (BEYOND(rule, s_, o_, bytes)) \
             BAIL_HANDLER; \
         const struct write_entry *e_ = &tlb->write[l_ / PAGE % TLB_SIZE]; \
         if (WRITE_MISSES(e_, l_, bytes) || UNLIKELY(CODE_HIT(WRITE_CODE(e_, l_), l_, bytes))) \
@@ -126,13 +125,13 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define WRITE_(bits, s, o, v) \
     do { \
         uintptr_t p_; \
-        FIND_WRITE_((bits) / 8, s, o, g_->write_top, p_); \
+        FIND_WRITE_((bits) / 8, s, o, beyond_write, p_); \
         *(volatile any##bits *)p_ = (v); \
     } while (0)
 
 #define RMW_(bits, t, s, o) \
     do { \
-        FIND_WRITE_((bits) / 8, s, o, g_->change_top, rmw_host); \
+        FIND_WRITE_((bits) / 8, s, o, beyond_change, rmw_host); \
         t = *(const volatile any##bits *)rmw_host; \
     } while (0)
 
@@ -188,9 +187,8 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define RMW_LOCKED_END32(v, bail) RMW_LOCKED_END_(32, v)
 #define RMW_LOCKED_END64(v, bail) RMW_LOCKED_END_(64, v)
 
-#define CPUID_READ(t, leaf, subleaf, which, bail) (t = cpuid_read(cpu, leaf, subleaf, which))
 #define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
-#define TLB_FLUSH(global, bail) tlb_flush(cpu, global)
+#define TLB_FLUSH(bail) tlb_flush(cpu)
 #define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
 #define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
 #define TSC_WRITE(value, bail) tsc_write(cpu, value)
@@ -206,7 +204,6 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
 #define STORE_SYSTEM64(l, v, bail) bail
 #define OR_SYSTEM8(l, v, bail) bail
 #define AND_SYSTEM8(l, v, bail) bail
-#define PROBE_SYSTEM_WRITE(l, v, bail) bail
 #define PROBE_READ(s, o, size, bail) bail
 #define PROBE_WRITE(s, o, size, bail) bail
 #define COMMIT(bail) bail
@@ -235,7 +232,7 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
     do { \
         const uint32_t to_ = (target); \
         struct block *b_ = i->chain; \
-        if (LIKELY(b_->tag == cpu->generation + (uint32_t)(cs_linear(cpu, to_)) && !BEYOND_CS(to_, b_) && \
+        if (LIKELY(b_->tag == cpu->generation + code_linear(cpu, to_) && !BEYOND_CS(to_, b_) && \
                    !SPENT(b_))) { \
             cpu->block = b_; \
             cpu->block_eip = to_; \

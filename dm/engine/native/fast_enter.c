@@ -1,4 +1,4 @@
-/* The ways into a block that are taken often; blocks.c has the others. */
+/* The ways into a block that are taken often; enter.c has the others. */
 
 #include "fast.h"
 
@@ -28,7 +28,7 @@ HANDLER(enter)
 {
     const uint32_t eip = cpu->a.eip;
     struct block *block = (struct block *)(void *)(cpu->arena + (size_t)i->link * LINK_UNIT);
-    if (UNLIKELY(block->tag != cpu->generation + cs_linear(cpu, eip) || BEYOND_CS(eip, block) || SPENT(block) ||
+    if (UNLIKELY(block->tag != cpu->generation + code_linear(cpu, eip) || BEYOND_CS(eip, block) || SPENT(block) ||
                  !unchanged(block)))
         return enter_first(STATE);
     cpu->block = block;
@@ -39,7 +39,7 @@ HANDLER(enter)
 
 HANDLER(enter_indirect)
 {
-    const uint32_t eip = cpu->a.eip, linear = cs_linear(cpu, eip);
+    const uint32_t eip = cpu->a.eip, linear = code_linear(cpu, eip);
     struct block **known = &cpu->jumps[linear % JUMPS_SIZE], *block = *known;
     if (UNLIKELY(block->tag != cpu->generation + linear || BEYOND_CS(eip, block) ||
                  block->code32 != (cpu->a.seg[1].attributes >> 14 & 1) || !unchanged(block)))

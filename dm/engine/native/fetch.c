@@ -1,26 +1,17 @@
-/* One instruction on its own, fetched byte-exactly: segment limit, page faults, device memory, 15 bytes. */
+/* One instruction on its own, fetched byte-exactly; the rules are dm.isa.mechanisms.fetch. */
 
 #include "cpu.h"
-#include "labels.h"
-
-enum { USER = 2, FETCH = 4 };
+#include "procedures.h"
 
 /* Fetch at least one more byte.  False: abandoned. */
 static bool fetch_more(struct cpu *cpu)
 {
     cpu->walked = false;
-    const uint64_t offset = (uint64_t)cpu->a.eip + cpu->fetch_count;
-    if (offset >= cpu->a.cs_end) {
-        raise_fault(cpu, LABEL_CS_FETCH_LIMIT, 13, 0, (uint32_t)offset, cpu->a.seg[1].limit, 0);
-        return false;
-    }
-    const uint32_t linear = cs_linear(cpu, (uint32_t)offset);
-    uint64_t physical;
     cpu->recording = true;
     cpu->cursor = 0;
-    const bool found = translate(cpu, linear, FETCH | (cpu->a.cpl == 3 ? USER : 0), &physical);
+    const uint64_t physical = fetch_address(cpu, cpu->fetch_count);
     cpu->recording = false;
-    if (!found)
+    if (cpu->bail)
         return false; /* the walk may have asked a device for an entry: its journal is kept */
     cpu->journal_count = cpu->cursor = 0;
     cpu->walked = true;
@@ -37,12 +28,9 @@ static bool fetch_more(struct cpu *cpu)
         cpu->bail = BAIL_QUESTION;
         return false;
     }
-    uint64_t n = LONGEST - cpu->fetch_count;
-    const uint64_t in_page = PAGE - linear % PAGE, in_limit = cpu->a.cs_end - offset;
-    n = n < in_page ? n : in_page;
-    n = n < in_limit ? n : in_limit;
+    const uint32_t n = fetch_room(cpu, cpu->fetch_count);
     memcpy(cpu->fetched + cpu->fetch_count, region->memory + (physical - region->gpa), n);
-    cpu->fetch_count += (unsigned)n;
+    cpu->fetch_count += n;
     return true;
 }
 
@@ -56,7 +44,7 @@ static int fetch_and_run(struct cpu *cpu)
         if (!fetch_more(cpu))
             return not_fetched(cpu);
     if (size < 0) {
-        raise_fault(cpu, LABEL_TOO_LONG, 13, 0, cpu->a.eip, 0, 0);
+        too_long(cpu);
         return not_fetched(cpu);
     }
     cpu->block = NULL;

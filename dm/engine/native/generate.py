@@ -11,9 +11,11 @@ from dm.engine.native.handlers import Handlers
 from dm.engine.native.structures import fields_header, state_source
 from dm.engine.native.tables import labels_header, tables_source
 from dm.engine.native.target import Target
+from dm.isa.entries import INLINE
 from dm.machine.header import header
-from dm.microcode import Procedure
+from dm.microcode import MicrocodeError, Procedure
 from dm.microcode.print_c import CPrinter
+from dm.microcode.uses import uses
 
 _Item = TypeVar("_Item")
 _LABELS = '#include "labels.h"\n#include "procedures.h"\n\n'
@@ -59,14 +61,28 @@ def _pair_files(handlers: Handlers) -> Iterator[tuple[str, str]]:
 
 def _procedure_files(procedures: list[Procedure]) -> Iterator[tuple[str, str]]:
     printer = CPrinter(Target(), registers=False)
-    for part, chunk in enumerate(_split(procedures, lambda made: printer.function(made.code), 300_000)):
+    called = [made for made in procedures if made not in INLINE]
+    for part, chunk in enumerate(_split(called, lambda made: printer.function(made.code), 300_000)):
         yield f"procedures_{part}.c", f'#include "exact.h"\n{_LABELS}' + "\n".join(text for _, text in chunk)
 
 
 def _procedures_header(procedures: list[Procedure]) -> str:
+    """Return the prototypes of all procedures, and the bodies of those that are inlined.
+
+    Raises:
+        MicrocodeError: one to be inlined does more than compute.
+    """
     printer = CPrinter(Target(), registers=False)
-    lines = [f"{printer.prototype(made.code)};" for made in procedures]
-    return "#ifndef DM_PROCEDURES_H\n#define DM_PROCEDURES_H\n\n" + "\n".join(lines) + "\n\n#endif\n"
+    inline = "static inline __attribute__((always_inline)) "
+    for entry in INLINE:
+        used = uses(entry.code)
+        if used.primitives or used.terminators or used.procedures - set(INLINE):
+            raise MicrocodeError(f"procedure {entry.name} stands in a header and may only compute")
+    lines = ["#ifndef DM_PROCEDURES_H", "#define DM_PROCEDURES_H", "", "#define PROCEDURE_PROLOGUE", ""]
+    for made in procedures:
+        lines.append(f"{inline if made in INLINE else ''}{printer.prototype(made.code)};")
+    bodies = [f"\n{inline}{printer.function(made.code)}" for made in procedures if made in INLINE]
+    return "\n".join([*lines, *bodies, "#endif", ""])
 
 
 def _split(items: list[_Item], print_one: Callable[[_Item], str], size: int) -> Iterator[list[tuple[_Item, str]]]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from dm.engine.native import pairs
-from dm.engine.native.entries import load_isa
 from dm.engine.native.structures import COLD
 from dm.engine.native.target import Target
-from dm.isa import cells, ends, insn
+from dm.isa import catalogue, cells, ends, insn
 from dm.isa import primitives as p
+from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import Variant
 from dm.isa.map import decode, forms
 from dm.isa.map.forms import Row
@@ -172,7 +172,7 @@ class Handlers:
         Raises:
             MicrocodeError: rows without a description, or a description that is wrong.
         """
-        missing = sorted({row.mnemonic for row in forms.ROWS if row.mnemonic not in insn.DESCRIPTIONS})
+        missing = sorted({row.mnemonic for row in forms.ROWS if row.mnemonic not in catalogue.DESCRIPTIONS})
         if missing:
             raise MicrocodeError(f"not described in dm.isa: {' '.join(missing)}")
         by_text: dict[str, list[Form]] = {}
@@ -182,7 +182,7 @@ class Handlers:
             by_text.setdefault(row.text, []).extend(made)
         found = {(_find(by_text, first), _find(by_text, second)) for first, second in pairs.pairs()}
         self.pairs = [Pair(*both) for both in sorted(found, key=lambda both: (both[0].name, both[1].name))]
-        for entry in load_isa().values():
+        for entry in (*ENTRIES, *INLINE):
             self.procedures |= uses(entry.code).procedures | {entry}
 
     def _form(self, number: int, row: Row, variant: Variant) -> Form:
@@ -221,7 +221,7 @@ class Handlers:
             # Named by content, so that a change elsewhere leaves this file's text alone.
             mark = hashlib.sha256(unnamed.encode()).hexdigest()[:8]
             made = self._made[kind, unnamed] = Handler(f"{kind}_{row.mnemonic.lower()}_{mark}", body, macros)
-            family = insn.DESCRIPTIONS[row.mnemonic].__module__.rpartition(".")[2]
+            family = catalogue.DESCRIPTIONS[row.mnemonic].__module__.rpartition(".")[2]
             self.groups.setdefault((kind, family), []).append(made)
         return made
 

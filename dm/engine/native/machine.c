@@ -3,11 +3,10 @@
 #include <stdlib.h>
 
 #include "cpu.h"
+#include "procedures.h"
 
 void take_fields(struct arch *, const struct wire *);
 void give_fields(const struct arch *, struct wire *);
-
-enum { ARITHMETIC = 0x8d5 };
 
 void dm_free(struct cpu *cpu)
 {
@@ -66,36 +65,15 @@ struct cpu *dm_new(const uint64_t features[2], uint32_t vendor, uint32_t model, 
     return cpu;
 }
 
-static uint32_t eflags(const struct arch *a)
-{
-    const uint32_t fr = a->fr, fc = a->fc;
-    uint32_t word = a->flags | 2;
-    word |= fc >> 31;
-    word |= ((uint32_t)~__builtin_popcount(fr & 0xff) ^ fc) % 2 << 2;
-    word |= (fc >> 3 & 1) << 4;
-    word |= (uint32_t)(fr == 0) << 6;
-    word |= (fr >> 31 ^ (fc >> 1 & 1)) << 7;
-    word |= ((fc ^ fc << 1) >> 31) << 11;
-    return word;
-}
-
-static void set_eflags(struct arch *a, uint32_t word)
-{
-    const uint32_t cf = word & 1, of = word >> 11 & 1, zf = word >> 6 & 1;
-    a->flags = word & ~(uint32_t)(ARITHMETIC | 2);
-    a->fr = !zf;
-    a->fc = cf << 31 | (cf ^ of) << 30 | (word >> 4 & 1) << 3 | (word >> 7 & 1) << 1 | ((word >> 2 & 1) ^ zf);
-}
-
 void dm_set_state(struct cpu *cpu, const uint8_t *wire)
 {
     const struct wire *w = (const struct wire *)wire;
     take_fields(&cpu->a, w);
     cpu->a.eip = (uint32_t)w->rip;
-    set_eflags(&cpu->a, (uint32_t)w->rflags);
+    split_eflags(cpu, (uint32_t)w->rflags);
     cpu->rip = w->rip;
     cpu->rflags = w->rflags;
-    cpu->rflags_canonical = eflags(&cpu->a);
+    cpu->rflags_canonical = join_eflags(cpu);
     cpu->a.shadow_next = 0;
     cpu->after_event = false;
     cpu->open = OPEN_NONE;
@@ -109,7 +87,7 @@ void dm_get_state(struct cpu *cpu, uint8_t *wire)
 {
     struct wire *w = (struct wire *)wire;
     give_fields(&cpu->a, w);
-    const uint64_t flags = eflags(&cpu->a);
+    const uint64_t flags = join_eflags(cpu);
     w->rip = cpu->a.eip == (uint32_t)cpu->rip ? cpu->rip : cpu->a.eip;
     w->rflags = flags == cpu->rflags_canonical ? cpu->rflags : flags;
 }

@@ -1,9 +1,7 @@
 /* The run loop: what is looked at between instructions, and the way into the fast handlers. */
 
 #include "fast.h"
-#include "procedures.h"
 
-enum { TF = 1 << 8, RF = 1 << 16, VM = 1 << 17, AC = 1 << 18, SMAP = 21, AM = 18 };
 enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.mechanisms.events.boundary */
 
 static const struct insn entry = {.handler = (void *)enter_indirect};
@@ -11,20 +9,14 @@ static const struct insn entry = {.handler = (void *)enter_indirect};
 /* Derive everything that depends on mode, privilege and flags. */
 static void derive(struct cpu *cpu)
 {
-    const struct arch *a = &cpu->a;
-    const bool is_protected = (a->cr0 & 1) && !(a->flags & VM);
-    if (is_protected != cpu->tops_protected)
+    if (segments_checked(cpu) != cpu->ends_protected)
         mode_changed(cpu);
-    const bool open = a->flags & AC;
-    if (open != cpu->smap_open) {
-        cpu->smap_open = open;
-        if (a->cr4 >> SMAP & 1)
-            tlb_drop(cpu);
+    if (smap_suspended(cpu) != cpu->smap_open) {
+        cpu->smap_open = !cpu->smap_open;
+        tlb_drop(cpu);
     }
-    cpu->tlb = &cpu->tlbs[a->cpl == 3];
-    cpu->align_check = a->cpl == 3 && (a->cr0 >> AM & 1) && open;
-    cpu->single = (a->flags & TF) || a->shadow || (a->dr7 & 0xff) || a->pending_debug || cpu->align_check ||
-                  cpu->request.has_stop_at;
+    cpu->tlb = &cpu->tlbs[cpu->a.cpl == 3];
+    cpu->single = watched(cpu) || cpu->request.has_stop_at;
 }
 
 /* Run records until a handler leaves.  Nothing is live in the registers that fast handlers use without saving them
@@ -47,11 +39,11 @@ static int run_fast(struct cpu *cpu)
     const uint64_t chunk = cpu->left < CHUNK ? cpu->left : CHUNK;
     const struct insn *i = &entry;
     int64_t budget = (int64_t)chunk;
-    const uint32_t rf = cpu->a.flags & RF; /* the first instruction that completes clears it */
-    cpu->a.flags &= ~(uint32_t)RF;
+    const uint32_t rf = cpu->a.flags & EFLAGS_RF; /* the first instruction that completes clears it */
+    cpu->a.flags &= ~EFLAGS_RF;
     if (cpu->resume) {
         const int64_t rest = cpu->block->count - (cpu->resume - cpu->block->insn);
-        if (cpu->block->tag == cpu->generation + cs_linear(cpu, cpu->block_eip) && budget >= rest) {
+        if (cpu->block->tag == cpu->generation + code_linear(cpu, cpu->block_eip) && budget >= rest) {
             i = cpu->resume;
             budget -= rest;
         }
@@ -72,8 +64,7 @@ static int run_fast(struct cpu *cpu)
     charge(cpu, used, used - cpu->repeats);
     switch (why) {
     case LEAVE_CHECKPOINT:
-        cpu->a.shadow = cpu->a.shadow_next;
-        cpu->a.shadow_next = 0;
+        retire(cpu);
         cpu->look = true;
         return RUN_ON;
     case LEAVE_REPEAT:
@@ -131,7 +122,7 @@ static int turn(struct cpu *cpu)
             derive(cpu);
         }
     }
-    if (cpu->request.has_stop_at && cs_linear(cpu, cpu->a.eip) == cpu->request.stop_at &&
+    if (cpu->request.has_stop_at && code_linear(cpu, cpu->a.eip) == cpu->request.stop_at &&
         (cpu->progressed || !cpu->request.progress)) {
         cpu->look = true;
         return EXIT_DEBUG;

@@ -10,8 +10,7 @@
 
 #include "cpu.h"
 #include "labels.h"
-
-enum { TF = 1 << 8 };
+#include "procedures.h"
 
 static bool is_device(struct cpu *cpu, uint64_t physical, bool write)
 {
@@ -53,27 +52,11 @@ static void ask_block(struct cpu *cpu, unsigned kind, uint64_t physical, unsigne
     cpu->question.down = down && cpu->bail == BAIL_QUESTION;
 }
 
-/* Withhold the answer to a block question, `count` elements from `physical` on upwards or downwards. */
-void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size)
-{
-    if (cpu->cursor == cpu->journal_count) /* else there was another question since, and the bytes have been kept */
-        for (uint32_t k = 0; k < count; k++)
-            memcpy(cpu->block_data + (size_t)(down ? count - 1 - k : k) * size, cpu->question_data + (size_t)k * size,
-                   size);
-    withhold(cpu, physical - (down ? (uint64_t)(count - 1) * size : 0), 0, size);
-    if (cpu->bail)
-        return;
-    struct store *made = &cpu->stores[cpu->store_count - 1];
-    made->block = true;
-    made->element = (uint8_t)size;
-    made->size = count * size;
-}
-
 uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t from_segment, uint32_t from,
                     uint32_t wanted, uint32_t down, uint32_t wide, unsigned size)
 {
     struct span source, target;
-    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+    if (give_way(cpu) || wanted < 2 || !undisturbed(cpu) ||
         !check_data(cpu, from_segment, from, size, false, &source) || source.first < size)
         return 0;
     const bool reads = is_device(cpu, source.physical[0], false);
@@ -110,12 +93,7 @@ uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t 
         return 0;
     }
     uint8_t data[PAGE];
-    const struct region *region = region_at(cpu, source.physical[0]);
-    const uint8_t *host = region->memory + (source.physical[0] - region->gpa);
-    for (uint32_t k = 0; k < n; k++) {
-        const uint64_t value = host_load(down ? host - (size_t)k * size : host + (size_t)k * size, size);
-        memcpy(data + (size_t)k * size, &value, size);
-    }
+    read_elements(cpu, source.physical[0], n, down, size, data);
     ask_block(cpu, INPUT_STORE, target.physical[0], size, n, down, data);
     return 0;
 }
@@ -124,7 +102,7 @@ uint32_t fill_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t
                     uint32_t wide, unsigned size)
 {
     struct span target;
-    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+    if (give_way(cpu) || wanted < 2 || !undisturbed(cpu) ||
         !check_data(cpu, segment, offset, size, true, &target) || target.first < size || asked(cpu) < 0)
         return 0;
     if (asked(cpu) > 0) {
@@ -148,7 +126,7 @@ uint64_t read_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t
                     unsigned size)
 {
     struct span source;
-    if (give_way(cpu) || wanted < 2 || (cpu->a.flags & TF) ||
+    if (give_way(cpu) || wanted < 2 || !undisturbed(cpu) ||
         !check_data(cpu, segment, offset, size, false, &source) || source.first < size || asked(cpu) < 0)
         return 0;
     if (asked(cpu) > 0) {

@@ -21,8 +21,8 @@ def fields_header() -> str:
     lines = ["#ifndef DM_FIELDS_H", "#define DM_FIELDS_H", "", "struct segment {"]
     lines += [f"    {_ctype(row.width)} {row.name[4:]};" for row in sorted(parts, key=lambda row: -row.width)]
     lines += [
-        "    /* last offset that may be read, written, both; -1 where segment_check has to decide */",
-        "    int64_t read_top, write_top, change_top;",
+        "    /* derived: see dm.isa.cells */",
+        "    uint64_t read_end, write_end, change_end;",
         "};",
         "",
         "struct arch {",
@@ -31,7 +31,7 @@ def fields_header() -> str:
         f"    struct segment seg[{len(Seg)}];",
         "    /* derived from segments */",
         "    uint32_t stack_mask;",
-        "    uint64_t cs_end; /* CS.limit + 1 */",
+        "    uint64_t code_end;",
         "    uint8_t shadow_next;",
     ]
     for row in sorted(rest, key=lambda row: row.name in COLD):

@@ -1,10 +1,10 @@
-/* Time, CPUID, random numbers, segment caches, and how an instruction gives up. */
+/* Time, random numbers, the table of CPUID, and what follows from segment registers. */
 
 #include <stdlib.h>
 #include <sys/random.h>
 
 #include "cpu.h"
-#include "labels.h"
+#include "procedures.h"
 
 static uint64_t host_tsc(void)
 {
@@ -61,77 +61,26 @@ uint64_t random64(struct cpu *cpu)
     return value;
 }
 
-static const struct dm_cpuid *cpuid_row(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf)
+/* A register of a row of the guest's table with bit 32 set; 0: there is no such row (dm.isa.mechanisms.cpuid decides). */
+uint64_t cpuid_entry(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which)
 {
     for (unsigned n = 0; n < cpu->cpuid_count; n++)
         if (cpu->cpuid[n].leaf == leaf && cpu->cpuid[n].subleaf == subleaf)
-            return &cpu->cpuid[n];
-    return NULL;
-}
-
-/* Leaves without subleaves are in the table once; those with them answer unknown ones with zeros. */
-static bool has_subleaves(uint32_t leaf)
-{
-    return leaf == 4 || leaf == 7 || leaf == 0xb || (leaf >= 0xd && leaf <= 0x1f) || leaf == 0x8000001d;
-}
-
-uint32_t cpuid_read(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which)
-{
-    const struct dm_cpuid *row = cpuid_row(cpu, leaf, subleaf);
-    if (!row && !has_subleaves(leaf))
-        row = cpuid_row(cpu, leaf, 0);
-    return row ? row->value[which & 3] : 0;
-}
-
-/* The tops decide in the fast path; whatever they do not allow, segment_check looks at again. */
-static void set_tops(struct cpu *cpu, struct segment *s)
-{
-    const unsigned type = s->attributes & 15;
-    const bool code = type & 8, bit1 = type & 2, is_protected = (cpu->a.cr0 & 1) && !(cpu->a.flags >> 17 & 1);
-    const bool usable = !s->unusable && (s->attributes >> 7 & 1) && (code || !(type & 4));
-    s->read_top = usable && (!code || bit1 || !is_protected) ? (int64_t)s->limit : -1;
-    s->write_top = usable && (code ? !is_protected : bit1) ? (int64_t)s->limit : -1;
-    s->change_top = s->read_top < s->write_top ? s->read_top : s->write_top;
+            return UINT64_C(1) << 32 | cpu->cpuid[n].value[which & 3];
+    return 0;
 }
 
 /* Protected mode has been entered or left, or everything is new. */
 void mode_changed(struct cpu *cpu)
 {
-    cpu->tops_protected = (cpu->a.cr0 & 1) && !(cpu->a.flags >> 17 & 1);
-    for (unsigned n = 0; n < 6; n++)
+    cpu->ends_protected = segments_checked(cpu);
+    for (unsigned n = 0; n < sizeof cpu->a.seg / sizeof *cpu->a.seg; n++)
         segment_changed(cpu, n);
 }
 
 void segment_changed(struct cpu *cpu, uint32_t segment)
 {
-    struct segment *s = &cpu->a.seg[segment & 7];
-    set_tops(cpu, s);
-    if (cpu->watch_segments)
+    derive_segment(cpu, segment);
+    if (cpu->watch_segments || segment == SEG_CS)
         cpu->look = true;
-    if (segment == 2)
-        cpu->a.stack_mask = s->attributes >> 14 & 1 ? 0xffffffff : 0xffff;
-    if (segment == 1) {
-        cpu->a.cs_end = (uint64_t)s->limit + 1;
-        cpu->look = true;
-    }
-}
-
-void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c)
-{
-    cpu->fault = (struct dm_fault){.vector = vector, .error = error, .label = label, .operand = {a, b, c}};
-    cpu->bail = BAIL_FAULT;
-}
-
-/* Leave before this instruction: it touches what only the hypervisor has, or is its to execute (label: its name). */
-void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label)
-{
-    cpu->hypervisor_address = physical;
-    cpu->label = label;
-    cpu->bail = BAIL_HYPERVISOR;
-}
-
-void give_up(struct cpu *cpu, uint32_t label)
-{
-    cpu->label = label;
-    cpu->bail = BAIL_UNSUPPORTED;
 }

@@ -13,11 +13,6 @@ from dm.isa.map.forms import Row
 
 #: Reasons of the runtime's own, before those of the descriptions.
 OWN_LABELS: Final = (
-    "NO_SUCH_OPCODE",
-    "ALIGNMENT",
-    "CS_FETCH_LIMIT",
-    "TOO_LONG",
-    "MSR_REFUSED",
     "TOO_MANY_ACCESSES",
     "DIVERGED",
 )

@@ -10,7 +10,9 @@ from dm.microcode import Field, MicrocodeError, Value
 from dm.microcode.print_c import CTarget
 
 #: Members of struct cpu that are no part of the architectural state.
-_ENGINE_CELLS: Final = frozenset({"features", "more_features", "vendor", "model", "delivering"})
+_ENGINE_CELLS: Final = frozenset(
+    {"features", "more_features", "vendor", "model", "delivering", "reached", "reached_first"}
+)
 
 
 class Target(CTarget):

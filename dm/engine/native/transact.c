@@ -4,15 +4,14 @@
 #include "labels.h"
 #include "procedures.h"
 
-enum { TF = 1 << 8, RF = 1 << 16, SINGLE_STEP = 1 << 14, BTF = 2, SHUTDOWN = 2, AGAIN_LIMIT = 10000, DELIVERIES = 8 };
-enum { DEBUG_EXCEPTION = 1 };
+enum { AGAIN_LIMIT = 10000, DELIVERIES = 8 };
 
 exact exact_undefined;
 
 unsigned exact_undefined(struct cpu *cpu, const struct insn *i)
 {
     (void)i;
-    raise_fault(cpu, LABEL_NO_SUCH_OPCODE, 6, 0, 0, 0, 0);
+    no_such_opcode(cpu);
     return END_OF_ABORT;
 }
 
@@ -38,15 +37,10 @@ static unsigned transact(struct cpu *cpu, const struct insn *i, exact *run, bool
         cpu->cursor = cpu->store_count = 0;
         cpu->moved = 1;
         cpu->bail = BAIL_NONE;
-        const bool stepped = i && cpu->a.flags & TF, by_branch = stepped && cpu->a.debugctl & BTF;
-        if (i) {
-            if (stepped && !by_branch)
-                cpu->a.pending_debug |= SINGLE_STEP;
-            cpu->a.flags &= ~(uint32_t)RF;
-        }
+        const bool by_branch = i && begin_instruction(cpu);
         end = run(cpu, i);
         if (by_branch && (end == END_OF_JUMP || end == END_OF_TRANSFER))
-            cpu->a.pending_debug |= SINGLE_STEP;
+            branch_taken(cpu);
         if (end != END_OF_ABORT) {
             if (commit_stores(cpu))
                 break;
@@ -109,12 +103,6 @@ static void raise(struct cpu *cpu)
     raise_exception(cpu, cpu->fault.vector, cpu->fault.error, cpu->fault.operand[0]);
 }
 
-/* In SVM's paged real mode a page fault is the hypervisor's (APM vol. 2, 15.19): nothing is delivered. */
-static bool is_hypervisors(const struct cpu *cpu)
-{
-    return cpu->fault.vector == 14 && !(cpu->a.cr0 & 1);
-}
-
 static int page_fault_exit(struct cpu *cpu)
 {
     cpu->bail = BAIL_NONE;
@@ -130,17 +118,17 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
             cpu->journal_count = 0;
         journal_kept = false;
         cpu->delivering = 1;
-        const bool cold = cpu->a.inject_vector == DEBUG_EXCEPTION; /* its delivery changes IA32_DEBUGCTL */
+        const bool cold = cpu->a.inject_vector == VECTOR_DB; /* its delivery changes IA32_DEBUGCTL */
         const unsigned end = transact(cpu, NULL, deliver_now, cold);
         const bool fault = end == END_OF_ABORT && cpu->bail == BAIL_FAULT;
-        if (fault && is_hypervisors(cpu)) {
+        if (fault && is_hypervisors(cpu, cpu->fault.vector)) {
             cpu->delivering = 0;
             return page_fault_exit(cpu);
         }
         if (fault)
             raise(cpu);
         cpu->delivering = 0;
-        if (end != END_OF_ABORT || (fault && cpu->a.activity == SHUTDOWN)) {
+        if (end != END_OF_ABORT || (fault && cpu->a.activity == ACTIVITY_SHUTDOWN)) {
             cpu->progressed = true;
             return RUN_ON;
         }
@@ -164,7 +152,7 @@ static int faulted(struct cpu *cpu)
         cpu->bail = BAIL_MISMATCH;
         return abandoned(cpu, OPEN_NONE);
     }
-    if (is_hypervisors(cpu))
+    if (is_hypervisors(cpu, cpu->fault.vector))
         return page_fault_exit(cpu);
     raise(cpu);
     charge(cpu, 1, 0); /* a step that has completed no instruction */
@@ -189,8 +177,7 @@ static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsig
         cpu->open_variant = variant;
         return abandoned(cpu, OPEN_INSN);
     }
-    cpu->a.shadow = cpu->a.shadow_next;
-    cpu->a.shadow_next = 0;
+    retire(cpu);
     if (end == END_OF_REPEAT) {
         cpu->a.eip = cpu->block_eip + i->offset;
         charge(cpu, cpu->repeat, 0);

@@ -11,16 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 from dm.engine.api import RegionKind
-from dm.engine.python_engine.breakpoints import data_hits
 from dm.engine.python_engine.cells import M32, Cells
 from dm.engine.python_engine.journal import Entry, Input, Journal, Withheld
 from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
-from dm.engine.python_engine.signals import Abandon, Fault, NeedExact
-from dm.engine.python_engine.translate import procedures
-
-#: Access kinds of the page walk; IMPLICIT as in dm.isa.mechanisms.paging.
-READ, WRITE, USER, FETCH, IMPLICIT = 0, 1, 2, 4, 8
-_SS: Final = 2
+from dm.engine.python_engine.signals import Abandon, NeedExact
+from dm.engine.python_engine.translate import RULES
+from dm.machine.architecture import Access as Kind
 
 #: Where an access goes: (guest-physical address, size) of one piece, or of two when it crosses a page.
 Span = list[tuple[int, int]]
@@ -36,15 +32,18 @@ class Access(Cells):
 
     memory: GuestMemory
     journal: Journal
-    #: Largest offset that may be read or written without checking the rules, -1 for none.
-    read_top: list[int]
-    write_top: list[int]
+    # What follows from segments, and where the access just checked goes: see dm.isa.cells.
+    seg_read_end: list[int]
+    seg_write_end: list[int]
+    seg_change_end: list[int]
+    code_end: int
     stack_mask: int
+    reached: list[int]
+    reached_first: int
     #: Pages written since the last report, posted writes since then.
     written: set[int]
     posted: list[tuple[int, bytes]]
     recording = False
-    align_check = False
     # Read-modify-write in progress: a cell of a page, or a span.
     _rmw_view: memoryview[int] | None = None
     _rmw_at = 0
@@ -53,8 +52,8 @@ class Access(Cells):
     _rmw_input: Entry
 
     def __init__(self) -> None:
-        self.segment_check = procedures().segment_check
-        self.page_walk = procedures().page_walk
+        self.seg_read_end, self.seg_write_end, self.seg_change_end = [0] * 8, [0] * 8, [0] * 8
+        self.reached = [0, 0]
         self._filling = False
         #: Called when translations are forgotten.
         self.on_flush: Callable[[], None] = lambda: None
@@ -92,16 +91,14 @@ class Access(Cells):
 
     def _walk(self, linear: int, access: int) -> int:
         """Return the physical address for the fast path; failures are left to exact mode."""
-        if not self.cr0 >> 31 & 1:
-            return linear & self.memory.a20_mask
         self._filling = True
         try:
-            found = self.page_walk(self, linear, access | (USER if self.cpl == 3 else 0))
+            found = RULES.physical_address(self, linear, access | RULES.privilege(self))
         except Abandon:
             raise NeedExact from None
         finally:
             self._filling = False
-        return found & self.memory.a20_mask
+        return int(found) & self.memory.a20_mask
 
     def fetchable(self, linear: int) -> Page:
         """Return the page that instructions at ``linear`` come from.
@@ -112,21 +109,21 @@ class Access(Cells):
         table = self._fetchable[self.cpl == 3]
         page = table.get(linear // PAGE)
         if page is None:
-            page = self.memory.page(self._walk(linear, FETCH) // PAGE)
+            page = self.memory.page(self._walk(linear, Kind.FETCH) // PAGE)
             if page is None or page.kind is RegionKind.FIRMWARE:
                 raise NeedExact
             table[linear // PAGE] = page
         return page
 
     def _fill_read(self, linear: int) -> Views:
-        page = self.memory.page(self._walk(linear, READ) // PAGE)
+        page = self.memory.page(self._walk(linear, 0) // PAGE)
         if page is None:
             raise NeedExact
         self.reads[linear // PAGE] = page.views
         return page.views
 
     def _fill_write(self, linear: int) -> Views:
-        physical = self._walk(linear, WRITE)
+        physical = self._walk(linear, Kind.WRITE)
         page = self.memory.page(physical // PAGE)
         if page is None or page.kind is not RegionKind.RAM:
             raise NeedExact
@@ -137,7 +134,9 @@ class Access(Cells):
 
     def translate(self, linear: int, access: int) -> int:
         """Exact mode: return the physical address of one byte."""
-        if not self.cr0 >> 31 & 1:
+        if not self.recording:
+            raise NeedExact
+        if not RULES.translated(self):
             return linear & self.memory.a20_mask
         journal = self.journal
         if journal.ahead is not None and journal.ahead.kind is Input.TRANSLATE:
@@ -146,28 +145,36 @@ class Access(Cells):
             return known.value & self.memory.a20_mask
         # A finished walk is one entry, an unfinished one its loads.
         start = journal.cursor
-        found = self.page_walk(self, linear, access)
+        found = int(RULES.physical_address(self, linear, access))
         del journal.entries[start:]
         journal.record(Input.TRANSLATE, linear, access, found)
         return found & self.memory.a20_mask
 
-    def _reach(self, linear: int, size: int, access: int) -> Span:
-        """Translate every byte of an access before any is touched."""
-        if not self.recording:
-            raise NeedExact
-        first = min(size, PAGE - linear % PAGE)
-        span = [(self.translate(linear, access), first)]
+    def _span(self, size: int) -> Span:
+        """Return where the access just checked goes."""
+        first = self.reached_first
+        span = [(self.reached[0], first)]
         if first < size:
-            span.append((self.translate(linear + first & M32, access), size - first))
+            span.append((self.reached[1], size - first))
         return span
 
-    def data_span(self, linear: int, size: int, access: int) -> Span:
-        """Exact mode: where a data access goes, with all checks after the segment's done."""
-        self._check_alignment(linear, size)
-        span = self._reach(linear, size, access | (USER if self.cpl == 3 else 0))
-        if self.dr7 & 0xFF:
-            self.pending_debug |= data_hits(self.dr7, self.dr, linear, size, access == WRITE)
-        return span
+    def data_span(self, seg: int, offset: int, size: int, write: int) -> Span:
+        """Exact mode: check a data access in everything and return where it goes.
+
+        Raises:
+            Fault, Question: as the checks and the page walk have it.
+            NeedExact: not in exact mode.
+        """
+        if not self.recording:
+            raise NeedExact
+        RULES.data_access(self, seg, offset, size, write)
+        return self._span(size)
+
+    def _system_span(self, linear: int, size: int, write: int) -> Span:
+        if not self.recording:
+            raise NeedExact
+        RULES.system_access(self, linear, size, write)
+        return self._span(size)
 
     def load_span(self, span: Span) -> int:
         """Exact mode: read."""
@@ -187,21 +194,27 @@ class Access(Cells):
 
     # slow paths of the data accesses below
 
-    def _load(self, linear: int, size: int) -> int:
-        if self.recording:
-            return self.load_span(self.data_span(linear, size, READ))
+    def _inside(self, linear: int, size: int) -> None:
         if linear % PAGE + size > PAGE:
             raise NeedExact
+
+    def _load(self, seg: int, offset: int, size: int) -> int:
+        if self.recording:
+            return self.load_span(self.data_span(seg, offset, size, 0))
+        RULES.check_segment(self, seg, offset, size, 0)
+        linear = RULES.linear_address(self, seg, offset)
+        self._inside(linear, size)
         views = self.reads.get(linear // PAGE) or self._fill_read(linear)
         at = linear % PAGE
         return int.from_bytes(views[0][at : at + size], "little")
 
-    def _store(self, linear: int, size: int, value: int) -> None:
+    def _store(self, seg: int, offset: int, size: int, value: int) -> None:
         if self.recording:
-            self.store_span(self.data_span(linear, size, WRITE), value)
+            self.store_span(self.data_span(seg, offset, size, 1), value)
             return
-        if linear % PAGE + size > PAGE:
-            raise NeedExact
+        RULES.check_segment(self, seg, offset, size, 1)
+        linear = RULES.linear_address(self, seg, offset)
+        self._inside(linear, size)
         views = self.writes.get(linear // PAGE) or self._fill_write(linear)
         at = linear % PAGE
         if at & (size - 1):
@@ -209,15 +222,18 @@ class Access(Cells):
         else:
             views[size.bit_length() - 1][at // size] = value
 
-    def _rmw(self, linear: int, size: int) -> int:
+    def _rmw(self, seg: int, offset: int, size: int) -> int:
         self._rmw_view = None
         if self.recording:
-            self._rmw_span = self.data_span(linear, size, WRITE)
+            RULES.change_access(self, seg, offset, size)
+            self._rmw_span = self._span(size)
             value = self.load_span(self._rmw_span)
             self._rmw_input = self.journal.entries[self.journal.cursor - 1]
             return value
-        if linear % PAGE + size > PAGE:
-            raise NeedExact
+        RULES.check_segment(self, seg, offset, size, 0)
+        RULES.check_segment(self, seg, offset, size, 1)
+        linear = RULES.linear_address(self, seg, offset)
+        self._inside(linear, size)
         views = self.writes.get(linear // PAGE) or self._fill_write(linear)
         self._rmw_at = linear % PAGE
         if self._rmw_at & (size - 1):
@@ -250,22 +266,7 @@ class Access(Cells):
     def _probe(self, seg: int, offset: int, size: int, write: int) -> None:
         if not self.recording:
             raise NeedExact
-        if size == 0:
-            return
-        if offset + size - 1 > (self.write_top if write else self.read_top)[seg]:
-            self.segment_check(self, seg, offset, size, write)
-        linear = self.seg_base[seg] + offset & M32
-        self._check_alignment(linear, size)
-        self._probe_pages(linear, size, (WRITE if write else READ) | (USER if self.cpl == 3 else 0))
-
-    def _check_alignment(self, linear: int, size: int) -> None:
-        if self.align_check and size <= 8 and linear & (size - 1):
-            raise Fault("ALIGNMENT", 17, 0, linear, size)
-
-    def _probe_pages(self, linear: int, size: int, access: int) -> None:
-        last = (linear % PAGE + size - 1) // PAGE
-        for n in range(min(last + 1, 32)):
-            self.translate(linear if n == 0 else (linear & ~(PAGE - 1)) + n * PAGE & M32, access)
+        RULES.probe_access(self, seg, offset, size, write)
 
     def probe_write(self, seg: int, offset: int, size: int) -> None:
         """Check that a write would succeed."""
@@ -275,15 +276,8 @@ class Access(Cells):
         """Check that a read would succeed."""
         self._probe(seg, offset, size, 0)
 
-    def probe_system_write(self, linear: int, size: int) -> None:
-        """Check that supervisor writes would succeed."""
-        if not self.recording:
-            raise NeedExact
-        if size:
-            self._probe_pages(linear, size, WRITE | IMPLICIT)
-
     def _change_system8(self, linear: int, keep: int, change: int) -> None:
-        span = self._reach(linear, 1, WRITE | IMPLICIT)
+        span = self._system_span(linear, 1, 1)
         old = self.load_span(span)
         entry = self.journal.entries[self.journal.cursor - 1]
         self.store_span(span, old & keep | change).locked = entry
@@ -326,19 +320,17 @@ class Access(Cells):
         return done
 
 
-# The hot primitives, one function per width.
+# The hot primitives, one function per width: inside the segment's end, aligned, in a page that is known.
 
 
 def _loader(size: int) -> Callable[[Access, int, int], int]:
     last, shift = size - 1, size.bit_length() - 1
 
     def load(self: Access, seg: int, offset: int) -> int:
-        if offset + last > self.read_top[seg]:
-            self.segment_check(self, seg, offset, size, 0)
         linear = self.seg_base[seg] + offset & M32
         views = self.reads.get(linear >> 12)
-        if views is None or linear & last:
-            return self._load(linear, size)
+        if views is None or linear & last or offset + last >= self.seg_read_end[seg]:
+            return self._load(seg, offset, size)
         return views[shift][(linear & 0xFFF) >> shift]
 
     return load
@@ -348,12 +340,10 @@ def _storer(size: int) -> Callable[[Access, int, int, int], None]:
     last, shift = size - 1, size.bit_length() - 1
 
     def store(self: Access, seg: int, offset: int, value: int) -> None:
-        if offset + last > self.write_top[seg]:
-            self.segment_check(self, seg, offset, size, 1)
         linear = self.seg_base[seg] + offset & M32
         views = self.writes.get(linear >> 12)
-        if views is None or linear & last:
-            self._store(linear, size, value)
+        if views is None or linear & last or offset + last >= self.seg_write_end[seg]:
+            self._store(seg, offset, size, value)
         else:
             views[shift][(linear & 0xFFF) >> shift] = value
 
@@ -364,14 +354,10 @@ def _changer(size: int) -> Callable[[Access, int, int], int]:
     last, shift = size - 1, size.bit_length() - 1
 
     def rmw(self: Access, seg: int, offset: int) -> int:
-        if offset + last > self.read_top[seg]:
-            self.segment_check(self, seg, offset, size, 0)
-        if offset + last > self.write_top[seg]:
-            self.segment_check(self, seg, offset, size, 1)
         linear = self.seg_base[seg] + offset & M32
         views = self.writes.get(linear >> 12)
-        if views is None or linear & last:
-            return self._rmw(linear, size)
+        if views is None or linear & last or offset + last >= self.seg_change_end[seg]:
+            return self._rmw(seg, offset, size)
         view = self._rmw_view = views[shift]
         at = self._rmw_at = (linear & 0xFFF) >> shift
         return view[at]
@@ -399,14 +385,14 @@ def _locked_ender(size: int) -> Callable[[Access, int], None]:
 
 def _system_loader(size: int) -> Callable[[Access, int], int]:
     def load_system(self: Access, linear: int) -> int:
-        return self.load_span(self._reach(linear, size, IMPLICIT))
+        return self.load_span(self._system_span(linear, size, 0))
 
     return load_system
 
 
 def _system_storer(size: int) -> Callable[[Access, int, int], None]:
     def store_system(self: Access, linear: int, value: int) -> None:
-        self.store_span(self._reach(linear, size, WRITE | IMPLICIT), value)
+        self.store_span(self._system_span(linear, size, 1), value)
 
     return store_system
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Final
 
+from dm.engine.python_engine.translate import RULES
 from dm.machine.state import FIELDS, Segment, State
 
 M32: Final = 0xFFFFFFFF
-#: Bits of EFLAGS held in ``fr`` and ``fc`` (see dm.isa.flags).
-ARITHMETIC: Final = 0x8D5
 
 _SEGMENT_PARTS: Final = ("selector", "base", "limit", "attributes", "unusable")
 _SPECIAL: Final = frozenset({"gpr", "rip", "rflags", "fxsave"})
@@ -76,8 +75,7 @@ class Cells:
         self.gpr_high = [*(value >> 32 for value in state.gpr), 0]
         self.fxsave = bytearray(state.fxsave)
         self.eip = int(state.rip) & M32
-        self.flags = state.rflags & M32 & ~(ARITHMETIC | 2)
-        self.fr, self.fc = lazy(state.rflags)
+        RULES.split_eflags(self, int(state.rflags) & M32)
         self.shadow_next = 0
         # What the cells cannot hold is returned unchanged unless the register has changed.
         self._rip = int(state.rip), self.eip
@@ -101,10 +99,7 @@ class Cells:
 
     def eflags(self) -> int:
         """Return EFLAGS, bit 1 set."""
-        fr, fc = self.fr, self.fc
-        word = self.flags | 2 | (fc >> 31) | (fc >> 3 & 1) << 4 | ((fr >> 31) ^ (fc >> 1 & 1)) << 7
-        word |= (~(fr & 0xFF).bit_count() & 1 ^ fc & 1) << 2
-        return word | (fr == 0) << 6 | ((fc >> 31) ^ (fc >> 30 & 1)) << 11
+        return int(RULES.join_eflags(self))
 
     def save(self) -> Saved:
         """Return a copy of all cells for :meth:`restore`."""
@@ -123,9 +118,3 @@ class Cells:
             setattr(self, name, value)
         for name, array in zip(_OWN_ARRAYS, saved[1], strict=True):
             setattr(self, name, array[:])
-
-
-def lazy(rflags: int) -> tuple[int, int]:
-    """Return ``(fr, fc)`` that represent the arithmetic flags of a flags word."""
-    cf, pf, af, zf, sf, of = (rflags >> bit & 1 for bit in (0, 2, 4, 6, 7, 11))
-    return zf ^ 1, cf << 31 | (cf ^ of) << 30 | af << 3 | sf << 1 | pf ^ zf

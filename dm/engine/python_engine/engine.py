@@ -22,8 +22,9 @@ from dm.engine.python_engine.signals import (
     Question,
     Unsupported,
 )
-from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, TRANSFER, procedures
+from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, RULES, TRANSFER
 from dm.isa.mechanisms.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
+from dm.machine.architecture import Eflags
 from dm.machine.rules import Policy
 from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update
 
@@ -36,11 +37,7 @@ MOST_WRITTEN: Final = 12288
 MOST_ATTEMPTS: Final = 10000
 #: Consecutive deliveries that may fault before a step is charged: #AC while #AC is delivered would never end.
 MOST_DELIVERIES: Final = 8
-_TF, _RF = 1 << 8, 1 << 16
-_BS: Final = 1 << 14
-#: IA32_DEBUGCTL.BTF: TF traps behind branches only.
-_BTF: Final = 2
-_PF: Final = 14
+_RF: Final = int(Eflags.RF)
 _NONE: Final = int(EventType.NONE)
 
 _POLICIES: Final[dict[Until, Policy]] = {
@@ -74,7 +71,6 @@ class PythonEngine:
         self._cpu = Machine(config or CpuConfig())
         self._fetcher = Fetcher(self._cpu)
         self._cpu.on_flush = self._fetcher.forget
-        self._procedures = procedures()
         self._open: _Open | None = None
         self._kicked = False
         self._closed = False
@@ -281,7 +277,7 @@ class PythonEngine:
     def _boundaries(self, policy: Policy | None, window: bool) -> Exit:
         """Go from boundary to boundary until the run ends."""
         cpu = self._cpu
-        enterable, boundary = self._procedures.enterable, self._procedures.boundary
+        enterable, boundary = RULES.enterable, RULES.boundary
         while True:
             look = self._look = self._look or self._single()
             if look:
@@ -318,13 +314,11 @@ class PythonEngine:
 
     def _linear(self) -> int:
         """Return the linear address of the next instruction."""
-        return (self._cpu.seg_base[1] + self._cpu.eip) & 0xFFFFFFFF
+        return int(RULES.code_linear(self._cpu, self._cpu.eip))
 
     def _single(self) -> bool:
         """Whether every boundary must be looked at."""
-        cpu = self._cpu
-        watched = cpu.flags & _TF or cpu.shadow or cpu.dr7 & 0xFF or cpu.pending_debug or cpu.align_check
-        return bool(watched) or self._stop_at is not None
+        return bool(RULES.watched(self._cpu)) or self._stop_at is not None
 
     def _charge(self, steps: int, instructions: int) -> None:
         if not self._prepaid:  # otherwise it belongs to the run that asked
@@ -372,7 +366,7 @@ class PythonEngine:
                     left -= 1
                     if result in (CHECKPOINT, TRANSFER):
                         eip = cpu.eip
-                        cpu.shadow, cpu.shadow_next = cpu.shadow_next, 0
+                        RULES.retire(cpu)
                     else:
                         eip = i.next_eip
                     self._look = True
@@ -411,7 +405,7 @@ class PythonEngine:
         except Fault as fault:
             self._fault(fault)
             return
-        cpu.shadow, cpu.shadow_next = cpu.shadow_next, 0
+        RULES.retire(cpu)
         if result == REPEAT:
             self._charge(cpu.repeated, 0)
         else:
@@ -432,15 +426,12 @@ class PythonEngine:
         cpu = self._cpu
         eip = cpu.eip
         cpu.moved = 1
-        stepped, by_branch = cpu.flags & _TF, cpu.debugctl & _BTF
-        if stepped and not by_branch:
-            cpu.pending_debug |= _BS
-        cpu.flags &= ~_RF
+        by_branch = RULES.begin_instruction(cpu)
         insn = self._insn or self._fetcher.fetch_exact(eip, self._code)
         cpu.insn_end = insn.next_eip
         result = insn.run(cpu, insn)
-        if stepped and by_branch and result is not None and (result >= 0 or result == TRANSFER):
-            cpu.pending_debug |= _BS
+        if by_branch and result is not None and (result >= 0 or result == TRANSFER):
+            RULES.branch_taken(cpu)
         if result is None:
             cpu.eip = insn.next_eip
         elif result >= 0:
@@ -451,7 +442,7 @@ class PythonEngine:
 
     def _delivery(self) -> int | None:
         self._cpu.delivering = 1
-        self._procedures.deliver(self._cpu)
+        RULES.deliver(self._cpu)
         return CHECKPOINT
 
     def _transact(self, delivery: bool) -> int | None:
@@ -523,13 +514,13 @@ class PythonEngine:
         self._charge(1, 0)
 
     def _refuse(self, fault: Fault) -> None:
-        """End the run at a page fault of SVM's paged real mode, which is the hypervisor's (APM vol. 2, 15.19)."""
-        if fault.vector == _PF and not self._cpu.cr0 & 1:
+        """End the run at a fault that is the hypervisor's, which is not delivered."""
+        if RULES.is_hypervisors(self._cpu, fault.vector):
             raise PageFault(fault.operands[0], fault.error)
 
     def _raise(self, fault: Fault) -> None:
         self._last_fault = fault
-        self._procedures.raise_exception(self._cpu, fault.vector, fault.error, fault.operands[0])
+        RULES.raise_exception(self._cpu, fault.vector, fault.error, fault.operands[0])
 
     def _resume(self, opened: _Open) -> None:
         """Finish what a question has interrupted."""

@@ -9,13 +9,12 @@ import mmap
 from typing import Final
 
 from dm.engine.api import RegionKind
-from dm.engine.python_engine.access import FETCH, USER
 from dm.engine.python_engine.cells import M32
 from dm.engine.python_engine.machine import Machine
 from dm.engine.python_engine.memory import PAGE
-from dm.engine.python_engine.signals import Fault, Firmware, NeedExact
-from dm.engine.python_engine.translate import Handler, form, invalid
-from dm.isa.map.decode import LONGEST, Decoded, NeedMore, TooLong, decode
+from dm.engine.python_engine.signals import Firmware, NeedExact
+from dm.engine.python_engine.translate import RULES, Handler, form, invalid
+from dm.isa.map.decode import Decoded, NeedMore, TooLong, decode
 
 _CS: Final = 1
 _CODE32: Final = 0x4000
@@ -91,19 +90,19 @@ class Fetcher:
         return found
 
     def fetch(self, eip: int) -> Insn:
-        """Decode the instruction at ``eip`` from plain memory and keep it.
+        """Decode the instruction at ``eip``, which is cell EIP, from plain memory and keep it.
 
         Raises:
             NeedExact: it is not all in one page of plain memory inside CS, or no whole instruction.
         """
         cpu = self._cpu
-        limit = cpu.seg_limit[_CS]
-        if eip > limit:
+        room = RULES.fetch_room(cpu, 0)
+        if not room:
             raise NeedExact
-        linear = cpu.seg_base[_CS] + eip & M32
+        linear = RULES.code_linear(cpu, eip)
         page = cpu.fetchable(linear)
         at = page.start + linear % PAGE
-        code = bytes(page.memory[at : at + min(LONGEST, PAGE - linear % PAGE, limit - eip + 1)])
+        code = bytes(page.memory[at : at + room])
         code32 = cpu.seg_attributes[_CS] & _CODE32
         key = (id(page.memory), at, code32)
         known = self._decoded.get(key)
@@ -140,16 +139,13 @@ class Fetcher:
                 cpu.journal.mmio = expected
                 return Insn(d, eip, bytes(code))
             except NeedMore:
-                offset = eip + len(code)
+                code.append(self._byte(len(code)))
             except TooLong:
-                raise Fault("TOO_LONG", 13, 0, eip) from None
-            if offset > cpu.seg_limit[_CS]:
-                raise Fault("CS_FETCH_LIMIT", 13, 0, offset & M32, cpu.seg_limit[_CS])
-            code.append(self._byte(cpu.seg_base[_CS] + offset & M32))
+                RULES.too_long(cpu)
 
-    def _byte(self, linear: int) -> int:
+    def _byte(self, count: int) -> int:
         cpu = self._cpu
-        physical = cpu.translate(linear, FETCH | (USER if cpu.cpl == 3 else 0))
+        physical = RULES.fetch_address(cpu, count)
         if cpu.memory.kind(physical) is RegionKind.FIRMWARE:
             raise Firmware(physical)
         return cpu.journal.load(cpu.memory, physical, 1)

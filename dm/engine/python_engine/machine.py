@@ -13,15 +13,13 @@ from dm.engine.python_engine.journal import Input, Journal
 from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.strings import Strings
+from dm.engine.python_engine.translate import RULES
 from dm.isa import features
 from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import State
 
 M64: Final = 0xFFFFFFFFFFFFFFFF
-_PE, _AM, _AC, _VM = 1, 1 << 18, 1 << 18, 1 << 17
-_SMAP: Final = 1 << 21
-_SS: Final = 2
 
 Cpuid = Mapping[tuple[int, int], tuple[int, int, int, int]]
 
@@ -31,10 +29,6 @@ def cpuid_table(config: CpuConfig) -> dict[tuple[int, int], tuple[int, int, int,
     if not config.cpuid:
         return dict(DEFAULT_CPUID)
     return {(row.leaf, row.subleaf): (row.eax, row.ebx, row.ecx, row.edx) for row in config.cpuid}
-
-
-def _has_subleaves(leaf: int) -> bool:
-    return leaf in (4, 7, 0xB, 0x8000001D) or 0xD <= leaf <= 0x1F
 
 
 class Machine(Strings):
@@ -76,39 +70,23 @@ class Machine(Strings):
 
     def derive(self) -> None:
         """Recompute everything that follows from the cells."""
-        self.read_top = [-1] * 8
-        self.write_top = [-1] * 8
-        for seg in range(8):
-            self._set_tops(seg)
-        self.stack_mask = 0xFFFFFFFF if self.seg_attributes[_SS] & 0x4000 else 0xFFFF
+        for seg in range(len(self.seg_base)):
+            RULES.derive_segment(self, seg)
         self.refresh()
 
     def refresh(self) -> None:
         """Recompute what follows from mode and privilege."""
-        mode = self.cr0 & _PE, self.flags & _VM
-        open_ = self.flags & _AC if self.cr4 & _SMAP else 0
-        if open_ != self._open_users:  # EFLAGS.AC decides whether the supervisor may touch user pages
-            self._open_users = open_
+        if (open_ := RULES.smap_suspended(self)) != self._smap_open:
+            self._smap_open = open_
             self.forget_translations()
-        if mode != self._mode:
-            self._mode = mode
-            for seg in range(8):
-                self._set_tops(seg)
-        self.align_check = self.cpl == 3 and bool(self.cr0 & _AM and self.flags & _AC)
+        if (checked := RULES.segments_checked(self)) != self._segments_checked:
+            self._segments_checked = checked
+            for seg in range(len(self.seg_base)):
+                RULES.derive_segment(self, seg)
         self.use_tables()
 
-    _mode = (0, 0)
-    _open_users = 0
-
-    def _set_tops(self, seg: int) -> None:
-        # What these do not allow is checked again by segment_check.
-        attributes = self.seg_attributes[seg]
-        code, bit1 = attributes & 8, attributes & 2
-        is_protected = self.cr0 & _PE and not self.flags & _VM
-        usable = not self.seg_unusable[seg] and attributes & 0x80 and (code or not attributes & 4)
-        limit = self.seg_limit[seg]
-        self.read_top[seg] = limit if usable and (not code or bit1 or not is_protected) else -1
-        self.write_top[seg] = limit if usable and (not is_protected if code else bit1) else -1
+    _segments_checked = 0
+    _smap_open = 0
 
     def begin_exact(self) -> None:
         """Enter exact mode; a replay starts at the journal's beginning."""
@@ -126,11 +104,9 @@ class Machine(Strings):
 
     def segment_changed(self, seg: int) -> None:
         """The hidden part of a segment register changed."""
-        self._set_tops(seg)
-        if seg == _SS:
-            self.stack_mask = 0xFFFFFFFF if self.seg_attributes[_SS] & 0x4000 else 0xFFFF
+        RULES.derive_segment(self, seg)
 
-    def tlb_flush(self, everything: int) -> None:
+    def tlb_flush(self) -> None:
         """Paging, or what the TLB depends on, changed."""
         self.flushed = True
         self.forget_translations()
@@ -196,10 +172,7 @@ class Machine(Strings):
             known = self.journal.record(Input.RANDOM, 0, 8, int.from_bytes(os.urandom(8), "little"))
         return known.value
 
-    def cpuid_read(self, leaf: int, subleaf: int, which: int) -> int:
-        """Return a register of CPUID."""
-        table = self._cpuid
-        row = table.get((leaf, subleaf))
-        if row is None and not _has_subleaves(leaf):
-            row = table.get((leaf, 0))
-        return row[which & 3] if row else 0
+    def cpuid_entry(self, leaf: int, subleaf: int, which: int) -> int:
+        """Return a register of a row of the guest's table with bit 32 set, 0 when there is no such row."""
+        row = self._cpuid.get((leaf, subleaf))
+        return row[which & 3] | 1 << 32 if row else 0

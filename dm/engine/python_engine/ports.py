@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 from dm.engine.api import RegionKind
-from dm.engine.python_engine.access import READ, WRITE, Access, Span
-from dm.engine.python_engine.breakpoints import port_hits
+from dm.engine.python_engine.access import Access, Span
 from dm.engine.python_engine.cells import M32
 from dm.engine.python_engine.journal import Entry, Input
 from dm.engine.python_engine.memory import PAGE
-from dm.engine.python_engine.signals import Fault, NeedExact
+from dm.engine.python_engine.signals import NeedExact
+from dm.engine.python_engine.translate import RULES
 
-_DE: Final = 1 << 3
-_TF: Final = 1 << 8
-_ES, _CS = 0, 1
+_ES: Final = 0
 
 
 def _first_element(to: int, first: int, end: int, n: int, down: int, size: int) -> int:
@@ -39,8 +37,7 @@ class Ports(Access):
     def _watch(self, port: int, size: int) -> None:
         if not self.recording:
             raise NeedExact
-        if self.dr7 & 0xFF and self.cr4 & _DE:
-            self.pending_debug |= port_hits(self.dr7, self.dr, port, size)
+        RULES.port_breakpoints(self, port, size)
 
     def _port_in(self, port: int, size: int) -> int:
         self._watch(port, size)
@@ -50,37 +47,25 @@ class Ports(Access):
         self._watch(port, size)
         self.journal.ask(Input.PORT_OUT, port, size, 1, value.to_bytes(size, "little"))
 
-    def _checked(self, seg: int, offset: int, size: int, write: int) -> Span:
-        if not self.recording:
-            raise NeedExact
-        if offset + size - 1 > (self.write_top if write else self.read_top)[seg]:
-            self.segment_check(self, seg, offset, size, write)
-        return self.data_span(self.seg_base[seg] + offset & M32, size, WRITE if write else READ)
+    def _room(self, span: Span, seg: int, offset: int, wanted: int, down: int, wide: int, size: int, write: int) -> int:
+        """How many elements from ``offset`` on can be moved at once, inside the budget; 1 at least."""
+        n: int = RULES.elements_in_line(self, seg, offset, span[0][0], wanted, down, wide, size, write)
+        return max(1, min(n, self.left))
 
-    def _room(self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
-        """How many elements from ``offset`` on are in one page of RAM, inside the segment, before the address wraps."""
+    def _room_in_ram(
+        self, span: Span, seg: int, offset: int, wanted: int, down: int, wide: int, size: int, write: int
+    ) -> int:
+        """The same for memory, 1 elsewhere."""
         if len(span) > 1 or self.memory.kind(span[0][0]) is not RegionKind.RAM:
             return 1
-        return self._block_room(span, top, offset, wanted, down, wide, size)
-
-    def _block_room(self, span: Span, top: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
-        """The same, whatever the page is."""
-        if top < 0 or self.dr7 & 0xFF or self.flags & _TF or self.align_check:
-            return 1
-        in_page = span[0][0] % PAGE
-        if down:
-            rooms = [in_page // size + 1, offset // size + 1]
-        else:
-            wrap = 1 << 32 if wide else 1 << 16
-            rooms = [(PAGE - in_page) // size, (wrap - offset) // size, (top + 1 - offset) // size]
-        return max(1, min(wanted, self.left, *rooms))
+        return self._room(span, seg, offset, wanted, down, wide, size, write)
 
     def _up_to_itself(self, physical: int, n: int, down: int, size: int) -> int:
         """Cut a block of ``n`` elements to be written from ``physical`` on after the first that changes this code."""
         target = self.memory.page(physical // PAGE)
         if n < 2 or target is None:
             return n
-        first = self.seg_base[_CS] + self.eip & M32
+        first = RULES.code_linear(self, self.eip)
         length = self.insn_end - self.eip & M32
         pieces = [(first, min(length, PAGE - first % PAGE))]
         if pieces[0][1] < length:
@@ -95,9 +80,9 @@ class Ports(Access):
         return n
 
     def _port_in_block(self, port: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
-        span = self._checked(_ES, offset, size, 1)
+        span = self.data_span(_ES, offset, size, 1)
         asked = self.journal.ahead
-        n = asked.count if asked else self._room(span, self.write_top[_ES], offset, wanted, down, wide, size)
+        n = asked.count if asked else self._room_in_ram(span, _ES, offset, wanted, down, wide, size, 1)
         if not asked:
             n = self._up_to_itself(span[0][0], n, down, size)
         if n <= 1:
@@ -115,12 +100,12 @@ class Ports(Access):
         self.journal.withhold(self.memory, physical, data, size)
 
     def _port_out_block(self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
-        span = self._checked(seg, offset, size, 0)
+        span = self.data_span(seg, offset, size, 0)
         asked = self.journal.ahead
         if asked is not None and asked.kind is Input.PORT_OUT:
             self.moved = self.journal.ask(Input.PORT_OUT, port, size).count
             return self.moved
-        n = 1 if asked else self._room(span, self.read_top[seg], offset, wanted, down, wide, size)
+        n = 1 if asked else self._room_in_ram(span, seg, offset, wanted, down, wide, size, 0)
         if n <= 1:
             self._port_out(port, self.load_span(span), size)
             return 1
@@ -140,7 +125,7 @@ class Ports(Access):
             raise NeedExact
         answer = self.journal.ask(kind, number, 8, 1, data)
         if answer.fault:
-            raise Fault("MSR_REFUSED", 13, 0, number)
+            RULES.msr_refused(self, number)
         return answer
 
     def msr_read(self, number: int) -> int:

@@ -19,8 +19,8 @@ from dm.engine.python_engine.journal import Input
 from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.ports import Ports
 from dm.engine.python_engine.signals import Unsupported
+from dm.engine.python_engine.translate import RULES
 
-_TF: Final = 1 << 8
 _NO_DEVICE: Final = {
     0: (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE, RegionKind.HYPERVISOR),
     1: (RegionKind.RAM, RegionKind.COALESCED, RegionKind.HYPERVISOR),
@@ -34,7 +34,7 @@ class Strings(Ports):
     copies = False
 
     def _may_block(self, wanted: int) -> bool:
-        return self.recording and wanted > 1 and not self.flags & _TF
+        return self.recording and wanted > 1 and bool(RULES.undisturbed(self))
 
     def _is_device(self, physical: int, write: int) -> bool:
         return self.memory.kind(physical) not in _NO_DEVICE[write]
@@ -68,13 +68,13 @@ class Strings(Ports):
     ) -> int:
         if not self._may_block(wanted):
             return 0
-        source = self._checked(from_seg, offset, size, 0)
+        source = self.data_span(from_seg, offset, size, 0)
         if len(source) > 1:
             return 0
         reads = self._is_device(source[0][0], 0)
         if not self._asked and not reads and not self._is_plain(source[0][0], 0):
             return 0
-        target = self._checked(to_seg, to, size, 1)
+        target = self.data_span(to_seg, to, size, 1)
         if len(target) > 1:
             return 0
         if n := self._replay_copy(source[0][0], target[0][0], size):
@@ -94,8 +94,8 @@ class Strings(Ports):
         copies = reads and self.copies and self._is_outside(target[0][0])
         if not (copies or (self._is_plain(target[0][0], 1) if reads else self._is_device(target[0][0], 1))):
             return 0
-        most = self._block_room(target, self.write_top[to_seg], to, wanted, down, wide, size)
-        n = self._block_room(source, self.read_top[from_seg], offset, most, down, wide, size)
+        most = self._room(target, to_seg, to, wanted, down, wide, size, 1)
+        n = self._room(source, from_seg, offset, most, down, wide, size, 0)
         if reads and not copies:
             n = self._up_to_itself(target[0][0], n, down, size)
         if n < 2:
@@ -129,13 +129,12 @@ class Strings(Ports):
         """Return how many elements to ask for, or that were asked for, and where; 0 if it is not a block."""
         if not self._may_block(wanted):
             return 0, []
-        span = self._checked(seg, offset, size, write)
+        span = self.data_span(seg, offset, size, write)
         n = self._asked
         if len(span) > 1 or n == 1:
             return 0, span
         if not n and self._is_device(span[0][0], write):
-            top = (self.write_top if write else self.read_top)[seg]
-            n = self._block_room(span, top, offset, wanted, down, wide, size)
+            n = self._room(span, seg, offset, wanted, down, wide, size, write)
         if n < 2:
             return 0, span
         self.moved = n

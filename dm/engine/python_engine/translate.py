@@ -11,17 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dm.engine.python_engine.signals import Fault, Hypervisor, Unsupported
 from dm.isa.catalogue import DESCRIPTIONS
+from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import Variant, expand
 from dm.isa.map.forms import Row
-from dm.isa.mechanisms.events import boundary, deliver, raise_exception
-from dm.isa.mechanisms.paging import page_walk
-from dm.isa.mechanisms.segmentation import segment_check
 from dm.isa.primitives import SEGMENT_CHANGED
-from dm.machine.rules import enterable
 from dm.microcode import Field, Microcode, Procedure
 from dm.microcode.effects import is_transaction
 from dm.microcode.ir import Block, Call, Get, Set, Signature, statements
@@ -177,22 +174,21 @@ def invalid(cpu: Any, i: Any) -> int | None:
     Raises:
         Fault: #UD.
     """
-    raise Fault("NO_SUCH_OPCODE", 6, 0)
+    RULES.no_such_opcode(cpu)
+    raise AssertionError("it faults")
 
 
-@dataclass(frozen=True, slots=True)
-class Procedures:
-    """The procedures that the run loop calls by name."""
+class Rules:
+    """The procedures of :mod:`dm.isa.entries` by name, each called with the machine; compiled on first use."""
 
-    segment_check: Callable[[Any, int, int, int, int], None]
-    page_walk: Callable[[Any, int, int], int]
-    raise_exception: Callable[[Any, int, int, int], None]
-    deliver: Callable[[Any], None]
-    boundary: Callable[[Any, int], int]
-    enterable: Callable[[Any, int], int]
+    _known: Final = {entry.name: entry for entry in (*ENTRIES, *INLINE)}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in self._known:
+            raise AttributeError(name)
+        made = procedure(self._known[name])
+        setattr(self, name, made)
+        return cast(Callable[..., Any], made)
 
 
-@cache
-def procedures() -> Procedures:
-    """Return them, compiled."""
-    return Procedures(*map(procedure, (segment_check, page_walk, raise_exception, deliver, boundary, enterable)))
+RULES: Final = Rules()

@@ -89,19 +89,19 @@ def write_cr0(m: Microcode, value: Value) -> None:
         m.set(EFER, efer & (0xFFFFFFFFFFFFFFFF ^ Efer.LMA))
     m.set(CR0, new.zext(64))
     with m.If((changed & CR0_TLB).nz()):
-        m.call(p.TLB_FLUSH, 1)
+        m.call(p.TLB_FLUSH)
     with m.If(changed.has(Cr0.PE)):
         segments_changed(m)
 
 
 @procedure(value=32)
 def write_cr3(m: Microcode, value: Value) -> None:
-    """Load CR3, and the PDPTE registers under PAE paging; translations of global pages stay."""
+    """Load CR3, and the PDPTE registers under PAE paging."""
     new = value.zext(64)
     with m.If(mode.cr0_bit(m, Cr0.PG) & mode.cr4_bit(m, Cr4.PAE) & ~mode.long_mode(m)):
         m.call(load_pdptes, new)
     m.set(CR3, new)
-    m.call(p.TLB_FLUSH, 0)
+    m.call(p.TLB_FLUSH)
 
 
 @procedure(value=32)
@@ -128,7 +128,7 @@ def write_cr4(m: Microcode, value: Value) -> None:
         m.call(load_pdptes, m.get(CR3))
     m.set(CR4, value.zext(64))
     with m.If((changed & CR4_TLB).nz()):
-        m.call(p.TLB_FLUSH, 1)
+        m.call(p.TLB_FLUSH)
 
 
 def _check_cr_number(m: Microcode, number: Value) -> None:
@@ -288,7 +288,7 @@ def INVPCID(x: Insn, kind: Operand, descriptor: Memory) -> None:
     x.fault_if(named, Vector.GP, 0, "INVPCID_PCIDE", which, pcid.trunc(32))
     top = linear.sar(47)
     x.fault_if((which == 0) & (top != 0) & (top != 0xFFFFFFFFFFFFFFFF), Vector.GP, 0, "NOT_CANONICAL", which)
-    m.call(p.TLB_FLUSH, 1)
+    m.call(p.TLB_FLUSH)
     ends.checkpoint(m)
 
 
@@ -314,7 +314,7 @@ def _set_ac(x: Insn, value: int) -> None:
     flags.set_flag(m, Eflags.AC, value)
     # Translations may have been checked under the other AC.
     with m.If(mode.cr4_bit(m, Cr4.SMAP)):
-        m.call(p.TLB_FLUSH, 1)
+        m.call(p.TLB_FLUSH)
     ends.checkpoint(m)
 
 

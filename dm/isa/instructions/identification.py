@@ -8,6 +8,7 @@ from dm.isa.cells import CPL, cell
 from dm.isa.features import is_amd
 from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.mechanisms import mode
+from dm.isa.mechanisms.cpuid import cpuid_register
 from dm.machine.architecture import ApicBase, Cr4, Eflags, Vector
 from dm.microcode import Value
 
@@ -26,13 +27,13 @@ def CPUID(x: Insn) -> None:
     asked, subleaf = x.register(0, 32).read(), x.register(1, 32).read()
     leaf = m.var(32, asked)
     hypervisors = (asked >> 28) == 4
-    beyond = asked > m.call(p.CPUID_READ, asked & 0x80000000, 0, 0)
+    beyond = asked > m.call(cpuid_register, asked & 0x80000000, 0, 0)
     with m.If(~is_amd(m) & ~hypervisors & beyond):
         # Beyond the last leaf Intel's parts show the last basic one.
-        leaf.v = m.call(p.CPUID_READ, m.const(32, 0), 0, 0)
+        leaf.v = m.call(cpuid_register, m.const(32, 0), 0, 0)
     with m.If((leaf.v == 0xD) & (subleaf < 2) & mode.cr4_bit(m, Cr4.OSXSAVE)):
         ends.unsupported(m, "CPUID_XSAVE_SIZE")
-    eax, ebx, ecx, edx = (m.call(p.CPUID_READ, leaf.v, subleaf, which) for which in range(4))
+    eax, ebx, ecx, edx = (m.call(cpuid_register, leaf.v, subleaf, which) for which in range(4))
     basic, extended = leaf.v == 1, (leaf.v == 0x80000001) & is_amd(m)
     osxsave, ospke = mode.cr4_bit(m, Cr4.OSXSAVE), mode.cr4_bit(m, Cr4.PKE)
     ecx = m.select(basic, ecx & ~m.const(32, 1 << _OSXSAVE) | osxsave.zext(32) << _OSXSAVE, ecx)

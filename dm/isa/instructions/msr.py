@@ -165,7 +165,7 @@ def write_efer(m: Microcode, value: Value) -> None:
     lma = m.const(64, Efer.LMA)
     m.set(EFER, value & ~lma | old & lma)
     with m.If(changed.has(Efer.NXE)):
-        m.call(p.TLB_FLUSH, 1)
+        m.call(p.TLB_FLUSH)
 
 
 @procedure(result=64, number=32)
@@ -212,6 +212,12 @@ def write_msr(m: Microcode, number: Value, value: Value) -> None:
                 m.call(p.SEGMENT_CHANGED, row.index)
             m.return_()
     m.call(p.MSR_WRITE, number, value)
+
+
+@procedure(number=32)
+def msr_refused(m: Microcode, number: Value) -> None:
+    """#GP(0) for an access to an MSR that the hypervisor has refused."""
+    ends.fault(m, Vector.GP, 0, "MSR_REFUSED", number)
 
 
 def _require_msr(x: Insn) -> None:

@@ -17,7 +17,6 @@ from dm.isa.cells import (
     CPL,
     CR2,
     DELIVERING,
-    DR,
     DR6,
     DR7,
     EIP,
@@ -39,6 +38,7 @@ from dm.isa.cells import (
 )
 from dm.isa.mechanisms import frames, ia32e, mode, task
 from dm.isa.mechanisms.code import check_eip, enter_code, enter_real
+from dm.isa.mechanisms.debug import DEBUGCTL, instruction_breakpoints
 from dm.isa.mechanisms.descriptor import (
     INTERRUPT_GATES,
     TRAP_GATES,
@@ -53,7 +53,6 @@ from dm.isa.mechanisms.descriptor import (
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.segmentation import load_null
 from dm.machine.architecture import (
-    Breakpoint,
     Cr4,
     DebugCtl,
     Dr6,
@@ -64,8 +63,6 @@ from dm.machine.architecture import (
     SelectorError,
     System,
     Vector,
-    breakpoint_enable,
-    breakpoint_type,
 )
 from dm.machine.state import Activity, EventType, Gpr, Seg, Shadow
 from dm.microcode import Microcode, Value, procedure
@@ -90,8 +87,6 @@ CONTRIBUTORY: Final = sum(1 << v for v in (Vector.DE, Vector.TS, Vector.NP, Vect
 #: Exceptions whose error code names a selector or is zero, and so carries EXT.
 SELECTOR_CODES: Final = sum(1 << v for v in (Vector.TS, Vector.NP, Vector.SS, Vector.GP))
 
-DEBUGCTL: Final = cell("debugctl")
-
 
 def _member(m: Microcode, mask: int, vector: Value) -> Value:
     """Return whether a vector is in a set given as a bit mask, 1 bit."""
@@ -106,6 +101,12 @@ def inject(m: Microcode, kind: EventType, vector: int | Value, error: int | Valu
     m.set(INJECT_ERROR, error)
     m.set(INJECT_LENGTH, 0)
     m.set(INJECT_HAS_PAYLOAD, 0)
+
+
+@procedure(result=1, vector=8)
+def is_hypervisors(m: Microcode, vector: Value) -> None:
+    """Return whether a fault is the hypervisor's: a page fault in SVM's paged real mode (APM vol. 2, 15.19)."""
+    m.return_((vector == Vector.PF) & ~mode.pe(m))
 
 
 @procedure(vector=8, error=32, info=32)
@@ -372,19 +373,6 @@ def deliver(m: Microcode) -> None:
     m.set(SHADOW_NEXT, 0)
 
 
-@procedure(result=8)
-def instruction_breakpoints(m: Microcode) -> None:
-    """Return B0-B3 of the enabled instruction breakpoints on CS:EIP (SDM vol. 3B, 17.3.1.1)."""
-    dr7 = m.get(DR7).trunc(32)
-    linear = m.get(BASE, Seg.CS).trunc(32) + m.get(EIP)
-    hits = m.const(8, 0)
-    for i in range(4):
-        enabled = (dr7.field(breakpoint_enable(i)) != 0) & (dr7.field(breakpoint_type(i)) == Breakpoint.EXECUTE)
-        hit = enabled & (m.get(DR, i) == linear.zext(64))
-        hits = hits | (hit.zext(8) << i)
-    m.return_(hits)
-
-
 def virtual_interrupt_pending(m: Microcode) -> Value:
     """Return whether VIF and VIP are both set where they count: #GP(0) before the next instruction.
 
@@ -397,6 +385,13 @@ def virtual_interrupt_pending(m: Microcode) -> Value:
 
 #: Results of :func:`boundary`.
 RUN_ON, EVENT, HALTED, SHUTDOWN, WINDOW, WAIT_FOR_SIPI = range(6)
+
+
+@procedure()
+def retire(m: Microcode) -> None:
+    """Put the shadow that the instruction just done leaves behind in force."""
+    m.set(SHADOW, m.get(SHADOW_NEXT))
+    m.set(SHADOW_NEXT, 0)
 
 
 @procedure(result=8, window=1)

@@ -13,6 +13,11 @@ def pe(m: Microcode) -> Value:
     return m.get(CR0).has(Cr0.PE)
 
 
+def paging(m: Microcode) -> Value:
+    """Return CR0.PG."""
+    return m.get(CR0).has(Cr0.PG)
+
+
 def virtual_8086(m: Microcode) -> Value:
     """Return whether the CPU is in virtual-8086 mode."""
     return flags.flag(m, Eflags.VM)
@@ -26,6 +31,11 @@ def protected(m: Microcode) -> Value:
 def long_mode(m: Microcode) -> Value:
     """Return EFER.LMA; code here then runs in compatibility mode."""
     return m.get(EFER).has(Efer.LMA)
+
+
+def alignment_checked(m: Microcode) -> Value:
+    """Return whether misaligned accesses are #AC: CR0.AM, EFLAGS.AC and CPL 3 (SDM vol. 3A, 6.15, interrupt 17)."""
+    return (m.get(CPL) == 3) & m.get(CR0).has(Cr0.AM) & flags.flag(m, Eflags.AC)
 
 
 def cr0_bit(m: Microcode, bit: Cr0) -> Value:

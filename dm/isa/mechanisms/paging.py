@@ -12,6 +12,7 @@ from dm.isa import primitives as p
 from dm.isa.cells import CPL, CR3, EFER, cell
 from dm.isa.features import has
 from dm.isa.mechanisms import mode
+from dm.isa.mechanisms.cpuid import cpuid_register
 from dm.isa.mechanisms.mode import fault_if
 from dm.machine.architecture import Access, Cr0, Cr3, Cr4, Efer, Eflags, Entry, PageFault, Vector
 from dm.microcode import Microcode, Value, procedure
@@ -29,8 +30,8 @@ ATTEMPTS = 64
 def reserved_address(m: Microcode) -> None:
     """Return the address bits 12-51 that MAXPHYADDR (CPUID 80000008h, 36 without it) leaves reserved."""
     width = m.var(32, 36)
-    with m.If(m.call(p.CPUID_READ, 0x80000000, 0, 0) >= 0x80000008):
-        width.v = m.call(p.CPUID_READ, 0x80000008, 0, 0) & 0xFF
+    with m.If(m.call(cpuid_register, 0x80000000, 0, 0) >= 0x80000008):
+        width.v = m.call(cpuid_register, 0x80000008, 0, 0) & 0xFF
     m.return_(m.const(64, Entry.ADDRESS) & ~((m.const(64, 1) << width.v) - 1))
 
 

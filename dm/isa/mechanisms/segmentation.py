@@ -1,4 +1,4 @@
-"""Segment registers: access checks, loading them in every mode (SDM vol. 3A, chapters 3 and 5).
+"""Segment registers: loading them in every mode (SDM vol. 3A, chapters 3 and 5).
 
 The descriptor cache is what counts: a real-mode load sets selector and base and leaves limit and attributes alone.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa import ends
 from dm.isa import primitives as p
 from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, SELECTOR, UNUSABLE
 from dm.isa.features import is_amd
@@ -29,37 +28,6 @@ from dm.microcode import Microcode, Value, procedure
 #: What a load outside protected mode leaves of access rights that were null; the type of conforming code.
 _UPPER: Final = Rights.AVL | Rights.L | Rights.DB | Rights.G
 _CONFORMING: Final = Rights.CODE | Rights.CONFORMING
-
-
-@procedure(seg=8, offset=32, size=32, write=1)
-def segment_check(m: Microcode, seg: Value, offset: Value, size: Value, write: Value) -> None:
-    """Check one data access of ``size`` bytes; return when it is allowed, else #SS(0) through SS, #GP(0) elsewhere.
-
-    SDM vol. 3A, 5.3-5.5.  Code or data does not matter in real-address and virtual-8086 mode.
-    """
-
-    def refuse(condition: Value, cause: str, *operands: Value) -> None:
-        with m.If(condition):
-            with m.If(seg == Seg.SS):
-                ends.fault(m, Vector.SS, 0, f"SS_{cause}", *operands)
-            ends.fault(m, Vector.GP, 0, f"SEGMENT_{cause}", *operands)
-
-    attributes = m.get(ATTRIBUTES, seg)
-    limit = m.get(LIMIT, seg)
-    refuse(m.get(UNUSABLE, seg), "NULL", offset, size)
-    refuse(~attributes.has(Rights.P), "NOT_PRESENT", offset, size)
-    code, bit1 = attributes.has(Rights.CODE), attributes.has(Rights.WRITABLE)
-    checked = mode.protected(m)
-    # Bit 1 of the type is W for data, R for code.
-    refuse(write & ~code & ~bit1, "READ_ONLY", offset, size)
-    refuse(write & code & checked, "WRITE_TO_CODE", offset, size)
-    refuse(~write & code & ~bit1 & checked, "EXECUTE_ONLY", offset, size)
-    last = size - 1
-    with m.If(~code & attributes.has(Rights.EXPAND_DOWN)):
-        top = m.select(attributes.has(Rights.DB), m.const(32, 0xFFFFFFFF), m.const(32, 0xFFFF))
-        refuse((offset <= limit) | (offset > top) | (last > top - offset), "LIMIT", offset, size, limit)
-    with m.Else():
-        refuse((offset > limit) | (last > limit - offset), "LIMIT", offset, size, limit)
 
 
 def load_real(m: Microcode, seg: Value, selector: Value) -> None:

@@ -122,7 +122,7 @@ def load_task(m: Microcode, base: Value, wide: Value) -> None:
             with m.If(mode.cr4_bit(m, Cr4.PAE)):
                 m.call(load_pdptes, cr3)
             m.set(CR3, cr3)
-            m.call(p.TLB_FLUSH, 0)
+            m.call(p.TLB_FLUSH)
         m.return_(ldt)
     m.set(EIP, m.call(p.LOAD_SYSTEM[16], base + 0x0E).zext(32))
     flags.set_eflags(m, m.call(p.LOAD_SYSTEM[16], base + 0x10).zext(32) & Eflags.ALL_16)
