@@ -88,7 +88,7 @@ def installed() -> dict[str, tuple[str, str]]:
 
 
 def versions() -> dict[str, str]:
-    """Return what ``--version`` is about: version, engine in use and why, libzmq, Python."""
+    """Return the values of ``--version``: version, engine in use and why, libzmq, Python."""
     import zmq
 
     from dm.engine import engine_in_use

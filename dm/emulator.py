@@ -1,4 +1,4 @@
-r"""The library in one class: a virtual CPU, its memory, and what it asks of the outside.
+r"""The library in one class: a virtual CPU, its memory, and its questions.
 
 ::
 
@@ -7,7 +7,7 @@ r"""The library in one class: a virtual CPU, its memory, and what it asks of the
         vm.state = real_mode_state
         end = vm.run(on_io=lambda question: b"\x1c")
 
-Everything the guest cannot do on its own (ports, devices, model-specific registers) is a question, answered by the
+Everything the emulator cannot do on its own (ports, devices, model-specific registers) is a question, answered by the
 function given to :meth:`Emulator.run` or, without one, by :meth:`Emulator.answer` between two runs.
 """
 
@@ -39,7 +39,7 @@ from dm.machine.state import EventType, State
 _E = TypeVar("_E", EventType, Until)
 
 PAGE: Final = 4096
-#: Steps between two looks for signals (Ctrl-C): some milliseconds of the native engine, which cannot look itself.
+#: Steps between two checks for signals (Ctrl-C): some milliseconds of the native engine, which cannot check itself.
 _SLICE: Final = 1 << 22
 _BACKED: Final = (RegionKind.RAM, RegionKind.ROM, RegionKind.FIRMWARE)
 
@@ -49,8 +49,8 @@ class Answer:
     """Answer to a question.
 
     ``data``: the ``size * count`` bytes read, in the order of access; nothing for a write.  ``fault``: raise #GP(0)
-    instead (MSRs only).  ``memory``: a map that takes effect before the instruction goes on.  ``stop``: end the run
-    behind this instruction with ``kicked``.
+    instead (MSRs only).  ``memory``: a map that takes effect before the instruction continues.  ``stop``: end the run
+    after this instruction with ``kicked``.
     """
 
     data: bytes = b""
@@ -66,7 +66,7 @@ OnIo: TypeAlias = Callable[[Exit], "Answer | bytes | None"]
 class Emulator:
     """One virtual CPU with its guest-physical memory.
 
-    Not thread-safe, but for :meth:`kick`.  Leaving the ``with`` block frees everything.
+    Not thread-safe, except :meth:`kick`.  Leaving the ``with`` block frees everything.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class Emulator:
         Args:
             memory: bytes of RAM at address 0 (a multiple of 4096), or regions in any order, or a finished map.
             state: state to begin with.
-            engine: ``native``, ``python``, or ``auto`` for the faster one that is there.
-            cpu: the part modelled by name, vendor or model: ``intel`` (the default), ``amd``, ``80286`` and the others
+            engine: ``native``, ``python``, or ``auto`` for the faster one that is available.
+            cpu: the CPU model by name, vendor or model: ``intel`` (the default), ``amd``, ``80286`` and the others
                 of :data:`dm.isa.parts.PARTS`.  Vendors differ in more than CPUID (docs/architecture.md, Vendors).
-            cpuid: a CPUID table of one's own in place of ``cpu``; leaf 0 says the vendor.
+            cpuid: your own CPUID table instead of ``cpu``; leaf 0 names the vendor.
             model: with ``cpuid``: ``p6`` (the default), ``80386`` or ``80286``.
 
         Raises:
             TypeError: an argument is of another type.
-            ValueError: an argument has a value that is not possible; the text says what would be right.
+            ValueError: an argument has an impossible value; the text says what would be right.
             RuntimeError: the native engine is asked for and cannot be used; the text says why.
         """
         self._map = _map(memory, 1)
@@ -134,7 +134,7 @@ class Emulator:
 
     @property
     def question(self) -> Exit | None:
-        """The question that waits for :meth:`answer`, None when there is none."""
+        """The question that is open for :meth:`answer`, None if there is none."""
         return None if self._answered else self._question
 
     # ------------------------------------------------------------------------------------------ memory
@@ -151,7 +151,7 @@ class Emulator:
         self._map = made
 
     def read(self, gpa: int, size: int) -> bytes:
-        """Return guest-physical memory; what may lie in RAM, ROM and firmware only.
+        """Return guest-physical memory, of RAM, ROM and firmware regions only.
 
         Raises:
             ValueError: a byte has no memory behind it.
@@ -205,20 +205,20 @@ class Emulator:
             until: who runs the state next; the run ends with ``enterable`` at the first boundary where they can.
             budget: end with ``budget`` after so many steps (instructions, REP iterations); None: no limit.
             on_io: answers questions; without it the run ends with each question, see :meth:`answer`.
-            progress: make one step, or deliver one event, before ``until`` is looked at.
+            progress: make one step, or deliver one event, before ``until`` is tested.
             window: end with ``interrupt-window`` when an external interrupt could be taken.
             mmio: guest-physical address that the first instruction must touch; else the run ends with
                 ``mmio-mismatch``, and nothing has changed.
-            code: instruction bytes that win over memory for the first fetch.
+            code: instruction bytes that take precedence over memory for the first fetch.
 
-        What a signal handler raises (KeyboardInterrupt, at Ctrl-C) ends it within milliseconds, between two
-        instructions; the run may be taken up again.
+        An exception from a signal handler (KeyboardInterrupt, at Ctrl-C) ends it within milliseconds, between two
+        instructions; another call continues.
 
         Returns:
             Why it ended.  Steps, instructions, posted writes, pages and ``tlb_flush`` are those of the whole call.
 
         Raises:
-            TypeError: ``budget`` is no integer.
+            TypeError: ``budget`` is not an integer.
             ValueError: a question is open, or an argument is out of range.  What ``on_io`` raises leaves its question
                 open.
         """
@@ -240,19 +240,19 @@ class Emulator:
                 asked = Until.NEVER if stop else until, piece, False, window and not stop, None, b""
             if asked != self._asked:  # making a request costs half as much as a short run
                 self._request = RunRequest(*asked)
-                self._asked = *asked[:-1], self._request.code  # a copy, should `code` be changed
+                self._asked = *asked[:-1], self._request.code  # a copy, in case `code` is changed
             end = self._engine.run(self._request)
             self._question, self._answered = (end if end.reason in QUESTIONS else None), False
             total = end if total is None else _joined(total, end)
             if self._question is None:
                 if end.reason is ExitReason.BUDGET and piece == _SLICE and (left := limit - total.steps) > 0:
-                    continue  # here Python has looked for signals
+                    continue  # here Python has handled signals
                 if stop and end.reason is ExitReason.BUDGET:
                     total = dataclasses.replace(total, reason=ExitReason.KICKED)
                 return total
             if on_io is None:
                 return total
-            # What is asked for has been paid for, though its steps are reported when the instruction is finished.
+            # The open instruction has been charged, though its steps are reported when it is finished.
             left = max(0, limit - total.steps - end.count)
             given = on_io(end)
             answer = given if isinstance(given, Answer) else Answer(given or b"")
@@ -262,7 +262,7 @@ class Emulator:
             stop |= answer.stop
 
     def answer(self, data: bytes = b"", *, fault: bool = False) -> None:
-        """Answer the open question; :meth:`run` then goes on with the instruction.
+        """Answer the open question; :meth:`run` then continues the instruction.
 
         Args:
             data: the ``size * count`` bytes read, nothing for a write.
@@ -284,12 +284,12 @@ class Emulator:
             length: bytes of the instruction, for software interrupts and exceptions.
 
         Raises:
-            ValueError: an event waits already, a question is open, or a value does not fit.
+            ValueError: an event is pending already, a question is open, or a value does not fit.
         """
         self._engine.inject(_member(EventType, event, "event"), vector, error=error, length=length)
 
     def kick(self) -> None:
-        """Make the run under way, or the next one, end with ``kicked`` soon; callable from any thread."""
+        """Make the current run, or the next one, end with ``kicked`` soon; callable from any thread."""
         self._engine.kick()
 
     def close(self) -> None:
@@ -306,9 +306,9 @@ class Emulator:
 
 
 def _cpu(name: str, cpuid: tuple[CpuidEntry, ...], model: str) -> CpuConfig:
-    """Return the configuration of a named part, or of a table and a model."""
+    """Return the configuration of a named CPU model, or of a table and a model."""
     if not isinstance(name, str):
-        raise TypeError(f"cpu is {type(name).__name__}, the name of a part is needed: {names()}")
+        raise TypeError(f"cpu is {type(name).__name__}, the name of a CPU model is needed: {names()}")
     if name and (cpuid or model):
         raise ValueError(
             f"cpu is {name!r}, and {'cpuid' if cpuid else 'model'} is given as well: one of them is needed"

@@ -1,7 +1,7 @@
 """CURVE keys for tcp endpoints: files, and ``x86-dm keygen`` that makes them.
 
 The files are those of pyzmq and CZMQ (ZPL text with keys in Z85, https://rfc.zeromq.org/spec/32): NAME.key holds the
-public key and may be given to anyone, NAME.key_secret both keys and nobody else's business.
+public key and may be given to anyone; NAME.key_secret holds both keys and must be kept private.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a client needs: its own keys, and the public key of the daemon it means to talk to."""
+    """What a client needs: its own keys, and the daemon's public key."""
 
     own: Keys
     server: bytes
@@ -77,7 +77,7 @@ def load_clients(directory: str | Path) -> frozenset[bytes]:
         raise ValueError(f"{directory}: a directory with the clients' public keys (*.key) is needed")
     keys = frozenset(load_public(path) for path in sorted(Path(directory).glob("*.key")))
     if not keys:
-        raise ValueError(f"{directory}: no public key (*.key) is there, so nobody could connect")
+        raise ValueError(f"{directory}: there is no public key (*.key) in it, so nobody could connect")
     return keys
 
 
@@ -102,7 +102,7 @@ def make_keys(name: Path) -> tuple[Path, Path]:
     """Make NAME.key and NAME.key_secret; returns their paths.
 
     Raises:
-        FileExistsError: one of them is there already.
+        FileExistsError: one of them exists already.
         OSError: they cannot be written.
     """
     from zmq.auth import create_certificates

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, Final, cast
 
-#: Exit status of a program that SIGPIPE has ended, as shells tell it.
+#: Exit status of a program that SIGPIPE has ended, as in shells.
 PIPE_STATUS: Final = 141
 
 
@@ -28,10 +28,10 @@ class _Raw(io.FileIO):
 
 
 class _Lossy(io.FileIO):
-    """A descriptor for messages: where they cannot be written nobody can be told."""
+    """A descriptor for messages, whose write errors are ignored: nobody could be told."""
 
     def write(self, data: Any) -> int:
-        """Write as FileIO does; what cannot be written is taken for written."""
+        """Write as FileIO does; a failure counts as success."""
         with contextlib.suppress(OSError):
             return super().write(data)
         return len(memoryview(data).cast("B"))
@@ -41,10 +41,10 @@ class Streams:
     """The three standard streams of a command, for its whole life."""
 
     def __init__(self) -> None:
-        """Take them over.
+        """Take over the streams.
 
         Descriptors 0 to 2 that are closed become those of /dev/null: else the next file or socket would get their
-        numbers, and be printed into.  What cannot be encoded is replaced.
+        numbers, and be printed into.  Characters that cannot be encoded are replaced.
         """
         _open_closed()
         self._out = _Raw(1, "wb", closefd=False)
@@ -60,15 +60,15 @@ class Streams:
         """Write what has not been written.
 
         Returns:
-            The exit status of a command that wants to end with ``status``: 141 where the reader of a pipe has gone,
-            which is no error worth a word; 1 where the output is incomplete otherwise, having said why.
+            The exit status of a command that wants to end with ``status``: 141 if the reader of a pipe has gone,
+            which is not reported; 1 if the output is incomplete for another reason, which is.
         """
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         failure = self._out.failure
         if failure is None:
             return status
-        # What is left in buffers can go nowhere; it must not be tried again when the interpreter ends.
+        # The rest in the buffers cannot be written; the interpreter must not try again when it ends.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.close(null)
@@ -79,7 +79,7 @@ class Streams:
 
 
 def _text(raw: io.FileIO, old: Any, errors: str) -> io.TextIOWrapper:
-    """Return a text stream over ``raw`` that is as the interpreter's own was, which is given up."""
+    """Return a text stream over ``raw`` like the interpreter's own, which is discarded."""
     if old is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=errors, line_buffering=True)
     before = cast(io.TextIOWrapper, old)

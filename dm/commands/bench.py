@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = "\n".join(f"  {name:12}{about}" for name, about in _PARTS.items())
     parser.epilog = (
         f"kernels, in MIPS (a whole REP is one instruction):\n{kernels}\n\nother parts:\n{parts}\n\n"
-        "Peers are found, never installed: a missing one is named with what brings it. DM_PEER_QEMU names the QEMU\n"
+        "Peers are found, never installed: a missing one is named, with what provides it. DM_PEER_QEMU names the QEMU\n"
         "to compare with. Progress goes to standard error. Exit status: 0, 1 when a measurement failed, 2 for usage."
     )
     parser.add_argument("--quick", action="store_true", help="three short runs of each; for a first impression")

@@ -34,10 +34,10 @@ from dm.shim.trace import Trace
 from dm.shim.vcpu import Stats as ClientStats
 
 _EXPECT_TIMEOUT: Final = 60.0
-#: How long is waited for a daemon that is just being started, for a successor, and for counters, in seconds.
+#: How long to wait for a daemon that is being started, for a successor, and for counters, in seconds.
 _START: Final = 1.0
 _PATIENCE: Final = 10.0
-#: Nobody replaces a daemon of our own, but it frees our session when we have been suspended.
+#: Nobody replaces our own daemon, but it frees our session while we are suspended.
 _OWN_PATIENCE: Final = 2.0
 _COUNTERS_TIMEOUT: Final = 1.0
 #: Bytes of the VM's name in the protocol.
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bios",
         type=Path,
         metavar="FILE",
-        help="start this ROM (a multiple of 64 KiB that ends at 4 GiB and at 1 MiB) at the reset vector, instead of "
+        help="start this ROM (a multiple of 64 KiB, which ends at 4 GiB and at 1 MiB) at the reset vector, instead of "
         "IMAGE and the built-in firmware",
     )
     parser.add_argument("--append", default="", metavar="TEXT", help="command line of a Multiboot kernel")
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="kind",
         type=_kind,
         choices=[str(kind) for kind in disk.Kind],
-        help="what the image is, instead of guessing (a diskette: by its size or its BIOS parameter block)",
+        help="the kind of image (default: guessed; a diskette by its size or its BIOS parameter block)",
     )
     parser.add_argument(
         "--no-signature-check",
@@ -89,16 +89,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="boot a diskette without 55 AA at the end of its first sector, as QEMU does with -boot ... fd-bootchk=off",
     )
-    parser.add_argument("--write", action="store_true", help="keep what the guest writes to the image")
+    parser.add_argument("--write", action="store_true", help="write the guest's changes to the image")
     parser.add_argument("--memory", type=_memory, default=64, metavar="MIB", help="RAM in MiB (64)")
     parser.add_argument(
-        "--expect", action=AppendExpect, metavar="TEXT", help="exit with 0 once TEXT has appeared on screen or serial"
+        "--expect",
+        action=AppendExpect,
+        metavar="TEXT",
+        help="exit with 0 once TEXT has appeared on screen or serial line",
     )
     parser.add_argument(
         "--keys",
         action=AppendKeys,
         metavar="TEXT",
-        help=r"type TEXT; --expect and --keys are obeyed in the order given (\n, <up>, <ctrl-c>, << for a <)",
+        help=r"type TEXT; --expect and --keys take effect in the order given (\n, <up>, <ctrl-c>, << for a <)",
     )
     parser.add_argument(
         "--send", action=AppendSend, metavar="TEXT", help="send TEXT to the serial port, in the same order"
@@ -107,14 +110,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="end after SECONDS (60 when something is expected), with 1 if that is missing and 4 otherwise",
+        help="end after SECONDS (60 with --expect), with 1 if an expected text is missing and 4 otherwise",
     )
     parser.add_argument("--debugcon", type=_port, default=0xE9, metavar="PORT", help="debug console port (0xe9)")
     parser.add_argument(
         "--post-port",
         type=_port,
         metavar="PORT",
-        help="show POST codes written to PORT as lines 'POST 1F', for --expect too (with --bios: 0x80)",
+        help="show POST codes written to PORT as lines 'POST 1F', which --expect sees too (with --bios: 0x80)",
     )
     parser.add_argument(
         "--exit-port",
@@ -127,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_cpu,
         default=part(),
         metavar="VENDOR-OR-MODEL",
-        help=f"the part modelled ({DEFAULT}); {summary()}. 64-bit kernels insist on a 64-bit part, and entering 64-bit "
+        help=f"the CPU model ({DEFAULT}); {summary()}. 64-bit kernels insist on a 64-bit model, and entering 64-bit "
         "mode ends the boot",
     )
     parser.add_argument(
@@ -137,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace-from",
         type=_address,
         metavar="ADDRESS",
-        help="begin the trace at this linear address (the guest runs at full speed up to there)",
+        help="begin the trace at this linear address (the guest runs at full speed until then)",
     )
     parser.add_argument("--trace-count", type=_count, default=1000, metavar="N", help="instructions to trace (1000)")
     parser.add_argument(
@@ -151,12 +154,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     daemon = parser.add_mutually_exclusive_group()
     daemon.add_argument("--engine", choices=("auto", "native", "python"), default="auto", help="engine of the daemon")
-    daemon.add_argument("--connect", metavar="ENDPOINT", help="use the daemon that serves ENDPOINT, start none")
+    daemon.add_argument("--connect", metavar="ENDPOINT", help="use the daemon at ENDPOINT instead of starting one")
     parser.add_argument(
         "--ram",
         choices=("shared", "messages"),
         default="shared",
-        help="how the daemon gets at RAM: by a descriptor, or page by page in messages, as always over tcp (shared)",
+        help="how the daemon accesses RAM: by a descriptor, or page by page in messages, as always over tcp (shared)",
     )
     parser.add_argument(
         "--curve-secret-key", metavar="FILE", help="with --connect tcp://...: our keys (NAME.key_secret of keygen)"
@@ -168,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience",
         type=_patience,
         metavar="SECONDS",
-        help="with --connect: wait so long for a daemon that is not there: at the start (1), and for the successor of "
+        help="with --connect: how long to wait for a daemon that is not there: at first (1), and for the successor of "
         "one that has shut down or is gone (10)",
     )
     parser.add_argument(
@@ -176,10 +179,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_escape,
         default=escape.DEFAULT,
         metavar="KEY",
-        help="key on the terminal that begins a command to x86-dm, such as ctrl-a (ctrl-]); "
-        f"{escape.usage(escape.DEFAULT)}; all other keys, Ctrl-C too, go to the guest",
+        help="key that begins a command to x86-dm on the terminal, such as ctrl-a (ctrl-]); "
+        f"{escape.usage(escape.DEFAULT)}; all other keys, Ctrl-C included, go to the guest",
     )
-    parser.add_argument("--stats", action="store_true", help="say what it cost, and what the daemon counted")
+    parser.add_argument("--stats", action="store_true", help="print what the boot cost, and what the daemon counted")
     parser.add_argument("--json", action="store_true", help="print one JSON object about the boot, nothing else")
     parser.set_defaults(script=[])
 
@@ -248,7 +251,7 @@ def _port(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Boot the image; returns one of :class:`~dm.shim.ends.Status`, or what a signal or the guest made of it."""
+    """Boot the image; returns one of :class:`~dm.shim.ends.Status`, or a status that a signal or the guest decides."""
     if (args.image is None) == (args.bios is None):
         return _fail(args, Status.USAGE, "one of IMAGE and --bios FILE is needed; a ROM has no drives")
     path = args.image or args.bios
@@ -272,7 +275,7 @@ class _Unusable(Exception):
 
 @contextlib.contextmanager
 def _usable(path: Path | None = None) -> Iterator[None]:
-    """Turn what options and files raise into :class:`_Unusable`, with the path of the file that is looked at."""
+    """Turn what options and files raise into :class:`_Unusable`, with the path of the file concerned."""
     try:
         yield
     except EndpointError as error:
@@ -295,7 +298,7 @@ def _boot(args: argparse.Namespace, path: Path, limit: TimeLimit) -> int:
         try:
             return _start(args, path, guest, curve, stack)
         finally:
-            limit.lift()  # what is ended now has limits of its own
+            limit.lift()  # ending has time limits of its own
 
 
 def _start(
@@ -342,7 +345,7 @@ def _curve(args: argparse.Namespace) -> Curve | None:
     """Load the keys for a daemon on tcp.
 
     Raises:
-        ValueError: one is missing, useless or no key.
+        ValueError: one is missing, useless or not a key.
         OSError: a file cannot be read.
     """
     given = {"--curve-secret-key FILE": args.curve_secret_key, "--curve-server-key FILE": args.curve_server_key}
@@ -408,7 +411,7 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
     if there:
         try:
             counters = _compare(shim)
-        except SessionLost:  # the daemon may have gone since
+        except SessionLost:  # the daemon may be gone by now
             there = False
     if not there:
         shim.close(bye=False)  # nobody is there to say goodbye to
@@ -472,7 +475,7 @@ def _print_stats(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, in
 
 
 def _fail(args: argparse.Namespace, status: int, error: object) -> int:
-    """Say why nothing was booted, as JSON too where that is asked for; returns ``status``."""
+    """Say why nothing was booted, as JSON if requested; returns ``status``."""
     print(f"x86-dm boot: {error}", file=sys.stderr)
     if args.json:
         print(json.dumps({"outcome": "not-started", "detail": str(error)}, indent=2))

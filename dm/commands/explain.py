@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "state",
         metavar="STATE.json",
         help="a state (object of register names), or a trace: one object per line with 'state' and 'instruction'; its "
-        "last state is judged, and the whole by stretches; - is standard input",
+        "last state is checked, and the whole by stretches; - is standard input",
     )
     parser.add_argument("--for", dest="policy", choices=sorted(_POLICIES), default="vmx", help="who is to run it (vmx)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -92,7 +92,7 @@ def _entry(table: Any) -> Step:
 
 
 def culprit(steps: list[Step], failure: Failure, policy: Policy) -> str:
-    """Return the instruction since which the rule has been broken without a break, or "" when the trace cannot tell."""
+    """Return the instruction since which the rule has been violated throughout, or "" if the trace cannot tell."""
     first = len(steps) - 1
     while first > 0 and any(f.rule is failure.rule for f in failing(steps[first - 1].state, policy)):
         first -= 1

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do what the arguments say; 1 when --check or --missing finds something, 2 for bad input."""
+    """Carry out the arguments; 1 when --check or --missing finds something, 2 for bad input."""
     if args.check:
         return _check(args.verbose)
     if not args.code:

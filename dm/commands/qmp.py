@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="unix:PATH or tcp:HOST:PORT, as given to serve --qmp")
     parser.add_argument("command", metavar="COMMAND", help="e.g. query-status, query-x86-dm, stop, cont, quit")
     parser.add_argument("arguments", metavar="NAME=VALUE", nargs="*", help="arguments; VALUE is JSON, or else a string")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="give up after so many seconds (10)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="give up after this many seconds (10)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -63,12 +63,12 @@ def _argument(word: str) -> tuple[str, object]:
 
 async def _execute(target: str | tuple[str, int], command: str, arguments: dict[str, Any]) -> object:
     client = QMPClient("x86-dm")
-    client.logger.disabled = True  # what goes wrong is said once, by main()
+    client.logger.disabled = True  # errors are reported once, by main()
     await client.connect(target)
     try:
         return await client.execute(command, arguments or None)
     finally:
-        with contextlib.suppress(EOFError, OSError, QMPError):  # after quit nobody is there to take leave of
+        with contextlib.suppress(EOFError, OSError, QMPError):  # after quit nobody is there to disconnect from
             await client.disconnect()
 
 

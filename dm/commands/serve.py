@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         required=True,
         metavar="ENDPOINT",
-        help="control endpoint: ipc:///PATH (PATH.d is made for the daemon's own) or, with CURVE keys, tcp://ADDRESS:PORT",
+        help="control endpoint: ipc:///PATH (the daemon creates PATH.d) or, with CURVE keys, tcp://ADDRESS:PORT",
     )
     parser.add_argument(
         "--curve-secret-key", metavar="FILE", help="for tcp: the daemon's keys (NAME.key_secret of x86-dm keygen)"
@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="serve QMP on unix:PATH or tcp:HOST:PORT; may be repeated",
     )
-    parser.add_argument("--engine", default="auto", metavar="native|python", help="engine to run guest code with")
-    parser.add_argument("--memory-path", metavar="DIR", help="guests' RAM may also be files below DIR, given by path")
+    parser.add_argument("--engine", default="auto", metavar="native|python", help="engine that runs guest code")
+    parser.add_argument("--memory-path", metavar="DIR", help="guests' RAM may be files below DIR, named by path")
     parser.add_argument(
         "--session-timeout", type=float, default=10.0, metavar="SECONDS", help="free a silent shim's session (10)"
     )
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-file",
         metavar="FILE",
-        help="append the log to FILE instead; SIGHUP opens it anew (without it, it ends us)",
+        help="append the log to FILE instead; SIGHUP reopens it (without this option SIGHUP ends the daemon)",
     )
 
 
@@ -74,7 +74,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=default.sessions,
         metavar="N",
-        help=f"most sessions at a time ({default.sessions}); fewer where the system allows few descriptors",
+        help=f"most sessions at a time ({default.sessions}); fewer if the system allows only few descriptors",
     )
     parser.add_argument(
         "--max-vcpus", type=int, default=default.vcpus, metavar="N", help=f"most vCPUs of a session ({default.vcpus})"
@@ -147,7 +147,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_curve(endpoint: ControlEndpoint, secret_key: str | None, clients: str | None) -> None:
-    """Raise ValueError unless there are keys just when there must be."""
+    """Raise ValueError if keys are missing or not wanted."""
     missing = [
         option
         for option, value in (("--curve-secret-key FILE", secret_key), ("--curve-clients DIR", clients))
@@ -175,12 +175,12 @@ def _directory(path: str | None) -> str | None:
     if not os.path.isdir(real):
         raise ValueError(f"--memory-path {path}: an existing directory is needed")
     if real == "/":
-        raise ValueError("--memory-path /: would open every file; name the directory the guests' RAM lies in")
+        raise ValueError("--memory-path /: would open every file; name the directory that the guests' RAM is in")
     return real
 
 
 def _standard_descriptors() -> None:
-    """Open those of the descriptors 0 to 2 that our parent has closed: the next file opened would be in their place."""
+    """Open descriptors 0 to 2 where our parent has closed them, or the next file opened would take their place."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -192,7 +192,7 @@ def _standard_descriptors() -> None:
 
 
 def _absolute(address: Address) -> Address:
-    """Return an address that means the same in every directory."""
+    """Return an address that means the same in every working directory."""
     return UnixAddress(os.path.abspath(address.path)) if isinstance(address, UnixAddress) else address
 
 
@@ -223,7 +223,7 @@ def _engine(name: str) -> str:
 
 
 def _say(text: str) -> None:
-    """Write a line to standard error, whatever that is by now; what cannot be written is no reason to end."""
+    """Write a line to standard error, if possible; failing to is no reason to end."""
     with contextlib.suppress(OSError):
         os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
 
@@ -234,7 +234,7 @@ def _report(error: str | None) -> None:
 
 
 def _to_terminal() -> Callable[[str | None], None]:
-    """Return what reports to standard error as it is now, and lets go of that."""
+    """Return a function that reports to the current standard error and then releases it."""
     terminal = os.dup(2)
 
     def report(error: str | None) -> None:

@@ -1,4 +1,4 @@
-"""``x86-dm vectors``: runs recorded hardware tests on an engine and reports by opcode."""
+"""``x86-dm vectors``: run recorded hardware tests on an engine, and report by opcode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dm.vectors.formats import find_files
 from dm.vectors.runner import FileResult, run_file
 from dm.vectors.vendor import PARTS, named
 
-# Sets recorded on parts that are older than what vendors differ in.
+# Sets recorded on processors older than any vendor difference.
 _OLD = ("hw286", "moo")
 # Opcodes whose failures are described, and failures of each.
 _OPCODES, _EACH = 20, 3
@@ -44,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vendor",
         type=_vendor,
         metavar="|".join(PARTS),
-        help="whose CPU to hold them against, instead of the one that the set names (in its files or its README)",
+        help="whose CPU to compare with, instead of the one that the set names (in its files or its README)",
     )
     parser.add_argument(
         "--undefined",
         action="store_true",
-        help="compare also the flags that the manual leaves undefined and the set has nevertheless (hwamd, hwintel)",
+        help="also compare the flags that the manual leaves undefined, if the set has them (hwamd, hwintel)",
     )
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
     parser.add_argument("--sample", type=_fraction, default=1.0, metavar="F", help="fraction of the cases, at random")
@@ -144,7 +144,7 @@ def _total(results: list[FileResult], what: str) -> Counter[str]:
 
 
 def parts(results: list[FileResult]) -> dict[str, str]:
-    """Return set -> vendor of the part that it was held against; several are joined by commas."""
+    """Return set -> vendor of the CPU that it was compared with; several are joined by commas."""
     found: dict[str, dict[str, None]] = {}
     for result in results:
         found.setdefault(result.form, {})[result.part] = None
@@ -152,7 +152,7 @@ def parts(results: list[FileResult]) -> dict[str, str]:
 
 
 def summary(engine: str, seed: int, results: list[FileResult]) -> dict[str, Any]:
-    """Return the report as JSON carries it."""
+    """Return the report as values for JSON."""
     return {
         "engine": engine,
         "seed": seed,

@@ -1,7 +1,7 @@
-"""The hot part of an exchange in C, where its extension module is built.
+"""The hot part of an exchange in C, if its extension module is built.
 
-Knows nothing of the package: its types are told the tables they work by.  Each has an equal in Python that is the
-reference, stands for it where the module is missing, and does what it leaves undone:
+Knows nothing of the package: its types are given the tables they work from.  Each has a Python equivalent, which is the
+reference, replaces it where the module is missing, and handles what it does not:
 
 - ``Codec``: :mod:`dm.protocol.codec`,
 - ``Groups``: :mod:`dm.machine.groups`,

@@ -88,7 +88,7 @@ def test_a_name_excludes_a_table_and_a_model() -> None:
         Emulator(4096, cpu="amd", model="p6")
     with pytest.raises(ValueError, match="cpuid is given as well"):
         Emulator(4096, cpu="amd", cpuid=part("amd").cpuid)
-    with pytest.raises(TypeError, match="cpu is int, the name of a part is needed"):
+    with pytest.raises(TypeError, match="cpu is int, the name of a CPU model is needed"):
         Emulator(4096, cpu=6)  # type: ignore[arg-type]
 
 
