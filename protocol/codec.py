@@ -2,7 +2,7 @@
 
 Sans-IO: no sockets here.  Every value is checked strictly (an integer is never a flag, text is never bytes) and a
 refusal names the field, what it was and what would be right.  Unknown fields are ignored, unknown messages refused.
-Where :mod:`dm.fast` is built, it reads and writes what is right and usual; all else is done here.
+If :mod:`dm.fast` is built, it reads and writes valid, usual messages; all else is done here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def clip(text: str, limit: int) -> str:
 
 
 class _Repeating(dict[Any, Any]):
-    """A map in which a key came more than once; MessagePack's decoder itself would keep the last and say nothing."""
+    """A map in which a key came more than once; MessagePack's decoder would silently keep the last."""
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -60,7 +60,7 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _show(value: Any) -> str:
-    """Return a short picture of a bad value; a peer's megabyte is not repeated to it."""
+    """Return a short description of a bad value; a peer's megabyte is not sent back to it."""
     if type(value) is _Repeating:
         return "a map with a repeated key"
     if isinstance(value, bytes | list | dict):
@@ -226,7 +226,7 @@ _ABSENT: Final = object()
 
 
 def _fits(kind: FieldType) -> str:
-    """Return the condition in Python that ``value`` is right as it is; "False" where a function must see to it."""
+    """Return the Python condition under which ``value`` is valid as it is; "False" if a function must check it."""
     match kind:
         case schema.U(bits):
             return f"value.__class__ is int and 0 <= value <= {(1 << bits) - 1:#x}"

@@ -136,7 +136,7 @@ def declarations() -> str:
     out += ["enum x86_dm_type {"]
     out += [f"    X86_DM_{_upper(cls.NAME)}," for cls in schema.MESSAGES]
     out += ["    X86_DM_TYPES", "};", ""]
-    out += ["/* Any message.  What x86_dm_unpack() made is given back with x86_dm_message_free(). */"]
+    out += ["/* Any message.  What x86_dm_unpack() made is freed with x86_dm_message_free(). */"]
     out += ["struct x86_dm_message {", "    enum x86_dm_type type;", "    union {"]
     out += [f"        struct x86_dm_{_snake(cls)} {_snake(cls)};" for cls in schema.MESSAGES]
     out += ["    };", "    void *zone, *bytes; /* private: what the pointers above point into */", "};"]

@@ -1,4 +1,4 @@
-"""Where libzmq's functions are, for C code that uses the sockets of pyzmq: a second libzmq could not share them."""
+"""Addresses of libzmq's functions, for C code that uses pyzmq's sockets: a second libzmq could not share them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def functions(*names: str) -> dict[str, int]:
     """Return the addresses of functions (zmq.h) of the libzmq that pyzmq is linked with, in this order.
 
     Raises:
-        LookupError: pyzmq does not show them, as when it uses libzmq by other means.
+        LookupError: pyzmq does not expose them, for instance because it contains libzmq in another way.
     """
     try:
         bound = import_module("zmq.backend.cython._zmq")

@@ -2,7 +2,7 @@
 
 The dataclasses below are the schema.  The codec (:mod:`dm.protocol.codec`), the tables in ``README.md`` and the golden
 messages are made from :data:`MESSAGES`; nothing else may list fields.  This module imports nothing of the package;
-what is in a state is :mod:`dm.machine.state`'s to say.
+:mod:`dm.machine.state` says what is in a state.
 
 On the wire a message is one MessagePack map: key ``type`` holds the message's name, the other keys are field names.
 A field that has its default is left out.  Records are MessagePack arrays in field order; values after the last known
@@ -38,10 +38,10 @@ MAX_RAM_BLOCKS: Final = 256
 MAX_PAGES: Final = 1 << 15
 #: Most posted (coalesced) writes in one report.
 MAX_POSTED: Final = 1 << 13
-#: Most patches of memory by messages in one report and bytes in all of them; most ranges of changed pages.
+#: Most patches of RAM in messages in one report, and bytes in all of them; most ranges of changed pages.
 MAX_PATCHES: Final = 1 << 11
 MAX_PATCH_DATA: Final = 1 << 16
-#: Most bytes of memory by messages in a session.
+#: Most bytes of RAM carried in messages in a session.
 MAX_MESSAGE_RAM: Final = 1 << 32
 #: Most ranges of ports with a flag.
 MAX_PORTS: Final = 256
@@ -225,8 +225,9 @@ class IoKind(StrEnum):
     """What an ``io`` asks.
 
     ``report`` asks nothing: it only delivers posted writes and written pages.  ``memory-read`` (since 2) asks for
-    ``count`` bytes of block ``ram`` by messages, from offset ``address`` on; it has nothing to do with devices.
-    ``memory-copy`` (since 2): read an element at ``address``, write it at ``target``, step both, ``count`` times.
+    ``count`` bytes of block ``ram``, which is carried in messages, from offset ``address`` on; it is not a device
+    access. ``memory-copy`` (since 2): read an element at ``address``, write it at ``target``, advance both, ``count``
+    times.
     """
 
     PORT_IN = "port-in"
@@ -328,7 +329,7 @@ class Posted:
 
 @dataclass(slots=True)
 class Patch:
-    """Bytes that the guest has changed in a block by messages."""
+    """Bytes that the guest has changed in a block carried in messages."""
 
     ram: int = required(U32, "the block", since=2)
     offset: int = required(U64, "first of them in the block", since=2)
@@ -337,7 +338,7 @@ class Patch:
 
 @dataclass(slots=True)
 class PageRange:
-    """Pages of a block by messages that lie one behind the other."""
+    """Consecutive pages of a block carried in messages."""
 
     ram: int = required(U32, "the block", since=2)
     first: int = required(U64, "offset of the first in the block >> 12", since=2)
@@ -346,7 +347,7 @@ class PageRange:
 
 @dataclass(slots=True)
 class PortRange:
-    """Ports that lie one behind the other."""
+    """A contiguous range of ports."""
 
     first: int = required(U16, "first port", since=2)
     last: int = required(U16, "last port, not below the first", since=2)
@@ -357,9 +358,9 @@ class Failing:
     """One entry rule that does not hold."""
 
     rule: str = required(Text(64), "its stable name")
-    field: str = required(Text(64), "field judged, as the state table names it")
+    field: str = required(Text(64), "field checked, as the state table names it")
     actual: str = required(Text(128), "its value")
-    expected: str = required(Text(128), "what the rule asks")
+    expected: str = required(Text(128), "what the rule requires")
     section: str = required(Text(64), "where the manual says so")
 
 
@@ -392,7 +393,7 @@ class Message:
 
 @dataclass(slots=True, kw_only=True)
 class Hello(Message):
-    """Open a session, or take one up again with a new socket.  First message on a control socket."""
+    """Open a session, or resume one with a new socket.  First message on a control socket."""
 
     NAME, SENDER, ENDPOINT = "hello", "shim", "control"
     seq: int = required(U64, "request number, echoed by the answer")
@@ -400,7 +401,7 @@ class Hello(Message):
     max_version: int = required(U16, "newest protocol version the shim speaks")
     features: list[str] = optional(ListOf(Text(32), 64), "features the shim can use", [])
     name: str = optional(Text(64), "name of the VM, for logs and QMP", "")
-    resume: int = optional(U32, "session to take up again; 0: a new one", 0)
+    resume: int = optional(U32, "session to resume; 0: a new one", 0)
     epoch: int = optional(U32, "counts the shim's connections; must grow with each resume", 1)
     secret: bytes = optional(Blob(MAX_SECRET), "with `resume`: the session's", b"", since=3)
 
@@ -413,19 +414,19 @@ class Welcome(Message):
     seq: int = required(U64, "of the request")
     version: int = required(U16, "protocol version to use")
     session: int = required(U32, "session number, never 0")
-    features: list[str] = optional(ListOf(Text(32), 64), "those of the shim's features the daemon has too", [])
+    features: list[str] = optional(ListOf(Text(32), 64), "those of the shim's features that the daemon has too", [])
     max_message: int = required(U32, "largest message on a vCPU's endpoint, bytes")
     max_control: int = required(U32, "largest message on the control endpoint and the RAM socket, bytes")
     max_data: int = required(U32, "most device data in one exchange, bytes")
     max_regions: int = required(U32, "most regions in a map")
     max_vcpus: int = required(U32, "most vCPUs in a session")
-    timeout_ms: int = required(U32, "a session without any control message for so long is freed")
+    timeout_ms: int = required(U32, "a session without any control message for this long is freed")
     ram_socket: str = optional(Text(108), "path of the AF_UNIX socket for RAM descriptors; empty: none", "")
     daemon: str = required(Text(64), "name and version of the daemon")
     engine: str = required(Text(64), "engine in use")
     engine_note: str = optional(Text(512), "why this engine, when it is not the usual one", "")
     secret: bytes = optional(
-        Blob(MAX_SECRET), "what the shim's other sockets must know; empty before version 3", b"", since=3
+        Blob(MAX_SECRET), "what the shim's other sockets must show; empty before version 3", b"", since=3
     )
 
 
@@ -458,7 +459,7 @@ class RamRemove(Message):
 
 @dataclass(slots=True, kw_only=True)
 class MemoryMap(Message):
-    """Replace the memory map of the session; running vCPUs take it up within a slice."""
+    """Replace the memory map of the session; running vCPUs use it within a slice."""
 
     NAME, SENDER, ENDPOINT = "memory-map", "shim", "control"
     seq: int = required(U64, "request number")
@@ -468,7 +469,7 @@ class MemoryMap(Message):
 
 @dataclass(slots=True, kw_only=True)
 class StatePorts(Message):
-    """Say which ports' devices read and change the CPU's registers; replaces what was said before."""
+    """Say which ports' devices read and change the CPU's registers; replaces the previous list."""
 
     NAME, SENDER, ENDPOINT, SINCE = "state-ports", "shim", "control", 2
     seq: int = required(U64, "request number", since=2)
@@ -486,7 +487,9 @@ class VcpuCreate(Message):
     vcpu: int = required(U16, "number the shim gives it, below max_vcpus")
     model: str = optional(Text(16), "CPU model: p6, 80386 or 80286", "p6")
     cpuid: list[Cpuid] = optional(
-        ListOf(Record(Cpuid), 256), "CPUID table; leaf 0 keys what vendors differ in; empty: GenuineIntel, P6 class", []
+        ListOf(Record(Cpuid), 256),
+        "CPUID table; its leaf 0 decides the vendor's behaviour; empty: GenuineIntel, P6 class",
+        [],
     )
 
 
@@ -503,7 +506,7 @@ class VcpuReady(Message):
 
 @dataclass(slots=True, kw_only=True)
 class VcpuDestroy(Message):
-    """Destroy a vCPU; a run that is under way is given up."""
+    """Destroy a vCPU; its run, if any, is abandoned."""
 
     NAME, SENDER, ENDPOINT = "vcpu-destroy", "shim", "control"
     seq: int = required(U64, "request number")
@@ -566,29 +569,31 @@ class Emulate(Message):
     session: int = required(U32, "session")
     vcpu: int = required(U16, "vCPU")
     epoch: int = required(U32, "counts the sockets this vCPU has used, from 1")
-    seq: int = required(U64, "counts this vCPU's runs, from 1; the same again repeats the answer")
+    seq: int = required(U64, "counts this vCPU's runs, from 1; the same number again repeats the answer")
     generation: int = required(U64, "newest memory map the shim has sent")
     base: int = optional(U64, "`seq` of the run whose final state `state` differs from; 0: `state` is whole", 0)
     state: Groups = required(STATE, "whole state, or the groups that differ from `base`")
     reason: Reason = optional(Choice(Reason), "why", Reason.REQUEST)
     until: UntilWord = optional(Choice(UntilWord), "who runs the state next", UntilWord.NEVER)
-    steps: int | None = optional(U64, "end after so many instructions or REP iterations", None)
-    microseconds: int | None = optional(U64, "end after running so long, waits for answers not counted", None)
-    window: bool = optional(FLAG, "an external interrupt waits: mind the interrupt window", False)
-    acknowledge: bool = optional(FLAG, "in the window ask for the vector and deliver it; else end there", False)
+    steps: int | None = optional(U64, "end after this many instructions or REP iterations", None)
+    microseconds: int | None = optional(U64, "end after running this long, without waits for answers", None)
+    window: bool = optional(FLAG, "an external interrupt is pending: act at the interrupt window", False)
+    acknowledge: bool = optional(FLAG, "at the window ask for the vector and deliver it; else end there", False)
     inject: Event | None = optional(Record(Event), "event to deliver first", None)
-    code: bytes = optional(Blob(15), "instruction bytes that win over memory for the first fetch", b"")
+    code: bytes = optional(Blob(15), "instruction bytes that take precedence over memory for the first fetch", b"")
     mmio: int | None = optional(U64, "address the one instruction of reason `mmio` must touch", None)
     explain: bool = optional(FLAG, "`done` lists the entry rules that fail", False)
     checkpoint: bool = optional(FLAG, "every `io` carries the state at the start of its instruction", False)
     changed: list[PageRange] = optional(
-        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+        ListOf(Record(PageRange), MAX_PATCHES), "RAM in messages: pages that others have changed", [], since=2
     )
-    applied: int = optional(U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2)
+    applied: int = optional(U64, "RAM in messages: all `patches` up to this `version` have been applied", 0, since=2)
     secret: bytes = optional(
         Blob(MAX_SECRET), "the session's, until a run on this socket has been answered", b"", since=3
     )
-    stop_at: int | None = optional(U32, "linear address before whose instruction the run ends, `debug`", None, since=3)
+    stop_at: int | None = optional(
+        U32, "linear address: the run ends with `debug` before the instruction there", None, since=3
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -616,9 +621,9 @@ class Io(Message):
         STATE, "state at the start of this instruction: groups that differ from the state submitted", None
     )
     patches: list[Patch] = optional(
-        ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
+        ListOf(Record(Patch), MAX_PATCHES), "RAM in messages: what the guest has changed, in no order", [], since=2
     )
-    version: int = optional(U64, "memory by messages: number of `patches` among those of the session", 0, since=2)
+    version: int = optional(U64, "RAM in messages: number of `patches` among those of the session", 0, since=2)
     ram: int = optional(U32, "memory-read: the block", 0, since=2)
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction", [], since=2
@@ -639,12 +644,12 @@ class IoAnswer(Message):
     data: bytes = optional(Blob(MAX_DATA), "`size * count` bytes read; interrupt-ack: the vector, or none", b"")
     fault: bool = optional(FLAG, "MSR accesses: raise #GP(0) in the guest", False)
     map: Map | None = optional(Record(Map), "the access changed the memory map; takes effect at once", None)
-    window: bool | None = optional(FLAG, "an external interrupt waits (true) or no longer does (false)", None)
+    window: bool | None = optional(FLAG, "an external interrupt is pending (true) or no longer is (false)", None)
     stop: Stop = optional(Choice(Stop), "end the run after this instruction", Stop.NONE)
     changed: list[PageRange] = optional(
-        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+        ListOf(Record(PageRange), MAX_PATCHES), "RAM in messages: pages that others have changed", [], since=2
     )
-    applied: int = optional(U64, "memory by messages: all `patches` up to this `version` have been applied", 0, since=2)
+    applied: int = optional(U64, "RAM in messages: all `patches` up to this `version` have been applied", 0, since=2)
     registers: list[int] = optional(
         ListOf(U64, 16), "state ports: the registers after the access; empty: it changed none", [], since=2
     )
@@ -654,7 +659,7 @@ class IoAnswer(Message):
 
 @dataclass(slots=True, kw_only=True)
 class Kick(Message):
-    """Act on a run that is under way.  Not answered itself; one for a run that is over is ignored."""
+    """Act on a run in progress.  It has no answer; one for a run that is over is ignored."""
 
     NAME, SENDER, ENDPOINT = "kick", "shim", "vcpu"
     session: int = required(U32, "session")
@@ -662,9 +667,9 @@ class Kick(Message):
     epoch: int = required(U32, "epoch")
     seq: int = required(U64, "of the run")
     stop: Stop = optional(Choice(Stop), "end the run at the next boundary", Stop.KICK)
-    window: bool | None = optional(FLAG, "as in `io-answer`; with `stop` none the run goes on", None)
+    window: bool | None = optional(FLAG, "as in `io-answer`; with `stop` none the run continues", None)
     changed: list[PageRange] = optional(
-        ListOf(Record(PageRange), MAX_PATCHES), "memory by messages: pages that others have changed", [], since=2
+        ListOf(Record(PageRange), MAX_PATCHES), "RAM in messages: pages that others have changed", [], since=2
     )
 
 
@@ -678,7 +683,7 @@ class Done(Message):
     epoch: int = required(U32, "newest epoch of the vCPU")
     seq: int = required(U64, "of the run")
     reason: DoneReason = required(Choice(DoneReason), "why it ended")
-    stop: Stop = optional(Choice(Stop), "what an answer or kick asked for, whatever has ended the run", Stop.NONE)
+    stop: Stop = optional(Choice(Stop), "what an answer or kick asked for, whatever ended the run", Stop.NONE)
     address: int = optional(U64, "reasons firmware, hypervisor: guest-physical address; page-fault: linear", 0)
     detail: str = optional(Text(512), "reasons unsupported, memory-lost: which, in words; hypervisor: instruction", "")
     state: Groups = required(STATE, "groups that differ from the state submitted")
@@ -690,9 +695,9 @@ class Done(Message):
     failing: list[Failing] = optional(ListOf(Record(Failing), 128), "entry rules that fail, when asked for", [])
     closing: bool = optional(FLAG, "the daemon is shutting down: take the vCPU elsewhere", False)
     patches: list[Patch] = optional(
-        ListOf(Record(Patch), MAX_PATCHES), "memory by messages: what the guest has changed, in no order", [], since=2
+        ListOf(Record(Patch), MAX_PATCHES), "RAM in messages: what the guest has changed, in no order", [], since=2
     )
-    version: int = optional(U64, "memory by messages: number of `patches` among those of the session", 0, since=2)
+    version: int = optional(U64, "RAM in messages: number of `patches` among those of the session", 0, since=2)
     fault: int = optional(U32, "reason page-fault: its error code", 0, since=2)
 
 

@@ -1,8 +1,8 @@
-"""How both sides wait for a message: awake for a moment where that pays, else asleep.
+"""How both sides wait for a message: polling for a moment if that pays, else asleep.
 
-Most of an exchange is spent waking threads and idle processors.  In a lively conversation a side therefore looks again
-and again for a short while before it sleeps, as KVM does for a halted virtual CPU (Linux, halt-polling.rst).  It gives
-way to any other thread between two looks, and leaves off for a while when one takes the processor.
+Most of an exchange is spent waking threads and idle processors.  In a lively exchange a side therefore polls for a
+short while before it sleeps, as KVM does for a halted virtual CPU (Linux, halt-polling.rst).  It yields to other
+threads between two polls, and stops polling for a while when one of them takes the processor.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import select
 from time import perf_counter_ns
 from typing import Final
 
-#: Longest stretch of staying awake, in nanoseconds.  A longer wait ends the habit, a shorter one starts it.
+#: Longest time of polling, in nanoseconds.  A wait longer than this ends the habit, a shorter one starts it.
 AWAKE_NS: Final = 200_000
-#: Having given way for so long, in nanoseconds, means that another thread wants this processor; those of ZeroMQ take up
+#: A yield that took this long, in nanoseconds, means that another thread wants this processor; those of ZeroMQ take up
 #: to 80 us.
 _TAKEN_NS: Final = 100_000
-#: Then staying awake is not tried for so long, in nanoseconds: at first, and at most when that happens again and again.
+#: Back-off before polling again, in nanoseconds: at first, and at most after repeated yields.
 _REST_NS: Final = 10_000_000
 _LONGEST_REST_NS: Final = 160_000_000
-#: All of them, for who waits in the same way without this module.
+#: All of them, for code that waits in the same way without this module.
 TIMES: Final = (AWAKE_NS, _TAKEN_NS, _REST_NS, _LONGEST_REST_NS)
 
 
@@ -38,11 +38,11 @@ class Waiter:
         self._poll.register(descriptor, select.POLLIN)
 
     def remove(self, descriptor: int) -> None:
-        """Wait for it no more."""
+        """Stop waiting for it."""
         self._poll.unregister(descriptor)
 
     def wait(self, timeout: int | None = None) -> list[tuple[int, int]]:
-        """Return the descriptors with news, as select.poll does; after ``timeout`` ms (None: never) none."""
+        """Return the descriptors with events, as select.poll does; after ``timeout`` ms (None: never) none."""
         began = now = perf_counter_ns()
         if self._lively and now > self._resting_until:
             look, give_way = self._poll.poll, os.sched_yield

@@ -78,7 +78,7 @@ enum x86_dm_until {
     X86_DM_UNTIL_NEVER,
 };
 
-/* What an io asks. report asks nothing: it only delivers posted writes and written pages. memory-read (since 2) asks for count bytes of block ram by messages, from offset address on; it has nothing to do with devices. memory-copy (since 2): read an element at address, write it at target, step both, count times. */
+/* What an io asks. report asks nothing: it only delivers posted writes and written pages. memory-read (since 2) asks for count bytes of block ram, which is carried in messages, from offset address on; it is not a device access. memory-copy (since 2): read an element at address, write it at target, advance both, count times. */
 enum x86_dm_io_kind {
     X86_DM_IO_KIND_PORT_IN,
     X86_DM_IO_KIND_PORT_OUT,
@@ -208,8 +208,8 @@ struct x86_dm_state {
     uint8_t activity; /* Activity */
     uint8_t shadow; /* interrupt shadow: bit 0 STI, bit 1 MOV SS */
     uint8_t nmi_blocked; /* NMIs blocked until IRET */
-    uint8_t nmi_pending; /* an NMI waits for delivery */
-    uint8_t smm; /* in system-management mode: such a CPU is never taken */
+    uint8_t nmi_pending; /* an NMI is pending */
+    uint8_t smm; /* in system-management mode: such a CPU is never accepted */
     uint64_t pending_debug; /* VMX pending debug exceptions: B0-B3, bit 12, BS bit 14 */
     uint8_t inject_type; /* EventType of an event to deliver first; 255: none */
     uint8_t inject_vector; /* its vector */
@@ -285,21 +285,21 @@ struct x86_dm_posted {
     uint8_t size; /* bytes of each write; data is a multiple of it */
 };
 
-/* Bytes that the guest has changed in a block by messages. */
+/* Bytes that the guest has changed in a block carried in messages. */
 struct x86_dm_patch {
     uint32_t ram; /* the block */
     uint64_t offset; /* first of them in the block */
     struct x86_dm_blob data; /* their new values, all in one page */
 };
 
-/* Pages of a block by messages that lie one behind the other. */
+/* Consecutive pages of a block carried in messages. */
 struct x86_dm_page_range {
     uint32_t ram; /* the block */
     uint64_t first; /* offset of the first in the block >> 12 */
     uint64_t count; /* how many */
 };
 
-/* Ports that lie one behind the other. */
+/* A contiguous range of ports. */
 struct x86_dm_port_range {
     uint16_t first; /* first port */
     uint16_t last; /* last port, not below the first */
@@ -308,9 +308,9 @@ struct x86_dm_port_range {
 /* One entry rule that does not hold. */
 struct x86_dm_failing {
     const char *rule; /* its stable name */
-    const char *field; /* field judged, as the state table names it */
+    const char *field; /* field checked, as the state table names it */
     const char *actual; /* its value */
-    const char *expected; /* what the rule asks */
+    const char *expected; /* what the rule requires */
     const char *section; /* where the manual says so */
 };
 
@@ -326,7 +326,7 @@ struct x86_dm_vcpu_counters {
     uint64_t errors; /* error messages sent from its endpoint */
 };
 
-/* Open a session, or take one up again with a new socket. First message on a control socket. */
+/* Open a session, or resume one with a new socket. First message on a control socket. */
 struct x86_dm_hello {
     uint64_t seq; /* request number, echoed by the answer */
     uint16_t min_version; /* oldest protocol version the shim speaks */
@@ -334,7 +334,7 @@ struct x86_dm_hello {
     uint32_t n_features;
     const char *const *features; /* features the shim can use */
     const char *name; /* name of the VM, for logs and QMP */
-    uint32_t resume; /* session to take up again; 0: a new one */
+    uint32_t resume; /* session to resume; 0: a new one */
     uint32_t epoch; /* counts the shim's connections; must grow with each resume */
     struct x86_dm_blob secret; /* with resume: the session's */
 };
@@ -345,18 +345,18 @@ struct x86_dm_welcome {
     uint16_t version; /* protocol version to use */
     uint32_t session; /* session number, never 0 */
     uint32_t n_features;
-    const char *const *features; /* those of the shim's features the daemon has too */
+    const char *const *features; /* those of the shim's features that the daemon has too */
     uint32_t max_message; /* largest message on a vCPU's endpoint, bytes */
     uint32_t max_control; /* largest message on the control endpoint and the RAM socket, bytes */
     uint32_t max_data; /* most device data in one exchange, bytes */
     uint32_t max_regions; /* most regions in a map */
     uint32_t max_vcpus; /* most vCPUs in a session */
-    uint32_t timeout_ms; /* a session without any control message for so long is freed */
+    uint32_t timeout_ms; /* a session without any control message for this long is freed */
     const char *ram_socket; /* path of the AF_UNIX socket for RAM descriptors; empty: none */
     const char *daemon; /* name and version of the daemon */
     const char *engine; /* engine in use */
     const char *engine_note; /* why this engine, when it is not the usual one */
-    struct x86_dm_blob secret; /* what the shim's other sockets must know; empty before version 3 */
+    struct x86_dm_blob secret; /* what the shim's other sockets must show; empty before version 3 */
 };
 
 /* Make a block of RAM known. With its descriptor on the RAM socket; or, on the control endpoint, by path or to travel in messages. */
@@ -377,14 +377,14 @@ struct x86_dm_ram_remove {
     uint32_t ram; /* number of the block */
 };
 
-/* Replace the memory map of the session; running vCPUs take it up within a slice. */
+/* Replace the memory map of the session; running vCPUs use it within a slice. */
 struct x86_dm_memory_map {
     uint64_t seq; /* request number */
     uint32_t session; /* session */
     struct x86_dm_map map; /* the new map */
 };
 
-/* Say which ports' devices read and change the CPU's registers; replaces what was said before. */
+/* Say which ports' devices read and change the CPU's registers; replaces the previous list. */
 struct x86_dm_state_ports {
     uint64_t seq; /* request number */
     uint32_t session; /* session */
@@ -399,7 +399,7 @@ struct x86_dm_vcpu_create {
     uint16_t vcpu; /* number the shim gives it, below max_vcpus */
     const char *model; /* CPU model: p6, 80386 or 80286 */
     uint32_t n_cpuid;
-    const struct x86_dm_cpuid *cpuid; /* CPUID table; leaf 0 keys what vendors differ in; empty: GenuineIntel, P6 class */
+    const struct x86_dm_cpuid *cpuid; /* CPUID table; its leaf 0 decides the vendor's behaviour; empty: GenuineIntel, P6 class */
 };
 
 /* Answer to vcpu-create. */
@@ -410,7 +410,7 @@ struct x86_dm_vcpu_ready {
     const char *endpoint; /* ZeroMQ endpoint of this vCPU; connect a DEALER */
 };
 
-/* Destroy a vCPU; a run that is under way is given up. */
+/* Destroy a vCPU; its run, if any, is abandoned. */
 struct x86_dm_vcpu_destroy {
     uint64_t seq; /* request number */
     uint32_t session; /* session */
@@ -455,31 +455,31 @@ struct x86_dm_emulate {
     uint32_t session; /* session */
     uint16_t vcpu; /* vCPU */
     uint32_t epoch; /* counts the sockets this vCPU has used, from 1 */
-    uint64_t seq; /* counts this vCPU's runs, from 1; the same again repeats the answer */
+    uint64_t seq; /* counts this vCPU's runs, from 1; the same number again repeats the answer */
     uint64_t generation; /* newest memory map the shim has sent */
     uint64_t base; /* seq of the run whose final state state differs from; 0: state is whole */
     struct x86_dm_groups state; /* whole state, or the groups that differ from base */
     enum x86_dm_reason reason; /* why */
     enum x86_dm_until until; /* who runs the state next */
     bool has_steps;
-    uint64_t steps; /* end after so many instructions or REP iterations */
+    uint64_t steps; /* end after this many instructions or REP iterations */
     bool has_microseconds;
-    uint64_t microseconds; /* end after running so long, waits for answers not counted */
-    bool window; /* an external interrupt waits: mind the interrupt window */
-    bool acknowledge; /* in the window ask for the vector and deliver it; else end there */
+    uint64_t microseconds; /* end after running this long, without waits for answers */
+    bool window; /* an external interrupt is pending: act at the interrupt window */
+    bool acknowledge; /* at the window ask for the vector and deliver it; else end there */
     bool has_inject;
     struct x86_dm_event inject; /* event to deliver first */
-    struct x86_dm_blob code; /* instruction bytes that win over memory for the first fetch */
+    struct x86_dm_blob code; /* instruction bytes that take precedence over memory for the first fetch */
     bool has_mmio;
     uint64_t mmio; /* address the one instruction of reason mmio must touch */
     bool explain; /* done lists the entry rules that fail */
     bool checkpoint; /* every io carries the state at the start of its instruction */
     uint32_t n_changed;
-    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
-    uint64_t applied; /* memory by messages: all patches up to this version have been applied */
+    const struct x86_dm_page_range *changed; /* RAM in messages: pages that others have changed */
+    uint64_t applied; /* RAM in messages: all patches up to this version have been applied */
     struct x86_dm_blob secret; /* the session's, until a run on this socket has been answered */
     bool has_stop_at;
-    uint32_t stop_at; /* linear address before whose instruction the run ends, debug */
+    uint32_t stop_at; /* linear address: the run ends with debug before the instruction there */
 };
 
 /* A question in the middle of an instruction. The daemon waits for io-answer. */
@@ -505,8 +505,8 @@ struct x86_dm_io {
     bool has_checkpoint;
     struct x86_dm_groups checkpoint; /* state at the start of this instruction: groups that differ from the state submitted */
     uint32_t n_patches;
-    const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
-    uint64_t version; /* memory by messages: number of patches among those of the session */
+    const struct x86_dm_patch *patches; /* RAM in messages: what the guest has changed, in no order */
+    uint64_t version; /* RAM in messages: number of patches among those of the session */
     uint32_t ram; /* memory-read: the block */
     uint32_t n_registers;
     const uint64_t *registers; /* state ports: RAX RCX RDX RBX RSP RBP RSI RDI before the instruction */
@@ -525,11 +525,11 @@ struct x86_dm_io_answer {
     bool has_map;
     struct x86_dm_map map; /* the access changed the memory map; takes effect at once */
     bool has_window;
-    bool window; /* an external interrupt waits (true) or no longer does (false) */
+    bool window; /* an external interrupt is pending (true) or no longer is (false) */
     enum x86_dm_stop stop; /* end the run after this instruction */
     uint32_t n_changed;
-    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
-    uint64_t applied; /* memory by messages: all patches up to this version have been applied */
+    const struct x86_dm_page_range *changed; /* RAM in messages: pages that others have changed */
+    uint64_t applied; /* RAM in messages: all patches up to this version have been applied */
     uint32_t n_registers;
     const uint64_t *registers; /* state ports: the registers after the access; empty: it changed none */
     bool has_copied;
@@ -537,7 +537,7 @@ struct x86_dm_io_answer {
     bool native; /* nothing done: the hypervisor executes this instruction itself */
 };
 
-/* Act on a run that is under way. Not answered itself; one for a run that is over is ignored. */
+/* Act on a run in progress. It has no answer; one for a run that is over is ignored. */
 struct x86_dm_kick {
     uint32_t session; /* session */
     uint16_t vcpu; /* vCPU */
@@ -545,9 +545,9 @@ struct x86_dm_kick {
     uint64_t seq; /* of the run */
     enum x86_dm_stop stop; /* end the run at the next boundary */
     bool has_window;
-    bool window; /* as in io-answer; with stop none the run goes on */
+    bool window; /* as in io-answer; with stop none the run continues */
     uint32_t n_changed;
-    const struct x86_dm_page_range *changed; /* memory by messages: pages that others have changed */
+    const struct x86_dm_page_range *changed; /* RAM in messages: pages that others have changed */
 };
 
 /* The run has ended; the vCPU belongs to the shim again. */
@@ -557,7 +557,7 @@ struct x86_dm_done {
     uint32_t epoch; /* newest epoch of the vCPU */
     uint64_t seq; /* of the run */
     enum x86_dm_done_reason reason; /* why it ended */
-    enum x86_dm_stop stop; /* what an answer or kick asked for, whatever has ended the run */
+    enum x86_dm_stop stop; /* what an answer or kick asked for, whatever ended the run */
     uint64_t address; /* reasons firmware, hypervisor: guest-physical address; page-fault: linear */
     const char *detail; /* reasons unsupported, memory-lost: which, in words; hypervisor: instruction */
     struct x86_dm_groups state; /* groups that differ from the state submitted */
@@ -572,8 +572,8 @@ struct x86_dm_done {
     const struct x86_dm_failing *failing; /* entry rules that fail, when asked for */
     bool closing; /* the daemon is shutting down: take the vCPU elsewhere */
     uint32_t n_patches;
-    const struct x86_dm_patch *patches; /* memory by messages: what the guest has changed, in no order */
-    uint64_t version; /* memory by messages: number of patches among those of the session */
+    const struct x86_dm_patch *patches; /* RAM in messages: what the guest has changed, in no order */
+    uint64_t version; /* RAM in messages: number of patches among those of the session */
     uint32_t fault; /* reason page-fault: its error code */
 };
 
@@ -614,7 +614,7 @@ enum x86_dm_type {
     X86_DM_TYPES
 };
 
-/* Any message.  What x86_dm_unpack() made is given back with x86_dm_message_free(). */
+/* Any message.  What x86_dm_unpack() made is freed with x86_dm_message_free(). */
 struct x86_dm_message {
     enum x86_dm_type type;
     union {
