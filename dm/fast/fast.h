@@ -1,4 +1,4 @@
-/* What Python gives to every exchange between shim and daemon, in C.  Each type has an equal in Python that is the
+/* The hot part of every exchange between shim and daemon, in C.  Each type has a Python equivalent that is the
  * reference; what a type here does not know, it leaves to that one. */
 #ifndef DM_FAST_H
 #define DM_FAST_H

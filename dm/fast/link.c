@@ -54,7 +54,7 @@ static int64_t now_ns(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* Wait until a descriptor has news, up to `timeout` ms (-1: no limit) or LONGEST_SLEEP; returns what poll returns. */
+/* Wait until a descriptor has an event, up to `timeout` ms (-1: no limit) or LONGEST_SLEEP; returns what poll returns. */
 static int wait_for_news(Link *self, int timeout)
 {
     int64_t began = now_ns(), now = began;
@@ -99,12 +99,12 @@ static int send_data(Link *self, const void *data, size_t size)
     return sent;
 }
 
-/* Receive a message; returns its size, or -1 when there is none and other news, a signal or the end of the time. */
+/* Receive a message; returns its size, or -1 when there is none but another event, a signal or a time-out. */
 static int receive_message(Link *self, struct zmq_message *message, int timeout)
 {
     int got;
 
-    /* Only a recv that finds nothing makes the socket's descriptor tell of the next message (ZMQ_FD). */
+    /* The socket's descriptor signals the next message only after a recv that finds nothing (ZMQ_FD). */
     while ((got = self->zmq.msg_recv(message, self->socket, DONT_WAIT)) < 0) {
         if (self->zmq.error() != EAGAIN || wait_for_news(self, timeout) <= 0) {
             break;

@@ -16,7 +16,7 @@ void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t erro
     cpu->bail = BAIL_FAULT;
 }
 
-/* Leave before this instruction: it touches what only the hypervisor has, or is its to execute (label: its name). */
+/* Leave before this instruction: it touches the hypervisor's memory, or is the hypervisor's to execute (label). */
 void leave_to_hypervisor(struct cpu *cpu, uint64_t physical, uint32_t label)
 {
     cpu->hypervisor_address = physical;

@@ -163,7 +163,7 @@ uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size)
     return host_load(region->memory + (physical - region->gpa), size);
 }
 
-/* Replace an entry of a paging structure, at once: accessed and dirty bits stay set whatever becomes of the access. */
+/* Replace an entry of a paging structure, at once: accessed and dirty bits stay set whatever happens to the access. */
 uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_t new, unsigned size)
 {
     physical &= cpu->a20_mask;

@@ -19,7 +19,7 @@
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-/* Handlers end in tail calls only where the compiler surely makes jumps of them. */
+/* Handlers end in tail calls only where the compiler is sure to turn them into jumps. */
 #ifndef DM_THREADED
 #if defined(__OPTIMIZE__) && defined(__GNUC__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 #define DM_THREADED 1
@@ -44,7 +44,7 @@ enum {
     ARENA_SIZE = 16 << 20,
     LINK_UNIT = 32,      /* of places in the arena */
     TLB_SIZE = 256,
-    CHUNK = 16384,       /* steps between two looks at the kick word */
+    CHUNK = 16384,       /* steps between two checks of the kick word */
     JOURNAL_SIZE = 1024, /* inputs of one instruction */
     STORES_SIZE = 512,   /* stores of one instruction */
     POSTED_SIZE = 8192,  /* coalesced writes, of which one instruction makes at most three quarters */
@@ -81,7 +81,7 @@ struct block {
     uint64_t physical;
     struct block *hash_next, *page_next;
     struct page *page;
-    /* what entering it takes shares a cache line with the first record */
+    /* what is needed to enter it shares a cache line with the first record */
     uint64_t tag;
     uint8_t *bytes;        /* what it was decoded from; then the number of each record's form */
     const uint8_t *source; /* where that lay when the tag was set */
@@ -241,7 +241,7 @@ struct cpu {
     const struct insn *at;
     const struct insn *missed;
     unsigned misses;
-    const struct insn *resume; /* go on here, inside cpu->block, behind an instruction that ran exactly */
+    const struct insn *resume; /* continue here, inside cpu->block, after an instruction that ran exactly */
 
     uint64_t features, more_features;
     uint8_t vendor, model, delivering;
@@ -256,7 +256,7 @@ struct cpu {
     bool block_killed;
     bool ends_protected; /* the mode that segments' ends were computed for */
     bool smap_open;      /* whether EFLAGS.AC suspends SMAP, as the TLB knows it */
-    uint32_t repeat; /* iterations that the instruction at hand has made */
+    uint32_t repeat; /* iterations that the current instruction has made */
     uint32_t moved;  /* elements that a port string instruction has moved, else 1 */
 
     /* memory */
@@ -277,11 +277,11 @@ struct cpu {
     uint8_t *arena;
     size_t arena_used, arena_top; /* bytes taken at the bottom and at the top */
 
-    /* the instruction at hand */
+    /* the current instruction */
     struct arch before;           /* what an open question restores */
     struct arch committed;        /* the state at the last commit */
     const struct arch *on_fault;  /* which of the two a fault restores */
-    bool keeping;                 /* but for stores and general registers */
+    bool keeping;                 /* except stores and general registers */
     struct journal_entry *journal;
     unsigned journal_count, cursor;
     struct store *stores;
@@ -299,7 +299,7 @@ struct cpu {
     uint32_t label;
     uint64_t hypervisor_address;
 
-    /* the question at hand */
+    /* the current question */
     enum open open;
     bool answered;
     struct journal_entry question;
@@ -311,13 +311,13 @@ struct cpu {
     unsigned fetch_count;
     bool walked; /* the page of the byte being fetched has been found */
 
-    /* the request at hand */
+    /* the current request */
     struct dm_request request;
     uint64_t left; /* steps of the budget not yet made */
     bool progressed;
-    bool first;    /* the first instruction of this request is still to be made */
+    bool first;    /* the first instruction of this request has not been executed yet */
     bool expect_mmio; /* the access that the request names has not been seen yet */
-    bool prepaid;  /* the instruction at hand was begun, and is charged, in an earlier run */
+    bool prepaid;  /* the current instruction was begun, and is charged, in an earlier run */
     uint64_t steps, instructions;
     uint32_t insn_length; /* of the instruction run exactly */
     bool after_event; /* the last thing done was the delivery of an event, in this run or the one before */
@@ -340,7 +340,7 @@ typedef unsigned exact(struct cpu *cpu, const struct insn *i);
 struct variant {
     handler *fast; /* leave_exact when it must run exactly */
     exact *exact;
-    bool ends; /* the block ends with it: nothing goes on behind it, or what does must be looked at */
+    bool ends; /* the block ends with it: nothing follows it, or what follows must be checked */
     bool falls; /* the next record may follow */
     bool branches; /* so may a jump */
     bool cold; /* it writes fields beyond ARCH_HOT */

@@ -22,7 +22,7 @@ static uint64_t first_element(uintptr_t to, uintptr_t first, uintptr_t end, uint
     return k < n ? k : n;
 }
 
-/* Cut a block of `n` elements to be written from `physical` on behind the first that changes this very instruction. */
+/* Cut a block of `n` elements to be written from `physical` on after the first that changes this instruction. */
 uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down, unsigned size)
 {
     const struct region *region = region_at(cpu, physical);

@@ -39,7 +39,7 @@ static struct block *build(struct cpu *cpu, const struct fetch_entry *from, uint
             insns[n].handler = (void *)both;
     }
     const bool falls = variants[forms[count - 1]].falls;
-    /* Records grow from the bottom of the arena, what they were made from from its top. */
+    /* Records grow from the bottom of the arena, the bytes that they were decoded from from its top. */
     const size_t records = rounded(sizeof(struct block) + (count + falls) * sizeof(struct insn));
     const size_t origin = length + count * sizeof(uint16_t);
     if (cpu->arena_used + records + origin + cpu->arena_top > ARENA_SIZE)

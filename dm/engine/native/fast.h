@@ -47,7 +47,7 @@
 #define GPR32(n) (*(any32 *)&cpu->a.gpr[n])
 #define GPR64(n) (*(any64 *)&cpu->a.gpr[n])
 
-/* What each check costs is measured with builds that lack it (build.py --without); they are never the product. */
+/* Builds without a check measure its cost (build.py --without); they are never used otherwise. */
 #ifdef WITHOUT_LIMITS
 #define BEYOND(rule, s, o, bytes) 0
 #define BEYOND_CS(eip, block) 0
@@ -103,7 +103,7 @@
         t = *(const volatile any##bits *)READ_HOST(e_, l_); \
     } while (0)
 
-/* A store into a line that holds code needs a closer look, unless this very store had it. */
+/* A store into a line that holds code has to be checked, unless this very store has been. */
 static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linear, uint32_t size)
 {
     return ((code >> (linear / 64 % 64) & 1) || (code >> ((linear + size - 1) / 64 % 64) & 1)) &&

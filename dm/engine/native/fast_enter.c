@@ -23,7 +23,7 @@ static inline bool unchanged(const struct block *block)
            a[n - 1] == *(const volatile any8 *)(b + n - 1);
 }
 
-/* A direct jump that knows no way within the page: to another page, or for the first time. */
+/* A direct jump that is not linked within the page: to another page, or for the first time. */
 HANDLER(enter)
 {
     const uint32_t eip = cpu->a.eip;

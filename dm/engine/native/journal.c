@@ -59,7 +59,7 @@ void ask(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size, uint32
     cpu->bail = BAIL_QUESTION;
 }
 
-/* Bytes of withheld stores win over memory. */
+/* Bytes of withheld stores take precedence over memory. */
 static uint64_t forward(const struct cpu *cpu, uint64_t physical, unsigned size, uint64_t value)
 {
     for (unsigned n = 0; n < cpu->store_count; n++) {
@@ -130,7 +130,7 @@ void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size)
     cpu->stores[cpu->store_count++] = (struct store){.physical = physical, .value = value, .size = size};
 }
 
-/* Whether an earlier store of this instruction lies there, so that what was read there was not memory's. */
+/* Whether an earlier store of this instruction is there, so that what was read did not come from memory. */
 bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size)
 {
     for (unsigned n = 0; n < cpu->store_count; n++)
@@ -151,7 +151,7 @@ static uint64_t value_at(const struct cpu *cpu, const struct store *made, unsign
     return size < 8 ? value & ((UINT64_C(1) << (8 * size)) - 1) : value;
 }
 
-/* Get what goes to a device acknowledged: known from the journal, or a question.  The map may change in between, so
+/* Have a device write acknowledged: known from the journal, or a question.  The map may change in between, so
    each store remembers how much of it a device has had.  False: abandoned. */
 static bool acknowledge(struct cpu *cpu, struct store *made)
 {
@@ -222,7 +222,7 @@ bool commit_stores(struct cpu *cpu)
     for (unsigned n = 0; n < cpu->store_count; n++)
         if (!acknowledge(cpu, &cpu->stores[n]))
             return false;
-    if (cpu->expect_mmio) { /* the instruction is at its end and has not touched what the request names */
+    if (cpu->expect_mmio) { /* the instruction has ended without touching the address that the request names */
         cpu->hypervisor_address = 0;
         cpu->bail = BAIL_MISMATCH;
         return false;
@@ -244,7 +244,7 @@ bool commit_stores(struct cpu *cpu)
     return true;
 }
 
-/* What was done so far stays done: a later fault returns to here.  On replay it has been done before. */
+/* Make what was done so far final: a later fault returns to here.  On replay it has been done before. */
 void commit(struct cpu *cpu)
 {
     if (!cpu->recording) {
@@ -268,7 +268,7 @@ void commit(struct cpu *cpu)
     cpu->on_fault = &cpu->committed;
 }
 
-/* What has been stored by then, and general registers, stay when the instruction faults from here on. */
+/* Keep stores made so far, and general registers, if the instruction faults from here on. */
 void keep(struct cpu *cpu)
 {
     if (!cpu->recording)

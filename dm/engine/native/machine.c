@@ -1,4 +1,4 @@
-/* Creation and destruction, the state at the border, the memory map, answers. */
+/* Creation and destruction, conversion of the state, the memory map, answers. */
 
 #include <stdlib.h>
 
@@ -146,7 +146,7 @@ void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault)
     cpu->answered = true;
 }
 
-/* `count` elements have been copied; 0: none, so that the instruction decides anew. */
+/* `count` elements have been copied; 0: none, so that the instruction asks again. */
 void dm_answer_copy(struct cpu *cpu, uint32_t count)
 {
     if (count) {

@@ -20,7 +20,7 @@ struct region *region_at(struct cpu *cpu, uint64_t physical)
     return NULL;
 }
 
-/* NULL when there is no memory for it: such a page is neither written fast nor are its blocks kept. */
+/* NULL without memory for it: such a page is not written on the fast path, and its blocks are not kept. */
 struct page *page_at(struct region *region, uint64_t physical)
 {
     const uint64_t number = (physical - region->gpa) / PAGE;

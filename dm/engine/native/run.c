@@ -1,4 +1,4 @@
-/* The run loop: what is looked at between instructions, and the way into the fast handlers. */
+/* The run loop: what is checked between instructions, and the way into the fast handlers. */
 
 #include "fast.h"
 
@@ -33,7 +33,7 @@ static unsigned __attribute__((noinline)) run_records(struct cpu *cpu, const str
     return why;
 }
 
-/* Run blocks until something wants to be looked at. */
+/* Run blocks until something has to be checked. */
 static int run_fast(struct cpu *cpu)
 {
     const uint64_t chunk = cpu->left < CHUNK ? cpu->left : CHUNK;
@@ -102,7 +102,7 @@ static int turn(struct cpu *cpu)
         switch (boundary(cpu, cpu->request.window)) {
         case EVENT:
             if (cpu->after_event)
-                charge(cpu, 1, 0); /* two events in a row: endless ones must use the budget up */
+                charge(cpu, 1, 0); /* two events in a row: an endless sequence must use up the budget */
             cpu->after_event = true;
             return deliver_event(cpu);
         case HALTED:

@@ -22,14 +22,14 @@ static bool is_device(struct cpu *cpu, uint64_t physical, bool write)
     return !region->memory && region->kind != HYPERVISOR;
 }
 
-/* Whether this side of a move is memory that does as it is told. */
+/* Whether this side of a move is plain memory. */
 static bool is_plain(struct cpu *cpu, uint64_t physical, bool write)
 {
     const struct region *region = region_at(cpu, physical);
     return region && region->memory && (!write || region->kind == RAM);
 }
 
-/* Whether elements written there go through the outside, posted or asked, so that it may as well copy them. */
+/* Whether elements written there go to the outside anyway, posted or asked, so that it may copy them itself. */
 static bool is_outside(struct cpu *cpu, uint64_t physical)
 {
     const struct region *region = region_at(cpu, physical);

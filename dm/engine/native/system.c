@@ -15,7 +15,7 @@ static uint64_t host_tsc(void)
 #endif
 }
 
-/* Virtual time (tsc_host 0) goes on by one tick per reading.  A hypervisor whose clock is ahead of ours makes guest time
+/* Virtual time (tsc_host 0) advances by one tick per reading.  A hypervisor whose clock is ahead of ours makes guest time
    stand still until then, not go backwards. */
 static uint64_t tsc_now(const struct cpu *cpu)
 {

@@ -16,7 +16,7 @@ void tlb_drop(struct cpu *cpu)
     bump_generation(cpu);
 }
 
-/* The next store to each page is to be seen again. */
+/* Make the next store to each page take the slow path, so that it is reported. */
 void tlb_drop_writes(struct cpu *cpu)
 {
     for (unsigned user = 0; user < 2; user++)

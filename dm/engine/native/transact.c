@@ -135,7 +135,7 @@ static int deliver_from(struct cpu *cpu, bool journal_kept)
         if (!fault)
             return abandoned(cpu, OPEN_DELIVER);
     }
-    charge(cpu, 1, 0); /* #AC while #AC is delivered goes on for ever: the budget ends it */
+    charge(cpu, 1, 0); /* #AC while #AC is delivered would never end: the budget ends it */
     return RUN_ON;
 }
 
@@ -159,13 +159,13 @@ static int faulted(struct cpu *cpu)
     return deliver_event(cpu);
 }
 
-/* The instruction's bytes could not all be had. */
+/* Not all of the instruction's bytes could be read. */
 int not_fetched(struct cpu *cpu)
 {
     return cpu->bail == BAIL_FAULT ? faulted(cpu) : abandoned(cpu, cpu->walked ? OPEN_FETCH : OPEN_WALK);
 }
 
-/* Account for an instruction that has run, or see to why it has not. */
+/* Account for an instruction that has run, or handle why it did not complete. */
 static int settle(struct cpu *cpu, const struct insn *i, uint16_t variant, unsigned end)
 {
     cpu->resume = NULL;
