@@ -172,6 +172,33 @@ def test_the_search_finds_what_is_not_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert found == [("Door.close", ["Closed"]), ("Door.knock", ["OSError"]), ("Door.paint", ["SchemaError"])]
 
 
+def found(name: str) -> bool:
+    """Whether a dotted name is a module of dm, or in one: also an attribute that instances alone have."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        place = PACKAGE.joinpath(*parts[1:size])
+        path = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+        if path is not None:
+            words = set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+            return words.issuperset(parts[size:])
+    return False
+
+
+def test_references_lead_somewhere() -> None:
+    """What docstrings and comments name in full, by a role or plainly, is there."""
+    named = re.compile(
+        r":(?:class|func|meth|mod|data|attr|exc):`~?(dm\.[\w.]+)`|(?<![-.\w])(dm(?:\.[a-z_]\w*){2,}(?:\.\w+)*)\b"
+    )
+    wrong = []
+    for path in SOURCES:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for names in named.findall(line):
+                name = "".join(names).rstrip(".")
+                if not found(name) and not name.endswith(("._native", "._exchange", "._fast")):
+                    wrong.append(f"{path.relative_to(PACKAGE)}:{number}: {name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_public_functions_say_what_they_raise() -> None:
     wrong = [
         f"dm/{path.relative_to(PACKAGE)}:{line} {name}: {', '.join(what)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from functools import cache
@@ -146,3 +147,40 @@ def test_the_readme_names_every_folder() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     folders |= {"qemu-patches", "tests", "docs"}
     assert folders <= named
+
+
+def listed(cell: str) -> set[int]:
+    """Return the functions that a cell of the table of services lists, by AH: ``00h-02h 1Ah E801h``."""
+    found: set[int] = set()
+    for first, last in re.findall(r"\b([0-9A-F]{2})(?:[0-9A-F]{2})?h(?:-([0-9A-F]{2})h)?", cell):
+        found |= set(range(int(first, 16), int(last or first, 16) + 1))
+    return found
+
+
+def handled(name: str) -> set[int]:
+    """Return the functions that a module of dm/shim/bios handles: keys of its tables, and what AH is compared with."""
+    tree = ast.parse((PACKAGE / f"shim/bios/{name}.py").read_text(encoding="utf-8"))
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Dict)
+            and node.values
+            and all(isinstance(value, ast.Attribute) for value in node.values)
+        ):
+            found |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
+        if isinstance(node, ast.FunctionDef) and node.name == "service":
+            tests = [test for test in ast.walk(node) if isinstance(test, ast.Compare)]
+            chosen = [test for test in tests if ast.unparse(test.left) in ("call.ah", "function")]
+            found |= {test.comparators[0].value for test in chosen if isinstance(test.comparators[0], ast.Constant)}
+    return found
+
+
+def test_the_services_are_those_of_the_firmware() -> None:
+    """docs/architecture.md, Small PC: the shim's column has the functions that its modules handle."""
+    rows = {row[0]: row for row in table(ROOT / "docs/architecture.md", "| INT | by the ROM | by the shim |")}
+    modules = {"10h": "video", "13h": "disk", "15h": "system", "16h": "keyboard", "1Ah": "timer"}
+    for vector, module in modules.items():
+        _, rom, shim = rows[vector]
+        graphics = listed(rom) if "graphics" in shim else set()  # where the shim draws what the ROM does in text modes
+        assert listed(shim) <= handled(module), vector
+        assert handled(module) <= listed(shim) | graphics, vector
