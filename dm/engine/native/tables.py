@@ -90,5 +90,5 @@ def _row(handlers: Handlers, number: int, row: Row) -> str:
     sizes = ", ".join("{" + ", ".join("{" + ", ".join(map(str, x)) + "}" for x in size) + "}" for size in table)
     return (
         f"    {{{['', 'rm', 'm', 'r', 'R'].index(row.mod)}, {', '.join(str(int(x)) for x in flags)}, "
-        f"{{{immediates or '0'}}}, {{{sizes}}}}}, /* {row.text} */"
+        f"{{{immediates or '{{0, 0}, 0}'}}}, {{{sizes}}}}}, /* {row.text} */"
     )
