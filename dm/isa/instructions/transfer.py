@@ -104,7 +104,7 @@ def call_inner(m: Microcode, raw: Value, target: Value, next_eip: Value) -> None
     size = frames.element_size(m, wide)
     level = code.dpl
     stack = m.call(frames.inner_stack, level)
-    stack_raw = m.call(frames.check_stack, stack, level)
+    stack_raw = frames.check_stack(m, stack, level)
     m.call(frames.check_room, stack, stack_raw, count + 4, wide)
     old_cs, old_ss, old_esp = m.get(SELECTOR, Seg.CS), m.get(SELECTOR, Seg.SS), m.get(GPR32, Gpr.SP)
     # Parameters go over first, while SS is still the old stack: below the two words that will hold SS:ESP.

@@ -14,7 +14,7 @@ from dm.isa.mechanisms.descriptor import (
     rpl,
 )
 from dm.isa.mechanisms.mode import fault_if
-from dm.isa.mechanisms.segmentation import load_real, null_inaccessible
+from dm.isa.mechanisms.segmentation import load_real, null_inaccessible, stack_segment
 from dm.machine.architecture import Selector, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value, procedure
@@ -48,6 +48,26 @@ def enter_code(m: Microcode, selector: Value, raw: Value, eip: Value) -> None:
     m.set(EIP, eip)
 
 
+def code_segment(m: Microcode, selector: Value, vector: Vector, null: str) -> Value:
+    """Return the descriptor of a code segment, 64 bits, whose privilege level is still to be checked.
+
+    A null selector is ``vector``(0) with cause ``null``; what names no code segment is ``vector``(selector).
+    """
+    fault_if(m, is_null(selector), vector, 0, null)
+    raw = m.call(fetch_descriptor, selector, vector)
+    d = Descriptor(raw)
+    fault_if(m, ~d.is_code, vector, error_code(selector), "NOT_CODE", selector.zext(32), d.type.zext(32))
+    return raw
+
+
+def check_code_level(m: Microcode, selector: Value, code: Descriptor, vector: Vector) -> None:
+    """Check code that a return or a task switch goes to, at the level of its selector's RPL, and that it is present."""
+    error, shown, level = error_code(selector), selector.zext(32), rpl(selector)
+    bad = m.select(code.is_conforming, code.dpl > level, code.dpl != level)
+    fault_if(m, bad, vector, error, "CODE_DPL", shown, code.dpl.zext(32))
+    fault_if(m, ~code.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
+
+
 @procedure(selector=16, raw=64)
 def check_code(m: Microcode, selector: Value, raw: Value) -> None:
     """Check the target of a direct far JMP or CALL (SDM vol. 3A, 5.8.1)."""
@@ -65,15 +85,19 @@ def check_code(m: Microcode, selector: Value, raw: Value) -> None:
 
 @procedure(result=64, selector=16, jump=1)
 def gate_target(m: Microcode, selector: Value, jump: Value) -> None:
-    """Return the code descriptor that a gate names, checked (SDM vol. 3A, 5.8.4)."""
-    error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, Vector.GP)
+    """Return the code descriptor that a call, interrupt or trap gate names, checked (SDM vol. 3A, 5.8.4 and 6.12.1).
+
+    ``jump``: by JMP, which cannot change the level.
+    """
+    raw = code_segment(m, selector, Vector.GP, "GATE_SELECTOR_NULL")
     d, cpl = Descriptor(raw), m.get(CPL)
-    fault_if(m, ~d.is_code, Vector.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    error, shown = error_code(selector), selector.zext(32)
     low = (d.dpl > cpl) | (jump & ~d.is_conforming & (d.dpl != cpl))
     fault_if(m, low, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32), cpl.zext(32))
     fault_if(m, mode.long_mode(m) & ~d.is_64_bit_code, Vector.GP, error, "NOT_64_BIT_CODE", shown)
+    # Virtual-8086 mode, where only events come through gates, can be left to non-conforming code of level 0 alone.
+    bad = mode.virtual_8086(m) & (d.is_conforming | (d.dpl != 0))
+    fault_if(m, bad, Vector.GP, error, "HANDLER_NOT_LEVEL_0", shown, d.dpl.zext(32))
     fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
     m.return_(raw)
 
@@ -81,31 +105,12 @@ def gate_target(m: Microcode, selector: Value, jump: Value) -> None:
 @procedure(result=64, selector=16)
 def return_code(m: Microcode, selector: Value) -> None:
     """Return the code descriptor that a far return goes to, checked (SDM vol. 2, RET and IRET)."""
-    error, shown, cpl = error_code(selector), selector.zext(32), m.get(CPL)
-    fault_if(m, is_null(selector), Vector.GP, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, Vector.GP)
-    d = Descriptor(raw)
-    fault_if(m, ~d.is_code, Vector.GP, error, "NOT_CODE", shown, d.type.zext(32))
+    raw = code_segment(m, selector, Vector.GP, "CS_SELECTOR_NULL")
+    d, cpl = Descriptor(raw), m.get(CPL)
     ia32e.refuse_l_and_d(m, selector, d)
-    level = rpl(selector)
-    fault_if(m, level < cpl, Vector.GP, error, "RETURN_TO_INNER", shown, cpl.zext(32))
-    bad = m.select(d.is_conforming, d.dpl > level, d.dpl != level)
-    fault_if(m, bad, Vector.GP, error, "CODE_DPL", shown, d.dpl.zext(32))
-    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
-    m.return_(raw)
-
-
-@procedure(result=64, selector=16, level=8)
-def return_stack(m: Microcode, selector: Value, level: Value) -> None:
-    """Return the stack descriptor that a return to an outer ``level`` goes to, checked."""
-    error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), Vector.GP, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, Vector.GP)
-    d = Descriptor(raw)
-    fault_if(m, rpl(selector) != level, Vector.GP, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, ~d.is_writable, Vector.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-    fault_if(m, d.dpl != level, Vector.GP, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
-    fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
+    inner = rpl(selector) < cpl
+    fault_if(m, inner, Vector.GP, error_code(selector), "RETURN_TO_INNER", selector.zext(32), cpl.zext(32))
+    check_code_level(m, selector, d, Vector.GP)
     m.return_(raw)
 
 
@@ -122,7 +127,7 @@ def enter_outer(m: Microcode, cs: Value, code: Value, eip: Value, ss: Value, esp
         m.set(GPR64, (esp + extra).zext(64), Gpr.SP)
         m.call(null_inaccessible)
         m.return_()
-    stack = m.call(return_stack, ss, level)
+    stack = m.call(stack_segment, ss, level, Vector.GP)
     check_target(m, eip, Descriptor(code))
     marked = m.call(mark_accessed, ss, stack)
     m.set(CPL, level)

@@ -37,15 +37,12 @@ from dm.isa.cells import (
     cell,
 )
 from dm.isa.mechanisms import frames, ia32e, mode, task
-from dm.isa.mechanisms.code import check_eip, enter_code, enter_real
+from dm.isa.mechanisms.code import check_eip, enter_code, enter_real, gate_target
 from dm.isa.mechanisms.debug import DEBUGCTL, instruction_breakpoints
 from dm.isa.mechanisms.descriptor import (
     INTERRUPT_GATES,
     TRAP_GATES,
     Descriptor,
-    error_code,
-    fetch_descriptor,
-    is_null,
     linear_32,
     of_part,
     one_of,
@@ -197,6 +194,23 @@ def redirected(m: Microcode, vector: Value) -> None:
     m.return_(~m.call(p.LOAD_SYSTEM[8], base + at).bit(vector & 7))
 
 
+def _check_gate(m: Microcode, number: Value, gate: Descriptor, soft: Value, error: Value, *kinds: int) -> None:
+    """Check a gate of the IDT (SDM vol. 3A, 6.12.1): one of ``kinds``, open to software interrupts, present.
+
+    Args:
+        m: builder.
+        number: vector, 32 bits.
+        gate: the gate.
+        soft: 1 for INT n, INT3 and INTO, whose gate's DPL is checked.
+        error: error code that names the gate.
+        kinds: types it may have.
+    """
+    known = one_of(gate.type, *kinds) & ~gate.is_segment
+    fault_if(m, ~known, Vector.GP, error, "GATE_TYPE", number, gate.type.zext(32))
+    fault_if(m, soft & (gate.dpl < m.get(CPL)), Vector.GP, error, "GATE_DPL", number, gate.dpl.zext(32))
+    fault_if(m, ~gate.present, Vector.NP, error, "GATE_NOT_PRESENT", number)
+
+
 @procedure(vector=8, soft=1, has_error=1, error=32, return_eip=32)
 def interrupt_ia32e(
     m: Microcode, vector: Value, soft: Value, has_error: Value, error: Value, return_eip: Value
@@ -208,19 +222,10 @@ def interrupt_ia32e(
     fault_if(m, at + 15 > limit, Vector.GP, idt_error, "IDT_LIMIT", number, limit)
     address = linear_32(m, m.get(IDTR_BASE) + at.zext(64))
     gate, upper = Descriptor(m.call(p.LOAD_SYSTEM[64], address)), m.call(p.LOAD_SYSTEM[64], address + 8)
-    known = one_of(gate.type, System.INT32, System.TRAP32) & ~gate.is_segment
-    fault_if(m, ~known, Vector.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
-    fault_if(m, soft & (gate.dpl < m.get(CPL)), Vector.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
-    fault_if(m, ~gate.present, Vector.NP, idt_error, "GATE_NOT_PRESENT", number)
+    _check_gate(m, number, gate, soft, idt_error, System.INT32, System.TRAP32)
     selector = gate.gate_selector
-    target_error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
-    target = m.call(fetch_descriptor, selector, Vector.GP)
+    target = m.call(gate_target, selector, 0)
     code, cpl = Descriptor(target), m.get(CPL)
-    fault_if(m, ~code.is_code, Vector.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
-    fault_if(m, code.dpl > cpl, Vector.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
-    fault_if(m, ~code.is_64_bit_code, Vector.GP, target_error, "NOT_64_BIT_CODE", shown)
-    fault_if(m, ~code.present, Vector.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
     inner = ~code.is_conforming & (code.dpl < cpl)
     level = m.select(inner, code.dpl, cpl)
     stack, image, old_cs = ia32e.Stack(m), flags.eflags(m), m.get(SELECTOR, Seg.CS)
@@ -270,10 +275,7 @@ def interrupt_protected(
     limit = m.get(IDTR_LIMIT).zext(32)
     fault_if(m, at + 7 > limit, Vector.GP, idt_error, "IDT_LIMIT", number, limit)
     gate = Descriptor(of_part(m, m.call(p.LOAD_SYSTEM[64], m.get(IDTR_BASE).trunc(32) + at)))
-    known = one_of(gate.type, System.TASK_GATE, *INTERRUPT_GATES, *TRAP_GATES) & ~gate.is_segment
-    fault_if(m, ~known, Vector.GP, idt_error, "GATE_TYPE", number, gate.type.zext(32))
-    fault_if(m, soft & (gate.dpl < m.get(CPL)), Vector.GP, idt_error, "GATE_DPL", number, gate.dpl.zext(32))
-    fault_if(m, ~gate.present, Vector.NP, idt_error, "GATE_NOT_PRESENT", number)
+    _check_gate(m, number, gate, soft, idt_error, System.TASK_GATE, *INTERRUPT_GATES, *TRAP_GATES)
     with m.If(gate.type == System.TASK_GATE):
         tss = m.call(task.check_tss, gate.gate_selector, Vector.GP, 0)
         m.call(task.switch_task, gate.gate_selector, tss, task.EVENT, return_eip)
@@ -283,24 +285,15 @@ def interrupt_protected(
         m.return_()
 
     selector, eip, wide = gate.gate_selector, gate.gate_offset, gate.is_wide
-    target_error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), Vector.GP, 0, "GATE_SELECTOR_NULL")
-    target = m.call(fetch_descriptor, selector, Vector.GP)
+    target = m.call(gate_target, selector, 0)
     code, cpl, vm = Descriptor(target), m.get(CPL), mode.virtual_8086(m)
-    fault_if(m, ~code.is_code, Vector.GP, target_error, "NOT_CODE", shown, code.type.zext(32))
-    fault_if(m, code.dpl > cpl, Vector.GP, target_error, "CODE_DPL", shown, code.dpl.zext(32), cpl.zext(32))
     inner = ~code.is_conforming & (code.dpl < cpl)
-    # From virtual-8086 mode only a non-conforming handler of level 0 will do.
-    fault_if(
-        m, vm & (~inner | (code.dpl != 0)), Vector.GP, target_error, "HANDLER_NOT_LEVEL_0", shown, code.dpl.zext(32)
-    )
-    fault_if(m, ~code.present, Vector.NP, target_error, "SEGMENT_NOT_PRESENT", shown)
     image = flags.eflags(m)
     old_cs = m.get(SELECTOR, Seg.CS).zext(32)
     with m.If(inner):
         level = code.dpl
         stack = m.call(frames.inner_stack, level)
-        stack_raw = m.call(frames.check_stack, stack, level)
+        stack_raw = frames.check_stack(m, stack, level)
         count = m.select(vm, m.const(32, 9), m.const(32, 5)) + has_error.zext(32)
         m.call(frames.check_room, stack, stack_raw, count, wide)
         check_eip(m, eip, code.limit)

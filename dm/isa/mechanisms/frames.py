@@ -11,14 +11,12 @@ from dm.isa.features import is_amd
 from dm.isa.mechanisms.descriptor import (
     Descriptor,
     error_code,
-    fetch_descriptor,
     in_descriptor,
-    is_null,
     load_cache,
     mark_accessed,
-    rpl,
 )
 from dm.isa.mechanisms.mode import fault_if
+from dm.isa.mechanisms.segmentation import stack_segment
 from dm.machine.architecture import Rights, Vector
 from dm.machine.state import Gpr, Seg
 from dm.microcode import Microcode, Value, procedure
@@ -99,19 +97,9 @@ def inner_stack(m: Microcode, level: Value) -> None:
     m.return_((selector.zext(64) << 32) | pointer.zext(64))
 
 
-@procedure(result=64, stack=64, level=8)
-def check_stack(m: Microcode, stack: Value, level: Value) -> None:
+def check_stack(m: Microcode, stack: Value, level: Value) -> Value:
     """Return the descriptor of the stack that :func:`inner_stack` gave, checked for privilege ``level``."""
-    selector = (stack >> 32).trunc(16)
-    error, shown = error_code(selector), selector.zext(32)
-    fault_if(m, is_null(selector), Vector.TS, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, selector, Vector.TS)
-    d = Descriptor(raw)
-    fault_if(m, rpl(selector) != level, Vector.TS, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, d.dpl != level, Vector.TS, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
-    fault_if(m, ~d.is_writable, Vector.TS, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-    fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
-    m.return_(raw)
+    return m.call(stack_segment, (stack >> 32).trunc(16), level, Vector.TS)
 
 
 def stack_mask(m: Microcode, raw: Value) -> Value:

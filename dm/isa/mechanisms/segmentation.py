@@ -53,29 +53,51 @@ def load_null(m: Microcode, seg: Value, selector: Value) -> None:
     m.call(p.SEGMENT_CHANGED, seg)
 
 
+@procedure(result=64, selector=16, level=8, vector=8)
+def stack_segment(m: Microcode, selector: Value, level: Value, vector: Value) -> None:
+    """Return the descriptor of a stack for privilege ``level``, checked (SDM vol. 2, MOV, CALL, RET, IRET and INT).
+
+    A null selector is ``vector``(0), a stack that is not present #SS(selector), all else ``vector``(selector).
+    """
+    error, shown = error_code(selector), selector.zext(32)
+    fault_if(m, is_null(selector), vector, 0, "SS_SELECTOR_NULL")
+    raw = m.call(fetch_descriptor, selector, vector)
+    d = Descriptor(raw)
+    fault_if(m, rpl(selector) != level, vector, error, "SS_RPL", shown, level.zext(32))
+    fault_if(m, ~d.is_writable, vector, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
+    fault_if(m, d.dpl != level, vector, error, "SS_DPL", shown, d.dpl.zext(32), level.zext(32))
+    fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
+    m.return_(raw)
+
+
+@procedure(result=64, selector=16, vector=8)
+def data_segment(m: Microcode, selector: Value, vector: Value) -> None:
+    """Return the descriptor of a segment for DS, ES, FS or GS, checked; ``selector`` is not null (SDM vol. 2, MOV).
+
+    One that is not present is #NP(selector), all else ``vector``(selector).
+    """
+    error, shown, cpl = error_code(selector), selector.zext(32), m.get(CPL)
+    raw = m.call(fetch_descriptor, selector, vector)
+    d = Descriptor(raw)
+    fault_if(m, ~d.is_readable, vector, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
+    low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
+    fault_if(m, ~d.is_conforming & low, vector, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
+    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    m.return_(raw)
+
+
 @procedure(seg=8, selector=16)
 def load_protected(m: Microcode, seg: Value, selector: Value) -> None:
     """Load ES, SS, DS, FS or GS through a descriptor: every check in the manual's order (SDM vol. 2, MOV)."""
-    null = is_null(selector)
-    error = error_code(selector)
-    shown = selector.zext(32)
-    with m.If(null):
+    with m.If(is_null(selector)):
         fault_if(m, seg == Seg.SS, Vector.GP, 0, "SS_SELECTOR_NULL")
         load_null(m, seg, selector)
         m.return_()
-    raw = m.call(fetch_descriptor, selector, Vector.GP)
-    d = Descriptor(raw)
-    cpl = m.get(CPL)
     with m.If(seg == Seg.SS):
-        fault_if(m, rpl(selector) != cpl, Vector.GP, error, "SS_RPL", shown, cpl.zext(32))
-        fault_if(m, ~d.is_writable, Vector.GP, error, "SS_NOT_WRITABLE", shown, d.type.zext(32))
-        fault_if(m, d.dpl != cpl, Vector.GP, error, "SS_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-        fault_if(m, ~d.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
-    with m.Else():
-        fault_if(m, ~d.is_readable, Vector.GP, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
-        low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
-        fault_if(m, ~d.is_conforming & low, Vector.GP, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-        fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
+        raw = m.call(stack_segment, selector, m.get(CPL), Vector.GP)
+        m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
+        m.return_()
+    raw = m.call(data_segment, selector, Vector.GP)
     m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
 
 

@@ -25,6 +25,7 @@ from dm.isa.cells import (
     UNUSABLE,
 )
 from dm.isa.mechanisms import mode
+from dm.isa.mechanisms.code import check_code_level, code_segment
 from dm.isa.mechanisms.descriptor import (
     AVAILABLE_TSS,
     BUSY_TSS,
@@ -43,7 +44,7 @@ from dm.isa.mechanisms.descriptor import (
 )
 from dm.isa.mechanisms.mode import fault_if
 from dm.isa.mechanisms.paging import load_pdptes
-from dm.isa.mechanisms.segmentation import load_null, load_real
+from dm.isa.mechanisms.segmentation import data_segment, load_null, load_real, stack_segment
 from dm.machine.architecture import Cr0, Cr4, Dr7, Eflags, PendingDebug, Rights, Selector, System, Vector
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
@@ -163,24 +164,11 @@ def load_task_ldt(m: Microcode, selector: Value) -> None:
 def load_task_code_stack(m: Microcode) -> None:
     """Load CS and SS of a new task (SDM vol. 3A, table 7-1)."""
     cs, ss = m.get(SELECTOR, Seg.CS), m.get(SELECTOR, Seg.SS)
-    error, shown = error_code(cs), cs.zext(32)
-    fault_if(m, is_null(cs), Vector.TS, 0, "CS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, cs, Vector.TS)
-    code, level = Descriptor(raw), rpl(cs)
-    fault_if(m, ~code.is_code, Vector.TS, error, "NOT_CODE", shown, code.type.zext(32))
-    bad = m.select(code.is_conforming, code.dpl > level, code.dpl != level)
-    fault_if(m, bad, Vector.TS, error, "CODE_DPL", shown, code.dpl.zext(32))
-    fault_if(m, ~code.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    raw = code_segment(m, cs, Vector.TS, "CS_SELECTOR_NULL")
+    check_code_level(m, cs, Descriptor(raw), Vector.TS)
     m.call(load_cache, Seg.CS, cs, m.call(mark_accessed, cs, raw))
     m.call(p.COMMIT)
-    error, shown = error_code(ss), ss.zext(32)
-    fault_if(m, is_null(ss), Vector.TS, 0, "SS_SELECTOR_NULL")
-    raw = m.call(fetch_descriptor, ss, Vector.TS)
-    stack = Descriptor(raw)
-    fault_if(m, rpl(ss) != level, Vector.TS, error, "SS_RPL", shown, level.zext(32))
-    fault_if(m, ~stack.is_writable, Vector.TS, error, "SS_NOT_WRITABLE", shown, stack.type.zext(32))
-    fault_if(m, stack.dpl != level, Vector.TS, error, "SS_DPL", shown, stack.dpl.zext(32), level.zext(32))
-    fault_if(m, ~stack.present, Vector.SS, error, "SS_NOT_PRESENT", shown)
+    raw = m.call(stack_segment, ss, rpl(cs), Vector.TS)
     m.call(load_cache, Seg.SS, ss, m.call(mark_accessed, ss, raw))
     m.call(p.COMMIT)
 
@@ -189,16 +177,10 @@ def load_task_code_stack(m: Microcode) -> None:
 def load_task_data(m: Microcode, seg: Value) -> None:
     """Load DS, ES, FS or GS of a new task from the selector already in it."""
     selector = m.get(SELECTOR, seg)
-    error, shown = error_code(selector), selector.zext(32)
     with m.If(is_null(selector)):
         load_null(m, seg, selector)
         m.return_()
-    raw = m.call(fetch_descriptor, selector, Vector.TS)
-    d, cpl = Descriptor(raw), m.get(CPL)
-    fault_if(m, ~d.is_readable, Vector.TS, error, "DATA_NOT_READABLE", shown, d.type.zext(32))
-    low = (rpl(selector) > d.dpl) | (cpl > d.dpl)
-    fault_if(m, ~d.is_conforming & low, Vector.TS, error, "DATA_DPL", shown, d.dpl.zext(32), cpl.zext(32))
-    fault_if(m, ~d.present, Vector.NP, error, "SEGMENT_NOT_PRESENT", shown)
+    raw = m.call(data_segment, selector, Vector.TS)
     m.call(load_cache, seg, selector, m.call(mark_accessed, selector, raw))
 
 
