@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from dm.isa.map.decode import Decoded
+from dm.machine.architecture import Eflags
 
-CF, PF, AF, ZF, SF, OF = 0x001, 0x004, 0x010, 0x040, 0x080, 0x800
+CF, PF, AF, ZF, SF, OF = Eflags.CF, Eflags.PF, Eflags.AF, Eflags.ZF, Eflags.SF, Eflags.OF
 BOTH: Final = "both parts"
 #: Bits 19:16 of what LAR gives.
 _LAR: Final = 0x000F0000

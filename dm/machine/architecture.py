@@ -352,6 +352,8 @@ class Entry(IntEnum):
     #: Address of a page or table: of 32 bits, and of 52.
     ADDRESS_32 = 0xFFFFF000
     ADDRESS = 0x000FFFFFFFFFF000
+    #: Reserved in a PDE of 32-bit paging that maps 4 MiB (table 4-4).
+    PSE36_RESERVED = 1 << 21
     #: Reserved in a PDPTE of PAE paging (table 4-8).
     PDPTE_RESERVED = 0xFFF << 52 | G | PS | D | A | US | RW
 

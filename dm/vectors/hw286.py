@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from dm.machine.architecture import Eflags
 from dm.vectors import packed
 from dm.vectors.case import Case, Fault, FormatError
 from dm.vectors.memory import Patch
@@ -39,7 +40,7 @@ def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RealMode, Iter
 
 def _frame(before: dict[str, int], sp: int) -> tuple[Patch, ...]:
     """Return what a fault of the instruction at ``before`` pushes when SP ends as ``sp``."""
-    words = (before["ip"], before["cs"], before["flags"] & FLAGS | 2)
+    words = (before["ip"], before["cs"], before["flags"] & FLAGS | Eflags.FIXED)
     return tuple((frame_address(before["ss"], sp, i), word.to_bytes(2, "little")) for i, word in enumerate(words))
 
 

@@ -46,6 +46,8 @@ _VECTORS: Final = 256
 # Exceptions that push an error code (SDM vol. 3A, table 6-1); the recorder has 0 for all others.
 _WITH_ERROR: Final = frozenset({8, 10, 11, 12, 13, 14, 17})
 _HLT: Final = 0xF4
+#: Where access rights are in the second doubleword of a descriptor.
+_RIGHTS_AT: Final = 8
 _BUSY_TSS: Final = Rights.P | System.TSS32_BUSY
 # Exception frames with a change of stack: EIP CS EFLAGS ESP SS, with and without an error code before them.
 _FRAME: Final = 20
@@ -109,7 +111,7 @@ def _descriptor(segment: Segment) -> bytes:
     """Return the 8-byte descriptor a segment register is loaded from (SDM vol. 3A, 3.4.5)."""
     limit = segment.limit >> 12 if segment.attributes & Rights.G else segment.limit
     low = segment.base << 16 & 0xFFFF0000 | limit & 0xFFFF
-    high = segment.base & 0xFF000000 | limit & 0xF0000 | segment.attributes << 8 | segment.base >> 16 & 0xFF
+    high = segment.base & 0xFF000000 | limit & 0xF0000 | segment.attributes << _RIGHTS_AT | segment.base >> 16 & 0xFF
     return low.to_bytes(4, "little") + high.to_bytes(4, "little")
 
 

@@ -243,7 +243,7 @@ def _case(opcode: str, test: _Test, masks: Registers, defined: int, revoked: boo
         )
     except KeyError as e:
         raise FormatError(f"test {test.index} of {opcode}: the initial state lacks register {e}") from None
-    state.cr0 |= before.get("cr0", 0) & _CR0 & ~1
+    state.cr0 |= before.get("cr0", 0) & _CR0 & ~Cr0.PE
     for name in ("cr3", "dr6", "dr7"):
         setattr(state, name, before.get(name, getattr(state, name)))
     full = 0xFFFFFFFF if wide else 0xFFFF
@@ -260,6 +260,6 @@ def _case(opcode: str, test: _Test, masks: Registers, defined: int, revoked: boo
         patches=test.patches,
         registers={r: (v, _MASKS.get(r, full) & masks.get(r, full)) for r, v in after.items()},
         changes=test.changes,
-        memory_masks={at: flags & FLAGS & 0xFF, at + 1: (flags & FLAGS) >> 8} if test.exception else {},
+        memory_masks=dict(enumerate((flags & FLAGS).to_bytes(2, "little"), at)) if test.exception else {},
         skip="taken back by the set's authors" if revoked else "",
     )

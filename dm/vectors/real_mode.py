@@ -55,7 +55,9 @@ def initial_state(gpr: list[int], selectors: list[int], rip: int, rflags: int) -
         rflags: flags; bits 12-15 and undefined ones are dropped.
     """
     system = _template().seg[6:]
-    return replace(_template(), gpr=gpr, seg=[*map(segment, selectors), *system], rip=rip, rflags=rflags & FLAGS | 2)
+    return replace(
+        _template(), gpr=gpr, seg=[*map(segment, selectors), *system], rip=rip, rflags=rflags & FLAGS | Eflags.FIXED
+    )
 
 
 def frame_address(ss: int, sp: int, item: int) -> int:

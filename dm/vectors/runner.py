@@ -191,7 +191,7 @@ def compare(case: Case, outcome: Outcome, memory: Memory, known: Difference | No
         if (found ^ wanted) & mask:
             lines.append(f"{name}: {found & mask:x}, hardware: {wanted & mask:x}")
     if not (known and known.memory):
-        pushed = zip(sorted(case.memory_masks.items()), (flags & 0xFF, flags >> 8 & 0xFF), strict=False)
+        pushed = zip(sorted(case.memory_masks.items()), (flags & 0xFFFF).to_bytes(2, "little"), strict=False)
         masks = {address: mask & ~bits for (address, mask), bits in pushed}
         wrong = memory.differences(case.changes, masks)
         lines += [f"[{address:x}]: {found:02x}, hardware: {wanted:02x}" for address, found, wanted in wrong[:_BYTES]]

@@ -133,8 +133,8 @@ def write_cr4(m: Microcode, value: Value) -> None:
 
 def _check_cr_number(m: Microcode, number: Value) -> None:
     # CR4 came with the Pentium.
-    cr4 = m.select(m.get(MODEL) < 5, m.const(16, 0), m.const(16, 1 << 4))
-    exists = (cr4 | 1 << 0 | 1 << 2 | 1 << 3).bit(number)
+    fifth = m.select(m.get(MODEL) < 5, m.const(16, 0), m.const(16, 1 << 4))
+    exists = (fifth | 1 << 0 | 1 << 2 | 1 << 3).bit(number)
     fault_if(m, ~exists, Vector.UD, 0, "NO_SUCH_CR", number.zext(32))
     mode.require_cpl0(m)
 

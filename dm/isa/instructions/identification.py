@@ -13,7 +13,7 @@ from dm.machine.architecture import ApicBase, Cr4, Eflags, Vector
 from dm.microcode import Value
 
 #: Bits of CPUID(1).ECX, CPUID(7).ECX, CPUID(1).EDX (AMD: CPUID(80000001h).EDX too).
-_OSXSAVE, _OSPKE, _APIC = 27, 4, 9
+_OSXSAVE_SHOWN, _OSPKE_SHOWN, _APIC_SHOWN = 1 << 27, 1 << 4, 1 << 9
 
 
 @instruction()
@@ -36,10 +36,10 @@ def CPUID(x: Insn) -> None:
     eax, ebx, ecx, edx = (m.call(cpuid_register, leaf.v, subleaf, which) for which in range(4))
     basic, extended = leaf.v == 1, (leaf.v == 0x80000001) & is_amd(m)
     osxsave, ospke = mode.cr4_bit(m, Cr4.OSXSAVE), mode.cr4_bit(m, Cr4.PKE)
-    ecx = m.select(basic, ecx & ~m.const(32, 1 << _OSXSAVE) | osxsave.zext(32) << _OSXSAVE, ecx)
-    ecx = m.select((leaf.v == 7) & (subleaf == 0), ecx & ~m.const(32, 1 << _OSPKE) | ospke.zext(32) << _OSPKE, ecx)
+    ecx = m.select(basic, ecx & ~m.const(32, _OSXSAVE_SHOWN) | osxsave.at(_OSXSAVE_SHOWN, 32), ecx)
+    ecx = m.select((leaf.v == 7) & (subleaf == 0), ecx & ~m.const(32, _OSPKE_SHOWN) | ospke.at(_OSPKE_SHOWN, 32), ecx)
     apic = m.get(cell("apic_base")).has(ApicBase.EN)
-    edx = m.select((basic | extended) & ~apic, edx & ~m.const(32, 1 << _APIC), edx)
+    edx = m.select((basic | extended) & ~apic, edx & ~m.const(32, _APIC_SHOWN), edx)
     for number, answer in zip((0, 3, 1, 2), (eax, ebx, ecx, edx), strict=True):
         x.register(number, 32).write(answer)
 

@@ -8,7 +8,7 @@ from dm.isa.cells import ATTRIBUTES, BASE, CPL, LIMIT, UNUSABLE
 from dm.isa.insn import Insn, Operand, instruction
 from dm.isa.mechanisms import mode
 from dm.isa.mechanisms.descriptor import linear_32
-from dm.machine.architecture import Vector
+from dm.machine.architecture import Rights, System, Vector
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
 
@@ -29,8 +29,9 @@ def io_permission(m: Microcode, port: Value, size: Value) -> None:
     shown = port.zext(32)
     attributes = m.get(ATTRIBUTES, Seg.TR)
     limit = m.get(LIMIT, Seg.TR)
-    # Type 9 or 11: a 32-bit TSS, busy or not.
-    suitable = ((attributes & 0x9D) == 0x89) & ~m.get(UNUSABLE, Seg.TR)
+    # A 32-bit TSS, busy or not.
+    looked_at = Rights.P | Rights.S | (Rights.TYPE ^ Rights.BUSY)
+    suitable = ((attributes & looked_at) == Rights.P | System.TSS32) & ~m.get(UNUSABLE, Seg.TR)
     mode.fault_if(m, ~suitable | (limit < _TSS_LIMIT), Vector.GP, 0, "IO_NO_MAP", shown)
     base = m.get(BASE, Seg.TR)
     offset = m.call(p.LOAD_SYSTEM[16], linear_32(m, base + _MAP_BASE)).zext(32) + (shown >> 3)

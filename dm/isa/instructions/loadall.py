@@ -18,7 +18,7 @@ from dm.microcode import Microcode, Value
 
 TABLE: Final = 0x800
 #: Offsets of words: machine status word, flags, IP, selectors, registers from DI on in the reverse order of encoding.
-_MSW, _FLAGS, _IP, _GPR = 0x06, 0x18, 0x1A, 0x26
+_MSW_AT, _FLAGS_AT, _IP_AT, _GPR_AT = 0x06, 0x18, 0x1A, 0x26
 _SELECTORS: Final = {Seg.TR: 0x16, Seg.LDTR: 0x1C, Seg.DS: 0x1E, Seg.SS: 0x20, Seg.CS: 0x22, Seg.ES: 0x24}
 #: Offsets of caches: base in three bytes, access rights in one, limit in two.
 _CACHES: Final = {Seg.ES: 0x36, Seg.CS: 0x3C, Seg.SS: 0x42, Seg.DS: 0x48, Seg.LDTR: 0x54, Seg.TR: 0x60}
@@ -41,10 +41,10 @@ def LOADALL(x: Insn) -> None:
     m = x.m
     mode.require_cpl0(m)
     old = m.get(CR0)
-    new = old & ~m.const(64, Cr0.MSW ^ Cr0.PE) | (_word(m, _MSW) & Cr0.MSW).zext(64)
+    new = old & ~m.const(64, Cr0.MSW ^ Cr0.PE) | (_word(m, _MSW_AT) & Cr0.MSW).zext(64)
     m.set(CR0, new)
     for number in Gpr:
-        m.set(GPR16, _word(m, _GPR + 2 * (Gpr.DI - number)), int(number))
+        m.set(GPR16, _word(m, _GPR_AT + 2 * (Gpr.DI - number)), int(number))
     for seg, offset in _CACHES.items():
         base, rights, limit = _cache(m, offset)
         m.set(SELECTOR, _word(m, _SELECTORS[seg]), int(seg))
@@ -58,8 +58,8 @@ def LOADALL(x: Insn) -> None:
         base, _, limit = _cache(m, offset)
         m.set(cell(f"{name}_base"), base)
         m.set(cell(f"{name}_limit"), limit.trunc(16))
-    flags.set_eflags(m, _word(m, _FLAGS).zext(32) & Eflags.ALL_16)
+    flags.set_eflags(m, _word(m, _FLAGS_AT).zext(32) & Eflags.ALL_16)
     level = m.get(ATTRIBUTES, Seg.SS).field(Rights.DPL).trunc(8)
     m.set(CPL, m.select(new.has(Cr0.PE), level, m.const(8, 0)))
-    m.set(EIP, _word(m, _IP).zext(32))
+    m.set(EIP, _word(m, _IP_AT).zext(32))
     m.end(ends.CHECKPOINT)

@@ -19,6 +19,7 @@ from dm.isa.insn import Variant, expand
 from dm.isa.lineage import Lineage
 from dm.isa.map.decode import Decoded, lookup, variants
 from dm.isa.map.forms import PREFIXES, ROWS, Row
+from dm.machine.architecture import Cr0, Eflags
 from dm.machine.state import Seg, State
 from dm.microcode.ir import End, statements
 
@@ -29,7 +30,6 @@ AGREEMENT: Final = frozenset({"oracle/test_every_form"})
 #: Tests on the CPU of the host, which may lack what CPUID announces.
 ON_HOST: Final = frozenset({"oracle/test_forms"})
 
-_PE, _PG, _VM = 1, 1 << 31, 1 << 17
 _HEAD = """\
 # Forms of instructions that tests have executed, written by pytest --write-executed; dm/isa/map/coverage.py explains.
 # First the test modules with the modes they run forms in, numbered; then for each row of the opcode map its forms, and
@@ -66,10 +66,10 @@ def mode_name(cr0: int, eflags: int, cpl: int, code32: bool, limits: Iterable[in
     ``limits`` are those of the data segments: one beyond 64 KiB, or 32-bit code, makes real mode unreal.  ``+paged``
     follows when paging is on.
     """
-    paged = "+paged" if cr0 & _PG else ""
-    if not cr0 & _PE:
+    paged = "+paged" if cr0 & Cr0.PG else ""
+    if not cr0 & Cr0.PE:
         return ("unreal" if code32 or any(limit > 0xFFFF for limit in limits) else "real") + paged
-    if eflags & _VM:
+    if eflags & Eflags.VM:
         return "vm86" + paged
     return f"p{32 if code32 else 16}.{cpl}{paged}"
 
@@ -77,7 +77,7 @@ def mode_name(cr0: int, eflags: int, cpl: int, code32: bool, limits: Iterable[in
 def mode_of(state: State) -> str:
     """Return the name of a state's mode."""
     limits = (state.seg[n].limit for n in (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS))
-    return mode_name(state.cr0, state.eflags, state.cpl, bool(state.cs.attributes & 0x4000), limits)
+    return mode_name(state.cr0, state.eflags, state.cpl, state.cs.big, limits)
 
 
 def executed(decoded: Decoded, mode: str, *, completed: bool) -> None:

@@ -135,6 +135,11 @@ class Descriptor:
         return (self.raw >> 16).trunc(16)
 
     @property
+    def gate_stack(self) -> Value:
+        """Number in the interrupt stack table, 0 for none, of a 16-byte interrupt or trap gate, 32 bits."""
+        return self.raw.bits(32, 3).trunc(32)
+
+    @property
     def gate_count(self) -> Value:
         """Parameter count in a call gate, 32 bits."""
         return self.raw.bits(32, 5).trunc(32)

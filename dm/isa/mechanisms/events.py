@@ -229,7 +229,7 @@ def interrupt_ia32e(
     inner = ~code.is_conforming & (code.dpl < cpl)
     level = m.select(inner, code.dpl, cpl)
     stack, image, old_cs = ia32e.Stack(m), flags.eflags(m), m.get(SELECTOR, Seg.CS)
-    ist = gate.raw.bits(32, 3).trunc(32)
+    ist = gate.gate_stack
     pointer = m.var(64, stack.pointer)
     with m.If(inner | (ist != 0)):
         slot = m.select(ist != 0, ia32e.interrupt_slot(ist), ia32e.level_slot(level))

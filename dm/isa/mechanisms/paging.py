@@ -109,7 +109,7 @@ def walk_32(m: Microcode, linear: Value, access: Value) -> None:
             # PSE-36: PDE bits 13-20 are address bits 32-39, as far as MAXPHYADDR goes; bit 21 is reserved.
             high = (pde.zext(64) & 0x1FE000) << 19
             allowed = m.select(has(m, "pse36"), high & ~m.call(reserved_address), m.const(64, 0))
-            _reserved(m, linear, access, pde.bit(21) | (high != allowed))
+            _reserved(m, linear, access, pde.has(Entry.PSE36_RESERVED) | (high != allowed))
             m.call(check_rights, linear, access, _rights(pde))
             with m.If(_store(m, pde_at, pde, _updated(m, pde, True, write))):
                 m.return_(high | (pde & 0xFFC00000 | linear & 0x3FFFFF).zext(64))
