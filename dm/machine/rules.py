@@ -588,9 +588,9 @@ def _(m: Microcode) -> Value:
     return ~cr0.has(Cr0.PG) | cr0.has(Cr0.PE)
 
 
-@_rule("EFER_RESERVED", SVM_ALL, _SECTION_SVM, "efer", "reserved bits zero")
+@_rule("EFER_RESERVED", SVM_ALL, _SECTION_SVM, "efer", "reserved bits zero (7:1, 9, 16, 19, 63:22)")
 def _(m: Microcode) -> Value:
-    return (m.get(_EFER) & 0xFFFFFFFFFFDE82FE) == 0
+    return (m.get(_EFER) & (0xFFFFFFFFFFFFFFFF ^ sum(Efer))) == 0
 
 
 @_rule("LONG_MODE_PAE", SVM_ALL, _SECTION_SVM, "cr4", "PAE and PE set when EFER.LME and CR0.PG are set")

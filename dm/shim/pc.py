@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from dm.engine.api import MemoryMap
-from dm.machine.architecture import Eflags
+from dm.machine.architecture import ApicBase, Eflags, Msr, Vector
 from dm.machine.state import Activity, EventType, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim import cmos
@@ -36,11 +36,9 @@ from dm.shim.memory import BIOS, GuestMemory, PageFaultError
 from dm.shim.multiboot import Kernel
 from dm.shim.remote import Answer
 
-_PAGE_FAULT: Final = 14
-#: IA32_APIC_BASE, and its value where there is no local APIC: the usual base, BSP, not enabled.  Writing it adds none
+#: IA32_APIC_BASE where there is no local APIC: the usual base, BSP, not enabled.  Writing it adds none
 #: (SDM vol. 3A, 10.4.3: a P6's APIC that is turned off stays so until a reset).
-_APIC_BASE: Final = 0x1B
-_APIC_OFF: Final = 0xFEE00100
+_APIC_OFF: Final = 0xFEE00000 | ApicBase.BSP
 
 
 def _discard(data: bytes) -> None:
@@ -250,7 +248,7 @@ class Pc:
                 for i in range(io.count):
                     element = self.memory.read(io.address + i * step, io.size)
                     self.memory.write(io.target + i * step, element)
-            case IoKind.MSR_WRITE if io.address == _APIC_BASE:
+            case IoKind.MSR_WRITE if io.address == Msr.APIC_BASE:
                 pass
             case IoKind.MSR_READ | IoKind.MSR_WRITE:
                 fault = True
@@ -282,6 +280,6 @@ class Pc:
             self.firmware.enter(address, self.state)
         except PageFaultError as fault:
             s = self.state
-            s.inject_type, s.inject_vector = int(EventType.EXCEPTION), _PAGE_FAULT
+            s.inject_type, s.inject_vector = int(EventType.EXCEPTION), Vector.PF
             s.inject_has_error, s.inject_error, s.inject_length = 1, fault.error, 0
             s.cr2 = fault.linear

@@ -62,7 +62,7 @@ def check(vm: Machine, case: tuple[str, Values, Values], code32: bool) -> None:
     assert vm.run(budget=1).instructions == 1
     state = vm.state
     assert [*state.gpr] == expected
-    assert {name: state.rflags >> FLAG_BITS[name] & 1 for name in case[2] if name in FLAG_BITS} == {
+    assert {name: int(state.rflags & FLAG_BITS[name] != 0) for name in case[2] if name in FLAG_BITS} == {
         name: value for name, value in case[2].items() if name in FLAG_BITS
     }
     assert vm.ram == ram

@@ -19,7 +19,7 @@ from dm.isa.map.decode import decode, variants
 from dm.isa.map.forms import ROWS, Row
 from dm.isa.mechanisms import access
 from dm.isa.parts import DEFAULT_CPUID
-from dm.machine.architecture import Eflags, position
+from dm.machine.architecture import Cr0, Eflags, Rights, System, position
 from dm.machine.state import FIELDS, Seg
 from dm.microcode import Microcode, Procedure
 from dm.microcode.ir import Call, statements
@@ -46,9 +46,8 @@ class Hypervisor(Exception):
 
 #: Single-bit flags by name.
 FLAG_BITS = {
-    "cf": 0, "pf": 2, "af": 4, "zf": 6, "sf": 7, "tf": 8, "if": 9, "df": 10, "of": 11, "nt": 14, "rf": 16, "ac": 18,
-    "vif": 19, "vip": 20, "id": 21,
-}  # fmt: skip
+    flag.name.lower(): flag for flag in Eflags if flag.bit_count() == 1 and flag not in (Eflags.FIXED, Eflags.VM)
+}
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 _BYTES = ("al", "cl", "dl", "bl", "ah", "ch", "dh", "bh")
 _WORDS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
@@ -117,10 +116,10 @@ class Machine:
         self.gpr64 = _Wide(self.gpr32)
         self.gpr32[4] = 0x7000
         self.seg = SimpleNamespace(
-            selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[0x93] * 8, unusable=[0] * 8,
+            selector=[0] * 8, base=[0] * 8, limit=[0xFFFF] * 8, attributes=[int(Rights.DATA)] * 8, unusable=[0] * 8,
             read_end=[0] * 8, write_end=[0] * 8, change_end=[0] * 8,
         )  # fmt: skip
-        self.seg.attributes[Seg.CS] = 0x9B
+        self.seg.attributes[Seg.CS] = int(Rights.TEXT)
         self.eip = 0x8000
         self.fr, self.fc, self.flags = 1, 0, 0
         self.set_eflags(2)
@@ -148,7 +147,7 @@ class Machine:
     # by name
     def __getitem__(self, name: str) -> int:
         if name in FLAG_BITS:
-            return self.eflags >> FLAG_BITS[name] & 1
+            return int(self.eflags & FLAG_BITS[name] != 0)
         if name in SEGMENTS:
             return int(self.seg.selector[SEGMENTS.index(name)])
         view, index = _register(name)
@@ -156,8 +155,7 @@ class Machine:
 
     def __setitem__(self, name: str, value: int) -> None:
         if name in FLAG_BITS:
-            bit = FLAG_BITS[name]
-            self.set_eflags(self.eflags & ~(1 << bit) | value << bit)
+            self.set_eflags(self.eflags & ~FLAG_BITS[name] | FLAG_BITS[name] * value)
         elif name in SEGMENTS:
             self.seg.selector[SEGMENTS.index(name)], self.seg.base[SEGMENTS.index(name)] = value, value << 4
         else:
@@ -166,13 +164,19 @@ class Machine:
 
     def protect(self, cpl: int = 0, iopl: int = 0) -> Machine:
         """Switch to flat 32-bit protected mode with a TSS at 18000h that has no I/O map; return self."""
-        self.cr0, self.cpl, self.code32, self.stack_mask = 0x11, cpl, True, 0xFFFFFFFF
+        self.cr0, self.cpl, self.code32, self.stack_mask = Cr0.ET | Cr0.PE, cpl, True, 0xFFFFFFFF
         self.flags |= iopl << position(Eflags.IOPL)
         for seg in range(6):
             self.seg.selector[seg], self.seg.base[seg], self.seg.limit[seg] = 0x10 | cpl, 0, 0xFFFFFFFF
-            self.seg.attributes[seg] = (0xC09B if seg == Seg.CS else 0xC093) | cpl << 5
+            self.seg.attributes[seg] = (
+                Rights.FLAT | cpl << position(Rights.DPL) | (Rights.TEXT if seg == Seg.CS else Rights.DATA)
+            )
         self.seg.selector[Seg.CS] = 8 | cpl
-        self.seg.base[Seg.TR], self.seg.limit[Seg.TR], self.seg.attributes[Seg.TR] = 0x18000, 0x67, 0x8B
+        self.seg.base[Seg.TR], self.seg.limit[Seg.TR], self.seg.attributes[Seg.TR] = (
+            0x18000,
+            0x67,
+            Rights.P | System.TSS32_BUSY,
+        )
         self.memory[0x18066:0x18068] = (0x68).to_bytes(2, "little")
         return self
 
@@ -182,7 +186,7 @@ class Machine:
         self.code32, self.stack_mask = False, 0xFFFF
         self.flags |= Eflags.VM
         for seg in range(6):
-            self.seg.selector[seg], self.seg.limit[seg], self.seg.attributes[seg] = 0, 0xFFFF, 0xF3
+            self.seg.selector[seg], self.seg.limit[seg], self.seg.attributes[seg] = 0, 0xFFFF, Rights.DATA | Rights.DPL
         return self
 
     # memory

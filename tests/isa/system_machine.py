@@ -12,7 +12,7 @@ from typing import Any
 from machine import Fault, Machine, function
 
 from dm.isa.mechanisms import access, events, paging
-from dm.machine.architecture import Access
+from dm.machine.architecture import Access, Cr0, Dr6, Dr7, Eflags, PendingDebug, Rights, Vector
 from dm.machine.state import Activity, EventType
 
 NO_EVENT = int(EventType.NONE)
@@ -23,14 +23,14 @@ ES, CS, SS, DS, FS, GS, LDTR, TR = range(8)
 GDT, LDT, IDT, TSS, TSS2 = 0x1000, 0x1800, 0x2000, 0x3000, 0x3800
 
 
-def descriptor(base: int, limit: int, access: int, flags: int = 0) -> int:
-    """Return a segment descriptor: ``access`` is byte 5, ``flags`` the high nibble of byte 6 (G D L AVL)."""
+def descriptor(base: int, limit: int, access: int, upper: int = 0) -> int:
+    """Return a segment descriptor: ``access`` is byte 5, ``upper`` the high nibble of byte 6 (G D L AVL)."""
     return (
         (limit & 0xFFFF)
         | (base & 0xFFFFFF) << 16
         | access << 40
         | (limit >> 16 & 15) << 48
-        | flags << 52
+        | upper << 52
         | (base >> 24) << 56
     )
 
@@ -51,11 +51,11 @@ class System(Machine):
         # A list, so that the roll-back of Machine.step leaves what it holds.
         self.committed: list[dict[str, Any]] = []
         self.inject_type = NO_EVENT
-        self.dr6, self.dr7 = 0xFFFF0FF0, 0x400
+        self.dr6, self.dr7 = int(Dr6.ONES), int(Dr7.FIXED)
         self.flushed = 0
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.msrs: dict[int, int] = {}
-        self.cr0 = 0x60000011
+        self.cr0 = Cr0.CD | Cr0.NW | Cr0.ET | Cr0.PE
         self.code32 = True
         self.gdtr_base, self.gdtr_limit = GDT, 0x1FF
         self.idtr_base, self.idtr_limit = IDT, 0x7FF
@@ -109,10 +109,10 @@ class System(Machine):
 
     def real_mode(self) -> System:
         """Leave protected mode for 16-bit real mode: all segments 0, stack at 7000h."""
-        self.cr0 &= ~1
+        self.cr0 &= ~Cr0.PE
         self.code32 = False
         for seg in range(6):
-            self.load(seg, 0, 0, 0xFFFF, 0x9B if seg == CS else 0x93)
+            self.load(seg, 0, 0, 0xFFFF, Rights.TEXT if seg == CS else Rights.DATA)
         self.idtr_base, self.idtr_limit = 0, 0x3FF
         return self
 
@@ -145,7 +145,7 @@ class System(Machine):
     # memory with paging
     def _physical(self, linear: int, access: int) -> int:
         linear &= 0xFFFFFFFF
-        if not self.cr0 >> 31:
+        if not self.cr0 & Cr0.PG:
             return linear
         return int(function("page_walk", paging.page_walk)(self, linear, access))
 
@@ -245,8 +245,8 @@ class System(Machine):
     def attempt(self, code: bytes) -> SystemFault | None:
         """Execute one instruction as a transaction; return the fault, after rolling back, or None."""
         self.committed[:] = [self._save()]
-        self.flags &= ~(1 << 16)
-        self.code32 = bool(self.seg.attributes[CS] & 0x4000)
+        self.flags &= ~Eflags.RF
+        self.code32 = bool(self.seg.attributes[CS] & Rights.DB)
         try:
             self.run(code)
         except Fault as fault:
@@ -273,7 +273,7 @@ class System(Machine):
                 self._restore(self.committed[0])
                 self.delivering = 1
                 function("raise_exception", events.raise_exception)(
-                    self, fault.vector, fault.error, fault.operands[0] if fault.vector == 14 else 0
+                    self, fault.vector, fault.error, fault.operands[0] if fault.vector == Vector.PF else 0
                 )
             self.delivering = 0
         raise AssertionError("events without end")
@@ -284,8 +284,7 @@ class System(Machine):
 
     def go(self, code: bytes) -> System:
         """Execute one instruction and deliver its fault, if any."""
-        pending = self.flags >> 8 & 1
-        self.pending_debug |= pending << 14
+        self.pending_debug |= PendingDebug.BS if self.flags & Eflags.TF else 0
         fault = self.attempt(code)
         if fault:
             self.handle(fault.vector, fault.error, fault.operands[0])

@@ -133,6 +133,8 @@ CASES: list[tuple[str, Callable[[], State], Callable[[State], None], Policy, lis
     ("reserved CR0 bit", flat, lambda s: fields(s, cr0=s.cr0 | 1 << 6), Policy.VMX, ["CR0_RESERVED"]),
     ("reserved CR4 bit", flat, lambda s: fields(s, cr4=1 << 15), Policy.VMX, ["CR4_RESERVED"]),
     ("reserved EFER bit", flat, lambda s: fields(s, efer=2), Policy.VMX, ["EFER_RESERVED_VMX"]),
+    ("EFER bit that AMD reserves", flat, lambda s: fields(s, efer=1 << 16), Policy.SVM, ["EFER_RESERVED"]),
+    ("AMD's TCE, MCOMMIT, INTWB, UAIE and AIBRSE", flat, lambda s: fields(s, efer=0x368000), Policy.SVM, []),
     ("reserved DEBUGCTL bit", flat, lambda s: fields(s, debugctl=8), Policy.VMX, ["DEBUGCTL_RESERVED"]),
     ("SYSENTER_ESP", flat, lambda s: fields(s, sysenter_esp=1 << 47), Policy.VMX, ["SYSENTER_ESP_CANONICAL"]),
     ("SYSENTER_EIP", flat, lambda s: fields(s, sysenter_eip=1 << 63), Policy.VMX_UG, ["SYSENTER_EIP_CANONICAL"]),

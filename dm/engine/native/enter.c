@@ -80,7 +80,7 @@ static struct block *find_block(struct cpu *cpu, uint32_t eip)
     if (!from)
         return NULL;
     const uint64_t physical = from->physical | linear % PAGE;
-    const bool code32 = cpu->a.seg[1].attributes >> 14 & 1;
+    const bool code32 = cpu->a.seg[SEG_CS].attributes & RIGHTS_DB;
     const uint8_t *code = from->host + linear % PAGE;
     struct block *block = *bucket(cpu, physical);
     while (block && (block->physical != physical || block->code32 != code32))

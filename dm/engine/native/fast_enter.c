@@ -42,7 +42,7 @@ HANDLER(enter_indirect)
     const uint32_t eip = cpu->a.eip, linear = code_linear(cpu, eip);
     struct block **known = &cpu->jumps[linear % JUMPS_SIZE], *block = *known;
     if (UNLIKELY(block->tag != cpu->generation + linear || BEYOND_CS(eip, block) ||
-                 block->code32 != (cpu->a.seg[1].attributes >> 14 & 1) || !unchanged(block)))
+                 block->code32 != !!(cpu->a.seg[SEG_CS].attributes & RIGHTS_DB) || !unchanged(block)))
         return enter_new(STATE);
     if (UNLIKELY(SPENT(block)))
         LEAVE(LEAVE_BUDGET);

@@ -36,7 +36,7 @@ static bool fetch_more(struct cpu *cpu)
 
 static int fetch_and_run(struct cpu *cpu)
 {
-    const bool code32 = cpu->a.seg[1].attributes >> 14 & 1;
+    const bool code32 = cpu->a.seg[SEG_CS].attributes & RIGHTS_DB;
     int size;
     cpu->bail = BAIL_NONE;
     while ((size = decode(cpu->fetched, cpu->fetch_count, code32, cpu->lineage, &cpu->open_insn,

@@ -15,6 +15,7 @@ from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import Firmware, NeedExact
 from dm.engine.python_engine.translate import RULES, Handler, form, invalid
 from dm.isa.map.decode import Decoded, NeedMore, TooLong, decode
+from dm.machine.architecture import Cr0
 
 _CS: Final = 1
 _CODE32: Final = 0x4000
@@ -81,7 +82,7 @@ class Fetcher:
         """Return the instructions of the current code segment by EIP."""
         cpu = self._cpu
         key = (cpu.seg_base[_CS] & M32, cpu.seg_limit[_CS], cpu.seg_attributes[_CS] & _CODE32, cpu.cpl == 3)
-        contexts = self._contexts[cpu.cr0 >> 31 & 1]
+        contexts = self._contexts[bool(cpu.cr0 & Cr0.PG)]
         found = contexts.get(key)
         if found is None:
             if len(contexts) >= _MOST_SEGMENTS:
