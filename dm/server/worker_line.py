@@ -81,14 +81,14 @@ class VcpuStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class StatusUpdate:
     """What the vCPUs are doing, at most one row for each."""
 
     rows: tuple[VcpuStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ShimReply:
     """The answer to a shim's request, encoded."""
 
     tag: int
@@ -103,7 +103,7 @@ class Paused:
     but: tuple[int, ...]
 
 
-FromWorker: TypeAlias = Ready | Failed | MemoryLost | Counters | Reply | Paused
+FromWorker: TypeAlias = Ready | Failed | MemoryLost | StatusUpdate | ShimReply | Paused
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -189,11 +189,11 @@ def _checked(operation: object, tag: object, body: object) -> FromWorker:
             rows = tuple(_row(row) for row in _list(body, 0, schema.MAX_VCPUS))
             if len({row.number for row in rows}) != len(rows):
                 raise LineError("a vCPU is there twice")
-            return Counters(rows)
+            return StatusUpdate(rows)
         case "reply":
             if type(body) is not bytes or len(body) > schema.MAX_CONTROL:
                 raise LineError("a reply is no message")
-            return Reply(_number(tag, 1 << 63), body)
+            return ShimReply(_number(tag, 1 << 63), body)
         case "paused":
             return Paused(_number(tag, 1 << 63), tuple(_vcpu(one) for one in _list(body, 0, schema.MAX_VCPUS)))
         case _:

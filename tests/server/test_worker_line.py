@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.server import worker_line
-from dm.server.worker_line import Counters, Failed, LineError, MemoryLost, Paused, Ready, Reply, VcpuStatus
+from dm.server.worker_line import Failed, LineError, MemoryLost, Paused, Ready, ShimReply, StatusUpdate, VcpuStatus
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=20)
@@ -39,12 +39,12 @@ def said(line, data):
         (["ready", 0, ["native", "it is there"]], Ready("native", "it is there")),
         (["failed", 0, "why"], Failed("why")),
         (["memory-lost", 0, "what"], MemoryLost("what")),
-        (["counters", 0, []], Counters(())),
+        (["counters", 0, []], StatusUpdate(())),
         (
             ["counters", 0, [[255, "lost", 0, 1, (1 << 64) - 1]]],
-            Counters((VcpuStatus(255, "lost", 0, 1, (1 << 64) - 1),)),
+            StatusUpdate((VcpuStatus(255, "lost", 0, 1, (1 << 64) - 1),)),
         ),
-        (["reply", 7, b"bytes"], Reply(7, b"bytes")),
+        (["reply", 7, b"bytes"], ShimReply(7, b"bytes")),
         (["paused", 7, [0, 3]], Paused(7, (0, 3))),
     ],
 )
@@ -69,7 +69,7 @@ def test_anything_else_is_an_error(data):
             assert str(error)
             assert len(str(error)) < 200
         else:
-            assert isinstance(came, Ready | Failed | MemoryLost | Counters | Reply | Paused)
+            assert isinstance(came, Ready | Failed | MemoryLost | StatusUpdate | ShimReply | Paused)
 
 
 def test_descriptors_from_a_worker_are_closed(line):
@@ -77,7 +77,7 @@ def test_descriptors_from_a_worker_are_closed(line):
     before = len(os.listdir("/proc/self/fd"))
     socket.send_fds(line[1], [msgpack.packb(["counters", 0, []])], [writer] * 200)
     os.close(writer)
-    assert worker_line.from_worker(line[0]) == Counters(())
+    assert worker_line.from_worker(line[0]) == StatusUpdate(())
     assert len(os.listdir("/proc/self/fd")) == before - 1
     assert os.read(reader, 1) == b""  # nobody has the other end
     os.close(reader)

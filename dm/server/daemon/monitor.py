@@ -11,7 +11,7 @@ from dm.qmp.control import RunState, ShutdownCause
 from dm.server.daemon.supervisor import Listener, NotAll, SupervisedSession, Supervisor
 
 
-class Monitor(Listener):
+class DaemonMonitor(Listener):
     """Implements Control, and turns what the supervisor tells into events."""
 
     def __init__(self) -> None:

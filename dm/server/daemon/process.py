@@ -13,7 +13,7 @@ from dm.qmp.protocol import VersionInfo
 from dm.qmp.server import Limits, QmpServer
 from dm.server import signals
 from dm.server.admission import draw_names
-from dm.server.daemon.monitor import Monitor
+from dm.server.daemon.monitor import DaemonMonitor
 from dm.server.daemon.supervisor import Settings, Supervisor
 from dm.version import VERSION
 
@@ -32,7 +32,7 @@ async def serve(settings: Settings, qmp: Sequence[Address], ready: Callable[[], 
     os.umask(0o077)  # whatever is created is ours alone
     signals.reset()
     draw_names()
-    monitor = Monitor()
+    monitor = DaemonMonitor()
     supervisor = Supervisor(settings, monitor)
     monitor.attach(supervisor)
     server = QmpServer(monitor, VersionInfo.parse(VERSION), limits=Limits(clients=supervisor.shares.qmp))

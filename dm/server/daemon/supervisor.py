@@ -546,7 +546,7 @@ class Supervisor:
             worker_line.send(session.line, operation, session.tag, body, fd)
         except OSError as error:
             raise ProtocolError(ErrorClass.BUSY, f"the worker does not listen: {error.strerror}", "try later") from None
-        session.pending[session.tag] = (worker_line.Paused if operation == "pause" else worker_line.Reply, settle)
+        session.pending[session.tag] = (worker_line.Paused if operation == "pause" else worker_line.ShimReply, settle)
 
     def _forward(
         self,
@@ -559,7 +559,7 @@ class Supervisor:
         """Hand a shim's request to its worker as it came; its answer goes to ``answer``, or the control socket."""
 
         def settle(came: worker_line.FromWorker | ProtocolError) -> None:
-            if isinstance(came, worker_line.Reply):
+            if isinstance(came, worker_line.ShimReply):
                 encoded = came.answer
             else:
                 assert isinstance(came, ProtocolError)
@@ -613,13 +613,13 @@ class Supervisor:
                 session.memory_lost = True
                 _log.error("%s: memory lost: %s", session, log.printable(came.what))
                 self.listener.memory_lost(session, came.what)
-            case worker_line.Counters():
+            case worker_line.StatusUpdate():
                 session.vcpus = list(came.rows)
-            case worker_line.Reply() | worker_line.Paused():
+            case worker_line.ShimReply() | worker_line.Paused():
                 kind, settle = session.pending.get(came.tag, (None, None))
                 if settle is None or type(came) is not kind:
                     raise worker_line.LineError("an answer without a request")
-                if isinstance(came, worker_line.Reply):
+                if isinstance(came, worker_line.ShimReply):
                     message = codec.decode(came.answer, schema.MAX_CONTROL)
                     if message.SENDER != "daemon" or getattr(message, "session", 0) not in (0, session.number):
                         raise worker_line.LineError(f"a reply is {message.NAME}")

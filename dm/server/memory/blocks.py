@@ -11,7 +11,7 @@ from dm.protocol import schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import ErrorClass
 from dm.server.memory import guard
-from dm.server.memory.pages import Block
+from dm.server.memory.pages import CopiedBlock
 
 PAGE: Final = 4096
 
@@ -25,7 +25,7 @@ class RamBlocks:
 
     def __init__(self, most: int = 1 << 64) -> None:
         """``most`` bytes in all."""
-        self._blocks: dict[int, mmap.mmap | Block] = {}
+        self._blocks: dict[int, mmap.mmap | CopiedBlock] = {}
         self._most = most
 
     def add(self, number: int, fd: int, size: int) -> None:
@@ -46,17 +46,19 @@ class RamBlocks:
         guard.watch(block, f"RAM block {number}")
         self._blocks[number] = block
 
-    def add_by_messages(self, number: int, size: int) -> Block:
+    def add_by_messages(self, number: int, size: int) -> CopiedBlock:
         """Make a block known that stays with the shim, and return it; its pages come in messages when needed.
 
         Raises:
             ProtocolError: number in use, too many blocks, or wrong size.
         """
         self._check(number, size)
-        room = schema.MAX_MESSAGE_RAM - sum(len(block) for block in self._blocks.values() if isinstance(block, Block))
+        room = schema.MAX_MESSAGE_RAM - sum(
+            len(block) for block in self._blocks.values() if isinstance(block, CopiedBlock)
+        )
         if size == 0 or size % PAGE or size > room:
             raise _refuse(f"size is {size:#x}", f"a positive multiple of 4096, at most {room:#x}", "size")
-        block = self._blocks[number] = Block(number, size)
+        block = self._blocks[number] = CopiedBlock(number, size)
         return block
 
     def _check(self, number: int, size: int) -> None:
@@ -69,7 +71,7 @@ class RamBlocks:
             expected = f"at most {self._most - used:#x} more of {self._most:#x} in all (--max-ram)"
             raise ProtocolError(ErrorClass.LIMIT, f"size is {size:#x}", expected, "size")
 
-    def remove(self, number: int, current: GuestMap) -> mmap.mmap | Block:
+    def remove(self, number: int, current: GuestMap) -> mmap.mmap | CopiedBlock:
         """Forget a block and return it.
 
         Raises:
@@ -89,10 +91,10 @@ class RamBlocks:
         Raises:
             ProtocolError: an unknown block, or the regions are not as :class:`dm.engine.api.MemoryMap` asks.
         """
-        regions: list[tuple[api.Region, Block | None]] = []
+        regions: list[tuple[api.Region, CopiedBlock | None]] = []
         for index, region in enumerate(wire.regions):
             kind = api.RegionKind[region.kind.name]
-            backing: mmap.mmap | Block | None = None
+            backing: mmap.mmap | CopiedBlock | None = None
             if kind in (api.RegionKind.RAM, api.RegionKind.ROM, api.RegionKind.FIRMWARE):
                 backing = self._blocks.get(region.ram)
                 if backing is None:
@@ -100,8 +102,8 @@ class RamBlocks:
                         f"ram {region.ram} is not known", "a number given in a ram message", f"regions[{index}].ram"
                     )
             offset = region.offset if backing is not None else 0
-            block = backing if isinstance(backing, Block) else None
-            memory = backing.memory if isinstance(backing, Block) else backing
+            block = backing if isinstance(backing, CopiedBlock) else None
+            memory = backing.memory if isinstance(backing, CopiedBlock) else backing
             if block is not None and offset % PAGE:
                 where = f"regions[{index}].offset"
                 raise _refuse(f"offset {offset:#x} in a block by messages", "a multiple of 4096", where)
@@ -117,7 +119,7 @@ class RamBlocks:
 class GuestMap:
     """A memory map as the shim gave it; ``engine`` is what engines see of it: of blocks by messages what is there."""
 
-    def __init__(self, whole: api.MemoryMap, regions: list[tuple[api.Region, Block | None]]) -> None:
+    def __init__(self, whole: api.MemoryMap, regions: list[tuple[api.Region, CopiedBlock | None]]) -> None:
         """``regions`` are those of ``whole``, each with its block by messages if it is made of one."""
         self._whole = whole
         self._regions = regions
@@ -133,7 +135,7 @@ class GuestMap:
             ]
             self.engine = api.MemoryMap(self._whole.generation, tuple(seen), self._whole.a20)
 
-    def uses(self, block: mmap.mmap | Block) -> bool:
+    def uses(self, block: mmap.mmap | CopiedBlock) -> bool:
         """Return whether a region is made of this block."""
-        memory = block.memory if isinstance(block, Block) else block
+        memory = block.memory if isinstance(block, CopiedBlock) else block
         return any(region.memory is memory for region, _ in self._regions)

@@ -41,7 +41,7 @@ def differences(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
         yield from (found.span() for found in _DIFFERENT.finditer(both.to_bytes(len(old), "little")))
 
 
-class Block:
+class CopiedBlock:
     """The daemon's copy of one block.
 
     ``memory`` is what the guest uses.  Beside it there are two images: what has been sent to the shim, and what the
@@ -145,7 +145,7 @@ class Block:
 class Want:
     """Pages to ask the shim for: ``size`` bytes from ``offset`` in ``block`` on."""
 
-    block: Block
+    block: CopiedBlock
     offset: int
     size: int
 
@@ -155,18 +155,18 @@ class PageCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._blocks: dict[int, Block] = {}  # by number
+        self._blocks: dict[int, CopiedBlock] = {}  # by number
         self._starts: list[int] = []
-        self._regions: list[tuple[api.Region, Block]] = []
+        self._regions: list[tuple[api.Region, CopiedBlock]] = []
         self._version = 0
         self._flight: dict[int, list[Patch]] = {}  # patches not known to be applied, by version
 
-    def add(self, block: Block) -> None:
+    def add(self, block: CopiedBlock) -> None:
         """Make a block known."""
         with self._lock:
             self._blocks[block.number] = block
 
-    def use(self, regions: Iterable[tuple[api.Region, Block]]) -> None:
+    def use(self, regions: Iterable[tuple[api.Region, CopiedBlock]]) -> None:
         """Take up a new map: its regions that are made of blocks by messages, in order."""
         with self._lock:
             self._regions = list(regions)
@@ -177,12 +177,12 @@ class PageCache:
         """Whether there are such blocks."""
         return bool(self._blocks)
 
-    def forget(self, block: Block) -> None:
+    def forget(self, block: CopiedBlock) -> None:
         """Let go of a block that is in no map."""
         with self._lock:
             self._blocks.pop(block.number, None)
 
-    def _at(self, gpa: int) -> tuple[api.Region, Block] | None:
+    def _at(self, gpa: int) -> tuple[api.Region, CopiedBlock] | None:
         at = bisect_right(self._starts, gpa) - 1
         if at < 0:
             return None

@@ -19,7 +19,7 @@ from dm.server.admission import Admission
 from dm.server.limits import SessionLimits
 from dm.server.memory import guard
 from dm.server.memory.blocks import GuestMap, RamBlocks
-from dm.server.memory.pages import Block, PageCache
+from dm.server.memory.pages import CopiedBlock, PageCache
 from dm.server.run_table import RunTable
 from dm.server.vcpu.endpoint import Endpoint, IpcEndpoint, TcpEndpoint
 from dm.server.vcpu.thread import VcpuThread
@@ -137,7 +137,7 @@ class WorkerSession:
             case schema.RamRemove():
                 with self._lock:
                     gone = self._blocks.remove(message.ram, self._map)
-                if isinstance(gone, Block):
+                if isinstance(gone, CopiedBlock):
                     self.pages.forget(gone)
             case schema.StatePorts():
                 self._set_state_ports(message)

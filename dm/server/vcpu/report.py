@@ -14,7 +14,7 @@ from dm.server.memory.pages import PageAddress
 MERGE: Final = 4096
 
 
-class Report:
+class RunReport:
     """Collects what exits say until an exchange takes it along."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from dm.engine.api import Exit
 from dm.protocol.schema import DoneReason, Emulate, Groups, Io, Reason, Stop
-from dm.server.vcpu.report import Report
+from dm.server.vcpu.report import RunReport
 
 #: How long the engine runs between two looks at the socket, in nanoseconds.
 SLICE_NS: Final = 400_000
@@ -39,7 +39,7 @@ class Run:
         """``before`` is the whole state that was submitted, ``now`` the time in nanoseconds."""
         self.request = request
         self.before = before
-        self.report = Report()
+        self.report = RunReport()
         self.window = request.window
         self.stop = Stop.NONE
         self.question: Io | None = None

@@ -7,7 +7,7 @@ import pytest
 from dm.engine import api
 from dm.protocol import schema
 from dm.protocol.schema import PageRange, Patch
-from dm.server.memory.pages import PAGE, WINDOW, Block, PageCache, differences
+from dm.server.memory.pages import PAGE, WINDOW, CopiedBlock, PageCache, differences
 from dm.shim.pages import Kept
 
 
@@ -25,7 +25,7 @@ def test_differences(old, new, expected):
 
 
 def cache(pages=64, kind=api.RegionKind.RAM):
-    block = Block(7, pages * PAGE)
+    block = CopiedBlock(7, pages * PAGE)
     made = PageCache()
     made.add(block)
     region = api.Region(0x100000, pages * PAGE, kind, block.memory, 0)

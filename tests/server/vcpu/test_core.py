@@ -22,7 +22,7 @@ from dm.protocol.schema import (
     Reason,
     Stop,
 )
-from dm.server.memory.pages import PAGE, Block, PageCache
+from dm.server.memory.pages import PAGE, CopiedBlock, PageCache
 from dm.server.vcpu.core import At, Core
 from dm.server.vcpu.run import POSTED_NS, SLICE_NS, Run
 
@@ -349,7 +349,7 @@ class TestPaging:
     @pytest.fixture
     def paged(self):
         made = Driver(Scripted())
-        block = Block(9, 4 * PAGE)
+        block = CopiedBlock(9, 4 * PAGE)
         made.owner.pages.add(block)
         made.owner.pages.use([(Region(self.GPA, 4 * PAGE, RegionKind.RAM, block.memory), block)])
         return made

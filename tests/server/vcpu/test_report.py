@@ -1,7 +1,7 @@
 from dm.engine.api import Exit, ExitReason
 from dm.protocol import schema
 from dm.protocol.schema import Posted
-from dm.server.vcpu.report import Report
+from dm.server.vcpu.report import RunReport
 
 
 def exit_with(**what):
@@ -9,7 +9,7 @@ def exit_with(**what):
 
 
 def test_consecutive_writes_of_one_size_become_one_record():
-    report = Report()
+    report = RunReport()
     report.add(exit_with(posted=tuple((0xB8000 + 2 * n, bytes([n & 255, 7])) for n in range(2000))))
     posted, pages, flush = report.take()
     assert [(p.gpa, len(p.data), p.size) for p in posted] == [(0xB8000, 4000, 2)]
@@ -19,7 +19,7 @@ def test_consecutive_writes_of_one_size_become_one_record():
 
 
 def test_order_and_sizes_are_kept():
-    report = Report()
+    report = RunReport()
     writes = ((0x10, b"a"), (0x11, b"b"), (0x12, b"cd"), (0x14, b"e"), (0x10, b"f"), (0x11, b"g"))
     report.add(exit_with(posted=writes))
     posted, _, _ = report.take()
@@ -27,13 +27,13 @@ def test_order_and_sizes_are_kept():
 
 
 def test_a_record_stays_within_4096_bytes():
-    report = Report()
+    report = RunReport()
     report.add(exit_with(posted=tuple((n, b"x") for n in range(5000))))
     assert [len(p.data) for p in report.take()[0]] == [4096, 904]
 
 
 def test_what_does_not_fit_waits_for_the_next_exchange():
-    report = Report()
+    report = RunReport()
     count = schema.MAX_POSTED + 5
     report.add(exit_with(posted=tuple((16 * n, b"x") for n in range(count)), pages=tuple(range(schema.MAX_PAGES + 2))))
     assert report.full
@@ -45,7 +45,7 @@ def test_what_does_not_fit_waits_for_the_next_exchange():
 
 
 def test_bytes_are_bounded_too():
-    report = Report()
+    report = RunReport()
     for block in range(100):
         report.add(exit_with(posted=tuple((block * 8192 + n, b"x") for n in range(4096))))
     assert report.full
@@ -57,7 +57,7 @@ def test_bytes_are_bounded_too():
 
 
 def test_pages_are_merged_and_sorted_and_flushes_reported_once():
-    report = Report()
+    report = RunReport()
     report.add(exit_with(pages=(9, 1), steps=3, instructions=2))
     report.add(exit_with(pages=(1, 4), steps=1, instructions=1, tlb_flush=True))
     assert report.take() == ([], [1, 4, 9], True)
