@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from dm.qmp import control
 from dm.qmp.control import RunState, ShutdownCause
-from dm.server.daemon.supervisor import Listener, NotAll, SupervisedSession, Supervisor
+from dm.server.daemon.supervised import Listener, SupervisedSession
+from dm.server.daemon.supervisor import NotAll, Supervisor
 
 
 class DaemonMonitor(Listener):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import zmq
 import zmq.asyncio
@@ -32,15 +30,12 @@ from dm.server.daemon.door import Door
 from dm.server.daemon.endpoint import ControlEndpoint
 from dm.server.daemon.ram_files import open_below
 from dm.server.daemon.ram_socket import RamSocket
+from dm.server.daemon.supervised import Listener, SupervisedSession
 from dm.server.limits import DaemonLimits
-from dm.server.run_table import RunTable
-from dm.server.worker_line import VcpuStatus
 from dm.version import VERSION
 
 _log = logging.getLogger(__name__)
 
-#: Control requests of one session that may wait for its worker.
-_MAX_PENDING: Final = 64
 #: A worker must be ready within so many seconds (a first start may have to compile byte code).
 _START: Final = 60.0
 #: A worker that has been told to end is killed after so many seconds.
@@ -71,70 +66,8 @@ class Settings:
     log_file: str | None = None
 
 
-#: Is called with what a worker has answered, or why it has not.
-Settle: TypeAlias = Callable[[worker_line.FromWorker | ProtocolError], None]
-
-
-@dataclass(slots=True)
-class SupervisedSession:
-    """One VM: its shim's control socket, its worker.
-
-    Whoever comes with another socket must know the ``secret``; without one (versions 1 and 2) nobody can.
-    """
-
-    number: int
-    name: str
-    identity: bytes
-    epoch: int
-    features: list[str]
-    line: socket.socket
-    process: asyncio.subprocess.Process
-    user: str = ""  # the client's public key, on tcp
-    secret: bytes = field(default=b"", repr=False)
-    runs: RunTable = field(default_factory=RunTable)
-    since: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
-    engine: str = ""
-    note: str = ""
-    vcpus: list[VcpuStatus] = field(default_factory=list)
-    memory_lost: bool = False
-    pending: dict[int, tuple[type[worker_line.FromWorker], Settle]] = field(default_factory=dict)
-    tag: int = 0
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    failure: str = ""
-    ending: bool = False
-
-    @property
-    def live(self) -> bool:
-        """Whether its worker is ready and has not been told to end."""
-        return bool(self.engine) and not self.ending
-
-    def __str__(self) -> str:
-        return log.session(self.number, self.name)
-
-    def knows(self, secret: bytes) -> bool:
-        """Return whether this is the session's secret."""
-        return bool(self.secret) and hmac.compare_digest(self.secret, secret)
-
-
 class NotAll(Exception):
     """Guest code could not be held, or let go on, everywhere; the text names who did not obey."""
-
-
-class Listener:
-    """Is told what happens; the monitor is one."""
-
-    def opened(self, session: SupervisedSession) -> None:
-        """A session has begun."""
-
-    def closed(self, session: SupervisedSession, reason: str) -> None:
-        """A session is over."""
-
-    def lost(self, session: SupervisedSession, reason: str) -> None:
-        """A session's worker has ended unasked, and whatever it was running with it; :meth:`closed` follows."""
-
-    def memory_lost(self, session: SupervisedSession, reason: str) -> None:
-        """A session's RAM is gone; its runs end with ``memory-lost``."""
 
 
 class Supervisor:
@@ -261,7 +194,7 @@ class Supervisor:
             for session in self.sessions.values():
                 if session.live:
                     with contextlib.suppress(ProtocolError):
-                        self._to_worker(session, "pause", False, lambda answer: None)
+                        session.request("pause", False, lambda answer: None)
         raise NotAll(text)
 
     async def _pause(self, session: SupervisedSession, paused: bool) -> str:
@@ -273,7 +206,7 @@ class Supervisor:
                 answer.set_result(came)
 
         try:
-            self._to_worker(session, "pause", paused, settle)
+            session.request("pause", paused, settle)
             came = await asyncio.wait_for(answer, _STOP)
         except ProtocolError as error:
             return f"{session}, {error}"
@@ -536,18 +469,6 @@ class Supervisor:
         assert self.settings.keys is not None
         return [self.settings.endpoint.host, self.settings.keys.public, self.settings.keys.secret, user.encode("ascii")]
 
-    def _to_worker(
-        self, session: SupervisedSession, operation: str, body: object, settle: Settle, fd: int = -1
-    ) -> None:
-        if len(session.pending) >= _MAX_PENDING:
-            raise ProtocolError(ErrorClass.BUSY, "too many requests wait", f"at most {_MAX_PENDING} at a time")
-        session.tag += 1
-        try:
-            worker_line.send(session.line, operation, session.tag, body, fd)
-        except OSError as error:
-            raise ProtocolError(ErrorClass.BUSY, f"the worker does not listen: {error.strerror}", "try later") from None
-        session.pending[session.tag] = (worker_line.Paused if operation == "pause" else worker_line.ShimReply, settle)
-
     def _forward(
         self,
         session: SupervisedSession,
@@ -570,7 +491,7 @@ class Supervisor:
             else:
                 self._send_bytes(session.identity, encoded)
 
-        self._to_worker(session, "message", data, settle, fd)
+        session.request("message", data, settle, fd)
 
     def _on_line(self, session: SupervisedSession) -> None:
         try:
@@ -578,53 +499,16 @@ class Supervisor:
             if came is None:
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(session.line)
-                loop.call_later(_REAP, self._kill, session)  # unless it has ended by then: _reap() sees to that
+                loop.call_later(_REAP, session.kill)  # unless it has ended by then: _reap() sees to that
                 return
-            self._take(session, came)
+            session.take(came, self.listener)
         except BlockingIOError:
             return
         except (worker_line.LineError, ProtocolError) as error:
             # It is out of order, or somebody else's by now: nothing more is heard from it.
             asyncio.get_running_loop().remove_reader(session.line)
             session.failure = f"its worker sent what no worker sends: {error}"
-            self._kill(session)
-
-    @staticmethod
-    def _kill(session: SupervisedSession) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            session.process.kill()
-
-    def _take(self, session: SupervisedSession, came: worker_line.FromWorker) -> None:
-        """Act on what a worker has sent; it may be anything of the right form at any time."""
-        match came:
-            case worker_line.Ready():
-                if session.ready.is_set():
-                    raise worker_line.LineError("ready once more")
-                session.engine, session.note = came.engine or "unnamed", came.why
-                session.ready.set()
-            case worker_line.Failed():
-                if session.ready.is_set():
-                    raise worker_line.LineError("failed when it was ready")
-                session.failure = log.printable(came.why)
-                session.ready.set()
-            case worker_line.MemoryLost():
-                if session.memory_lost:
-                    raise worker_line.LineError("memory-lost once more")
-                session.memory_lost = True
-                _log.error("%s: memory lost: %s", session, log.printable(came.what))
-                self.listener.memory_lost(session, came.what)
-            case worker_line.StatusUpdate():
-                session.vcpus = list(came.rows)
-            case worker_line.ShimReply() | worker_line.Paused():
-                kind, settle = session.pending.get(came.tag, (None, None))
-                if settle is None or type(came) is not kind:
-                    raise worker_line.LineError("an answer without a request")
-                if isinstance(came, worker_line.ShimReply):
-                    message = codec.decode(came.answer, schema.MAX_CONTROL)
-                    if message.SENDER != "daemon" or getattr(message, "session", 0) not in (0, session.number):
-                        raise worker_line.LineError(f"a reply is {message.NAME}")
-                del session.pending[came.tag]
-                settle(came)
+            session.kill()
 
     async def _reap(self, session: SupervisedSession) -> None:
         """Wait for the worker's end; if nobody has told it to, its session is lost."""
@@ -633,7 +517,7 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(session.line)
             with contextlib.suppress(BlockingIOError, worker_line.LineError, ProtocolError):
                 while not session.failure and (came := worker_line.from_worker(session.line)) is not None:
-                    self._take(session, came)  # its last words
+                    session.take(came, self.listener)  # its last words
         session.ready.set()
         if session.ending or not session.engine:
             return
@@ -656,7 +540,7 @@ class Supervisor:
             await asyncio.wait_for(session.process.wait(), _STOP)
         except TimeoutError:
             _log.error("%s: its worker does not end; killed", session)
-            self._kill(session)
+            session.kill()
             await session.process.wait()
         asyncio.get_running_loop().remove_reader(session.line)
         session.line.close()
