@@ -7,6 +7,20 @@ Nothing here knows x86.  :mod:`dm.microcode.ir` is the language, :mod:`dm.microc
 """
 
 from dm.microcode.builder import Microcode, Procedure, procedure
-from dm.microcode.ir import Field, MicrocodeError, Primitive, Terminator, Value, Var
+from dm.microcode.ir import EACH, Does, Field, MicrocodeError, Primitive, Terminator, Value, Var, family, primitive
 
-__all__ = ["Field", "Microcode", "MicrocodeError", "Primitive", "Procedure", "Terminator", "Value", "Var", "procedure"]
+__all__ = [
+    "EACH",
+    "Does",
+    "Field",
+    "Microcode",
+    "MicrocodeError",
+    "Primitive",
+    "Procedure",
+    "Terminator",
+    "Value",
+    "Var",
+    "family",
+    "primitive",
+    "procedure",
+]

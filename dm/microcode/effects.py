@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dm.microcode.builder import Microcode, Procedure
-from dm.microcode.ir import Block, Call, End, If, Loop, Set, ends
+from dm.microcode.ir import Block, Call, Does, End, If, Loop, Primitive, Set, Signature, ends
 
 
 @dataclass
@@ -23,10 +23,15 @@ class Effects:
 def is_transaction(code: Microcode) -> bool:
     """Return whether an engine has to be ready to undo this handler from its start.
 
-    It has to with ``late_abort``, and if a primitive marked ``exact`` is called in any case.
+    It has to with ``late_abort``, and if a primitive that needs it (UNDO) is called in any case.
     """
-    whole = (s.target for s in code.root.body if isinstance(s, Call))
-    return effects(code).late_abort or any(getattr(target, "exact", False) for target in whole)
+    whole = (does(s.target) for s in code.root.body if isinstance(s, Call))
+    return effects(code).late_abort or any(done & Does.UNDO for done in whole)
+
+
+def does(target: Signature) -> Does:
+    """Return what a primitive may do; nothing for a procedure, whose effects are found from its code."""
+    return target.does if isinstance(target, Primitive) else Does.NOTHING
 
 
 _procedures: dict[Procedure, Effects] = {}
@@ -58,17 +63,17 @@ def _walk(block: Block, changed: bool, total: Effects) -> bool:
                     changed = total.changes = True
             case Call(target, _, _):
                 e = effects(target) if isinstance(target, Procedure) else None
-                aborts = e.aborts if e else getattr(target, "aborts", False)
-                if aborts:
+                done = does(target)
+                if e.aborts if e else isinstance(target, Primitive) and target.aborts:
                     total.aborts = True
                     if changed or (e is not None and e.late_abort):
                         total.late_abort = True
-                if getattr(target, "exact", False):
+                if done & Does.UNDO:
                     total.aborts = total.changes = True
                     return False  # whoever gets past here can undo everything
-                if e is None and getattr(target, "commits", False):
+                if done & Does.COMMIT:
                     changed = False
-                elif e.changes if e else (getattr(target, "stores", False) or getattr(target, "changes", False)):
+                elif e.changes if e else done & (Does.STORE | Does.CHANGE):
                     changed = total.changes = True
             case If(_, then, other):
                 a = _walk(then, changed, total)

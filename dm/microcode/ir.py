@@ -6,8 +6,9 @@ on them are recorded by whoever made them (:class:`dm.microcode.builder.Microcod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import Final, Protocol
 
 WIDTHS: Final = (1, 8, 16, 32, 64, 128)
@@ -33,23 +34,88 @@ class Field:
     view: str = ""
 
 
+class Does(Flag):
+    """What a primitive may do beside giving a result."""
+
+    NOTHING = 0
+    #: It may end the instruction with an exception.
+    FAULT = auto()
+    #: It may have to ask the outside, or to be recorded: the instruction is abandoned, and started over later.
+    ASK = auto()
+    #: It takes an input from the outside in any case, so an engine had better be ready to record it.
+    OUTSIDE = auto()
+    #: It changes memory.
+    STORE = auto()
+    #: It changes architectural cells.
+    CHANGE = auto()
+    #: What was done so far stays done whatever follows.
+    COMMIT = auto()
+    #: An engine that is not ready to undo what follows abandons the instruction here.
+    UNDO = auto()
+
+
+#: In a declaration of a family: the width of the member at hand.
+EACH: Final = -1
+
+
 @dataclass(frozen=True)
 class Primitive:
-    """An operation that the engine supplies.
+    """An operation that the engine supplies, as :func:`primitive` or :func:`family` declare it.
 
-    ``aborts``: it may end the instruction (fault, outside access).  ``stores``: it changes memory.  ``commits``: what
-    was done so far stays done whatever follows.  ``exact``: an engine that is not ready to undo what follows abandons
-    the instruction here.  ``changes``: it changes architectural cells.
+    Args:
+        name: a C identifier, unique among primitives and procedures.
+        params: (name, width in bits) of each parameter.
+        result: width of the result in bits, 0 for none.
+        does: what else it may do.
+        family: its name without the width, "" where it has no siblings of other widths.
+        size: bytes that this member of the family moves.
     """
 
     name: str
-    args: tuple[int, ...]
+    params: tuple[tuple[str, int], ...] = ()
     result: int = 0
-    aborts: bool = False
-    stores: bool = False
-    commits: bool = False
-    exact: bool = False
-    changes: bool = False
+    does: Does = Does.NOTHING
+    family: str = ""
+    size: int = 0
+
+    @property
+    def args(self) -> tuple[int, ...]:
+        """Widths of the parameters."""
+        return tuple(width for _, width in self.params)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(name for name, _ in self.params)
+
+    @property
+    def aborts(self) -> bool:
+        """Whether it may end the instruction: by a fault, or since the outside must be asked."""
+        return bool(self.does & (Does.FAULT | Does.ASK | Does.OUTSIDE))
+
+
+def primitive(name: str, does: Does = Does.NOTHING, result: int = 0, **params: int) -> Primitive:
+    """Declare a primitive; parameters are given as ``name=width``."""
+    return Primitive(name, tuple(params.items()), result, does)
+
+
+def family(name: str, widths: Iterable[int], does: Does, result: int = 0, **params: int) -> dict[int, Primitive]:
+    """Declare primitives that differ in the width of what they move, by that width; :data:`EACH` stands for it."""
+
+    def wide(given: int, width: int) -> int:
+        return width if given == EACH else given
+
+    return {
+        width: Primitive(
+            f"{name}{width}",
+            tuple((param, wide(given, width)) for param, given in params.items()),
+            wide(result, width),
+            does,
+            name,
+            width // 8,
+        )
+        for width in widths
+    }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dm.microcode.builder import Microcode, Procedure
+from dm.microcode.builder import Microcode
 from dm.microcode.evaluate import evaluate
 from dm.microcode.ir import (
     Block,
@@ -20,9 +20,11 @@ from dm.microcode.ir import (
     If,
     Let,
     Loop,
+    Primitive,
     ReadVar,
     Return,
     Set,
+    Signature,
     Value,
     WriteVar,
 )
@@ -43,11 +45,11 @@ class PythonTarget:
         """Expression for an operand of the instruction record."""
         return f"i.{name}"
 
-    def call(self, name: str, args: list[str], is_procedure: bool) -> str:
+    def call(self, target: Signature, args: list[str]) -> str:
         """Expression that calls a primitive or a procedure; faults are exceptions."""
-        if is_procedure:
-            return f"{name}({', '.join(['cpu', *args])})"
-        return f"cpu.{name}({', '.join(args)})"
+        if isinstance(target, Primitive):
+            return f"cpu.{target.name}({', '.join(args)})"
+        return f"{target.name}({', '.join(['cpu', *args])})"
 
     def prologue(self, m: Microcode) -> list[str]:
         """Statements to put at the beginning of a function."""
@@ -216,7 +218,7 @@ class PythonPrinter:
                     if self.uses[value.number]:
                         emit(f"t{value.number} = v{var.number}")
                 case Call(target, args, result):
-                    call = self.target.call(target.name, [self._text(a) for a in args], isinstance(target, Procedure))
+                    call = self.target.call(target, [self._text(a) for a in args])
                     emit(call if result is None else f"t{result.number} = {call}")
                 case If(condition, then, other):
                     if not then.body:

@@ -16,7 +16,7 @@ class Uses:
     ``operands``: those of the instruction that the code itself computes with, besides indexing views with them.
     """
 
-    primitives: set[str] = field(default_factory=set)
+    primitives: set[Primitive] = field(default_factory=set)
     terminators: set[str] = field(default_factory=set)
     procedures: set[Procedure] = field(default_factory=set)
     reads: set[str] = field(default_factory=set)
@@ -34,7 +34,7 @@ def uses(code: Microcode) -> Uses:
         total.operands |= {value.name for value in _values(s) if value.op == "arg"}
         match s:
             case Call(target, _, _) if isinstance(target, Primitive):
-                total.primitives.add(target.name)
+                total.primitives.add(target)
             case Call(target, _, _) if isinstance(target, Procedure):
                 if target not in _uses:
                     _uses[target] = Uses()

@@ -12,13 +12,10 @@ from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind, 
 from dm.engine.python_engine import PythonEngine, translate
 from dm.engine.python_engine.cells import Cells
 from dm.engine.python_engine.host_tsc import host_tsc
-from dm.engine.python_engine.machine import Machine as Cpu
 from dm.engine.python_engine.translate import RULES
-from dm.isa import primitives
 from dm.isa.map.decode import decode, variants
 from dm.isa.map.forms import ROWS
 from dm.machine.state import State
-from dm.microcode import Primitive
 
 
 @pytest.fixture
@@ -60,13 +57,6 @@ def test_vcpus_of_several_threads_compile_at_once():
 def test_only_what_can_be_left_half_done_is_a_transaction(code, exact):
     d = decode(bytes.fromhex(code), False)
     assert translate.form(d.row, d.variant).exact == exact
-
-
-def test_the_machine_has_every_primitive():
-    values = vars(primitives).values()
-    wanted = [q for v in values for q in (v.values() if isinstance(v, dict) else [v]) if isinstance(q, Primitive)]
-    assert len(wanted) > 60
-    assert [q.name for q in wanted if not hasattr(Cpu, q.name)] == []
 
 
 @pytest.mark.parametrize("flags", range(64))

@@ -278,11 +278,19 @@ class Machine:
             self.log.append(("out", port, size, value))
         return moved
 
-    def any_move_block(self, *_: int) -> int:
-        """Primitives MOVE_BLOCK, FILL_BLOCK, READ_BLOCK: there are no devices here."""
+    def any_move_block(
+        self, size: int, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int
+    ) -> int:
+        """Primitive MOVE_BLOCK: there are no devices here."""
         return 0
 
-    any_fill_block = any_read_block = any_move_block
+    def any_fill_block(self, size: int, seg: int, offset: int, value: int, wanted: int, down: int, wide: int) -> int:
+        """Primitive FILL_BLOCK, likewise."""
+        return 0
+
+    def any_read_block(self, size: int, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
+        """Primitive READ_BLOCK, likewise."""
+        return 0
 
     def cpuid_entry(self, leaf: int, subleaf: int, which: int) -> int:
         """Primitive CPUID_ENTRY."""
@@ -300,7 +308,7 @@ class Machine:
         """Primitive TSC_READ."""
         return 0x123456789ABCDEF0
 
-    def random(self) -> int:
+    def random64(self) -> int:
         """Primitive RANDOM."""
         return 0xFEDCBA9876543210
 

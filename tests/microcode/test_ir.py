@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dm.microcode import Field, Microcode, MicrocodeError, Primitive, Procedure, Terminator, Value
+from dm.microcode import Does, Field, Microcode, MicrocodeError, Procedure, Terminator, Value, primitive
 from dm.microcode.effects import effects
 from dm.microcode.evaluate import evaluate, signed
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
@@ -14,9 +14,9 @@ from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 CELL = Field("cell", 32)
 NEXT = Terminator("next")
 FAULT = Terminator("fault", (8,), aborts=True)
-LOAD = Primitive("load", (32,), 32, aborts=True)
-STORE = Primitive("store", (32, 32), aborts=True, stores=True)
-COMMIT = Primitive("commit", (), commits=True)
+LOAD = primitive("load", Does.FAULT, 32, at=32)
+STORE = primitive("store", Does.FAULT | Does.STORE, at=32, value=32)
+COMMIT = primitive("commit", Does.COMMIT)
 
 BINARY = [
     "add",

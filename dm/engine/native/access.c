@@ -69,7 +69,7 @@ void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, u
         store_span(cpu, &span, value);
 }
 
-uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool locked)
+uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
 {
     struct span span;
     if (give_way(cpu))
@@ -81,20 +81,28 @@ uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, 
     cpu->rmw_physical[0] = span.physical[0];
     cpu->rmw_physical[1] = span.physical[1];
     cpu->rmw_first = span.first;
-    cpu->rmw_size = size;
     cpu->rmw_old = value;
     cpu->rmw_input = cpu->cursor - 1;
-    cpu->rmw_locked = locked && span.first == size && !(span.physical[0] & (size - 1)) &&
-                      !withheld(cpu, span.physical[0], size);
     return value;
 }
 
-void rmw_end(struct cpu *cpu, uint64_t value)
+void rmw_end(struct cpu *cpu, uint64_t value, unsigned size)
 {
-    const struct span span = {{cpu->rmw_physical[0], cpu->rmw_physical[1]}, cpu->rmw_first, cpu->rmw_size};
-    if (give_way(cpu))
-        return;
-    store_span(cpu, &span, value);
+    const struct span span = {{cpu->rmw_physical[0], cpu->rmw_physical[1]}, cpu->rmw_first, size};
+    if (!give_way(cpu))
+        store_span(cpu, &span, value);
+}
+
+uint64_t rmw_locked(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size)
+{
+    const uint64_t value = rmw(cpu, segment, offset, size), physical = cpu->rmw_physical[0];
+    cpu->rmw_locked = !cpu->bail && cpu->rmw_first == size && !(physical & (size - 1)) && !withheld(cpu, physical, size);
+    return value;
+}
+
+void rmw_locked_end(struct cpu *cpu, uint64_t value, unsigned size)
+{
+    rmw_end(cpu, value, size);
     if (cpu->rmw_locked && !cpu->bail) {
         struct store *made = &cpu->stores[cpu->store_count - 1];
         made->locked = true;
@@ -103,10 +111,20 @@ void rmw_end(struct cpu *cpu, uint64_t value)
     }
 }
 
-void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write)
+static void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write)
 {
     if (!give_way(cpu))
         probe_access(cpu, segment, offset, size, write);
+}
+
+void probe_read(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size)
+{
+    probe(cpu, segment, offset, size, false);
+}
+
+void probe_write(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size)
+{
+    probe(cpu, segment, offset, size, true);
 }
 
 static bool check_system(struct cpu *cpu, uint32_t linear, unsigned size, bool write, struct span *span)
@@ -131,7 +149,7 @@ void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned siz
 }
 
 /* value = value & keep | set, atomically. */
-void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
+static void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
 {
     struct span span;
     if (give_way(cpu) || !check_system(cpu, linear, 1, true, &span))
@@ -148,6 +166,16 @@ void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set)
     made->locked = true;
     made->old = old;
     made->input = input;
+}
+
+void or_system8(struct cpu *cpu, uint32_t linear, uint32_t mask)
+{
+    change_system8(cpu, linear, 0xff, (uint8_t)mask);
+}
+
+void and_system8(struct cpu *cpu, uint32_t linear, uint32_t mask)
+{
+    change_system8(cpu, linear, (uint8_t)mask, 0);
 }
 
 uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size)

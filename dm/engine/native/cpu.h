@@ -290,7 +290,7 @@ struct cpu {
     /* read-modify-write under way */
     bool rmw_locked;
     uint64_t rmw_physical[2];
-    uint32_t rmw_size, rmw_first, rmw_input;
+    uint32_t rmw_first, rmw_input;
     uint64_t rmw_old;
     uint64_t reached[2]; /* where the access just checked goes, see struct span */
     uint32_t reached_first;
@@ -383,6 +383,8 @@ extern const unsigned label_count;
 extern const char digest[];
 extern struct block dead_block;
 
+#include "primitives.h" /* implemented in access.c, journal.c, memory.c, ports.c, strings.c, system.c and tlb.c */
+
 /* abandon.c */
 bool give_way(struct cpu *cpu);
 void raise_fault(struct cpu *cpu, uint32_t label, uint32_t vector, uint32_t error, uint32_t a, uint32_t b, uint32_t c);
@@ -398,8 +400,6 @@ void ram_touched(struct cpu *cpu, struct region *region, uint64_t physical, unsi
 uint64_t host_load(const uint8_t *host, unsigned size);
 
 /* tlb.c */
-void tlb_flush(struct cpu *cpu);
-void tlb_flush_page(struct cpu *cpu, uint32_t linear);
 void tlb_drop(struct cpu *cpu);
 void tlb_drop_writes(struct cpu *cpu);
 void bump_generation(struct cpu *cpu);
@@ -410,17 +410,6 @@ handler miss_read, miss_write;
 bool check_data(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool write, struct span *span);
 uint64_t load_span(struct cpu *cpu, const struct span *span);
 void store_span(struct cpu *cpu, const struct span *span, uint64_t value);
-uint64_t translate(struct cpu *cpu, uint32_t linear, unsigned access);
-uint64_t load(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size);
-void store(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t value, unsigned size);
-uint64_t rmw(struct cpu *cpu, uint32_t segment, uint32_t offset, unsigned size, bool locked);
-void rmw_end(struct cpu *cpu, uint64_t value);
-void probe(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t size, bool write);
-uint64_t load_system(struct cpu *cpu, uint32_t linear, unsigned size);
-void store_system(struct cpu *cpu, uint32_t linear, uint64_t value, unsigned size);
-void change_system8(struct cpu *cpu, uint32_t linear, uint8_t keep, uint8_t set);
-uint64_t load_physical(struct cpu *cpu, uint64_t physical, unsigned size);
-uint32_t swap_physical(struct cpu *cpu, uint64_t physical, uint64_t old, uint64_t new, unsigned size);
 
 /* journal.c */
 struct journal_entry *replay(struct cpu *cpu, unsigned kind, uint64_t address, uint32_t size);
@@ -430,18 +419,6 @@ uint64_t load_input(struct cpu *cpu, uint64_t physical, unsigned size);
 bool withheld(const struct cpu *cpu, uint64_t physical, unsigned size);
 void withhold(struct cpu *cpu, uint64_t physical, uint64_t value, unsigned size);
 bool commit_stores(struct cpu *cpu);
-void commit(struct cpu *cpu);
-void keep(struct cpu *cpu);
-
-/* ports.c */
-uint64_t port_in(struct cpu *cpu, uint32_t port, unsigned size);
-void port_out(struct cpu *cpu, uint32_t port, uint32_t value, unsigned size);
-uint32_t port_in_block(struct cpu *cpu, uint32_t port, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
-                       unsigned size);
-uint32_t port_out_block(struct cpu *cpu, uint32_t port, uint32_t segment, uint32_t offset, uint32_t wanted,
-                        uint32_t down, uint32_t wide, unsigned size);
-uint64_t msr_read(struct cpu *cpu, uint32_t number);
-void msr_write(struct cpu *cpu, uint32_t number, uint64_t value);
 
 /* elements.c: blocks of elements, of ports.c and strings.c */
 uint32_t block_room(struct cpu *cpu, uint32_t segment, uint32_t offset, uint64_t physical, uint32_t wanted, bool down,
@@ -450,20 +427,7 @@ uint32_t up_to_itself(struct cpu *cpu, uint64_t physical, uint32_t n, bool down,
 void read_elements(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size, uint8_t *data);
 void withhold_block(struct cpu *cpu, uint64_t physical, uint32_t count, bool down, unsigned size);
 
-/* strings.c */
-uint32_t move_block(struct cpu *cpu, uint32_t to_segment, uint32_t to, uint32_t from_segment, uint32_t from,
-                    uint32_t wanted, uint32_t down, uint32_t wide, unsigned size);
-uint32_t fill_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t value, uint32_t wanted, uint32_t down,
-                    uint32_t wide, unsigned size);
-uint64_t read_block(struct cpu *cpu, uint32_t segment, uint32_t offset, uint32_t wanted, uint32_t down, uint32_t wide,
-                    unsigned size);
-
 /* system.c */
-uint64_t tsc_read(struct cpu *cpu);
-void tsc_write(struct cpu *cpu, uint64_t value);
-uint64_t cpuid_entry(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which);
-uint64_t random64(struct cpu *cpu);
-void segment_changed(struct cpu *cpu, uint32_t segment);
 void mode_changed(struct cpu *cpu);
 
 /* decode.c: length, or 0 when `size` bytes end inside the instruction, or -1 when it is longer than 15 */

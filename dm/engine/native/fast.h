@@ -151,63 +151,20 @@ static inline bool code_hit(const struct cpu *cpu, uint64_t code, uint32_t linea
             GO(i); \
     } while (0)
 
-/* Devices are for the exact engine. */
-#define MOVE_BLOCK8(t, d, o, s, p, n, f, w, bail) (t = 0)
-#define FILL_BLOCK8(t, s, o, v, n, f, w, bail) (t = 0)
-#define READ_BLOCK8(t, s, o, n, f, w, bail) (t = 0)
-#define MOVE_BLOCK16(t, d, o, s, p, n, f, w, bail) (t = 0)
-#define FILL_BLOCK16(t, s, o, v, n, f, w, bail) (t = 0)
-#define READ_BLOCK16(t, s, o, n, f, w, bail) (t = 0)
-#define MOVE_BLOCK32(t, d, o, s, p, n, f, w, bail) (t = 0)
-#define FILL_BLOCK32(t, s, o, v, n, f, w, bail) (t = 0)
-#define READ_BLOCK32(t, s, o, n, f, w, bail) (t = 0)
+/* The fast paths of primitives (macros.py).  Blocks are those of devices, which are for the exact engine. */
+#define FAST_LOAD(bits, result, seg, offset, bail) READ_(bits, result, seg, offset)
+#define FAST_STORE(bits, seg, offset, value, bail) WRITE_(bits, seg, offset, value)
+#define FAST_RMW(bits, result, seg, offset, bail) RMW_(bits, result, seg, offset)
+#define FAST_RMW_END(bits, value, bail) (*(volatile any##bits *)rmw_host = (value))
+#define FAST_RMW_LOCKED(bits, result, seg, offset, bail) \
+    uint##bits##_t rmw_old; \
+    RMW_LOCKED_(bits, result, seg, offset)
+#define FAST_RMW_LOCKED_END(bits, value, bail) RMW_LOCKED_END_(bits, value)
+#define FAST_MOVE_BLOCK(bits, result, to_seg, to, from_seg, offset, wanted, down, wide, bail) (result = 0)
+#define FAST_FILL_BLOCK(bits, result, seg, offset, value, wanted, down, wide, bail) (result = 0)
+#define FAST_READ_BLOCK(bits, result, seg, offset, wanted, down, wide, bail) (result = 0)
 
-#define LOAD8(t, s, o, bail) READ_(8, t, s, o)
-#define LOAD16(t, s, o, bail) READ_(16, t, s, o)
-#define LOAD32(t, s, o, bail) READ_(32, t, s, o)
-#define LOAD64(t, s, o, bail) READ_(64, t, s, o)
-#define STORE8(s, o, v, bail) WRITE_(8, s, o, v)
-#define STORE16(s, o, v, bail) WRITE_(16, s, o, v)
-#define STORE32(s, o, v, bail) WRITE_(32, s, o, v)
-#define STORE64(s, o, v, bail) WRITE_(64, s, o, v)
-#define RMW8(t, s, o, bail) RMW_(8, t, s, o)
-#define RMW16(t, s, o, bail) RMW_(16, t, s, o)
-#define RMW32(t, s, o, bail) RMW_(32, t, s, o)
-#define RMW64(t, s, o, bail) RMW_(64, t, s, o)
-#define RMW_END8(v, bail) (*(volatile any8 *)rmw_host = (v))
-#define RMW_END16(v, bail) (*(volatile any16 *)rmw_host = (v))
-#define RMW_END32(v, bail) (*(volatile any32 *)rmw_host = (v))
-#define RMW_END64(v, bail) (*(volatile any64 *)rmw_host = (v))
-#define RMW_LOCKED8(t, s, o, bail) uint8_t rmw_old; RMW_LOCKED_(8, t, s, o)
-#define RMW_LOCKED16(t, s, o, bail) uint16_t rmw_old; RMW_LOCKED_(16, t, s, o)
-#define RMW_LOCKED32(t, s, o, bail) uint32_t rmw_old; RMW_LOCKED_(32, t, s, o)
-#define RMW_LOCKED64(t, s, o, bail) uint64_t rmw_old; RMW_LOCKED_(64, t, s, o)
-#define RMW_LOCKED_END8(v, bail) RMW_LOCKED_END_(8, v)
-#define RMW_LOCKED_END16(v, bail) RMW_LOCKED_END_(16, v)
-#define RMW_LOCKED_END32(v, bail) RMW_LOCKED_END_(32, v)
-#define RMW_LOCKED_END64(v, bail) RMW_LOCKED_END_(64, v)
-
-#define SEGMENT_CHANGED(s, bail) segment_changed(cpu, s)
-#define TLB_FLUSH(bail) tlb_flush(cpu)
-#define TLB_FLUSH_PAGE(linear, bail) tlb_flush_page(cpu, linear)
-#define FENCE(bail) atomic_thread_fence(memory_order_seq_cst)
-#define TSC_WRITE(value, bail) tsc_write(cpu, value)
-
-/* What only exact handlers can do. */
-#define LOAD_SYSTEM8(t, l, bail) bail
-#define LOAD_SYSTEM16(t, l, bail) bail
-#define LOAD_SYSTEM32(t, l, bail) bail
-#define LOAD_SYSTEM64(t, l, bail) bail
-#define STORE_SYSTEM8(l, v, bail) bail
-#define STORE_SYSTEM16(l, v, bail) bail
-#define STORE_SYSTEM32(l, v, bail) bail
-#define STORE_SYSTEM64(l, v, bail) bail
-#define OR_SYSTEM8(l, v, bail) bail
-#define AND_SYSTEM8(l, v, bail) bail
-#define PROBE_READ(s, o, size, bail) bail
-#define PROBE_WRITE(s, o, size, bail) bail
-#define COMMIT(bail) bail
-#define KEEP(bail) bail
+#include "fast_primitives.h"
 
 #define END_NEXT(bail) GO(i + 1)
 

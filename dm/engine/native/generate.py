@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from dm.engine.native.digest import digest
 from dm.engine.native.handlers import Handlers
+from dm.engine.native.macros import exact_macros, fast_macros, prototypes
 from dm.engine.native.structures import fields_header, state_source
 from dm.engine.native.tables import labels_header, tables_source
 from dm.engine.native.target import Target
@@ -32,6 +33,9 @@ def files() -> dict[str, str]:
     return {
         "architecture.h": header(),
         "fields.h": fields_header(),
+        "primitives.h": prototypes(),
+        "exact_primitives.h": exact_macros(),
+        "fast_primitives.h": fast_macros(),
         "procedures.h": _procedures_header(procedures),
         **dict(_handler_files(handlers)),
         **dict(_pair_files(handlers)),

@@ -15,31 +15,16 @@ from dm.engine.native import pairs
 from dm.engine.native.structures import COLD
 from dm.engine.native.target import Target
 from dm.isa import catalogue, cells, ends, insn
-from dm.isa import primitives as p
 from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import Variant
 from dm.isa.map import decode, forms
 from dm.isa.map.forms import Row
-from dm.microcode import Microcode, MicrocodeError, Procedure
+from dm.isa.primitives import RMW_LOCKED_END, SEGMENT_CHANGED
+from dm.microcode import Does, Microcode, MicrocodeError, Procedure
 from dm.microcode.effects import is_transaction
 from dm.microcode.ir import Block, Call, If, Loop, Set
 from dm.microcode.print_c import Body, CPrinter, Ending, handler, text
 from dm.microcode.uses import Uses, uses
-
-#: Answered by the outside, or recorded: a handler with one of these runs exactly at once.
-_OUTSIDE: Final = frozenset(
-    primitive.name
-    for primitive in (
-        *p.PORT_IN.values(),
-        *p.PORT_OUT.values(),
-        *p.PORT_IN_BLOCK.values(),
-        *p.PORT_OUT_BLOCK.values(),
-        p.MSR_READ,
-        p.MSR_WRITE,
-        p.TSC_READ,
-        p.RANDOM,
-    )
-)
 
 _LEAVES_BLOCK: Final = frozenset(
     terminator.name for terminator in (ends.JUMP, ends.JUMP_INDIRECT, ends.CHECKPOINT, ends.TRANSFER)
@@ -128,7 +113,7 @@ class Form:
 
 def can_be_fast(code: Microcode, used: Uses) -> bool:
     """Whether the code can run as a leaf that is simply started over when something prevents it."""
-    if is_transaction(code) or used.primitives & _OUTSIDE:
+    if is_transaction(code) or any(made.does & Does.OUTSIDE for made in used.primitives):
         return False
     # Cell EIP is up to date only in exact mode; a lost compare-and-swap starts over.
     return cells.EIP.name not in used.reads and not _set_before_swap(code.root, False)[1]
@@ -142,7 +127,7 @@ def _set_before_swap(block: Block, changed: bool) -> tuple[bool, bool]:
             case Set(cell, _, _):
                 changed = changed or cell.architectural
             case Call(target, _, _):
-                bad = bad or (changed and target.name.startswith("rmw_locked_end"))
+                bad = bad or (changed and target in RMW_LOCKED_END.values())
             case If(_, then, other):
                 left, right = _set_before_swap(then, changed), _set_before_swap(other, changed)
                 changed, bad = left[0] or right[0], bad or left[1] or right[1]
@@ -197,7 +182,7 @@ class Handlers:
         leaves = used.terminators & _LEAVES_BLOCK
         branches = leaves == {ends.JUMP.name} and ends.NEXT.name in used.terminators
         macros = {}
-        if p.SEGMENT_CHANGED.name in used.primitives:
+        if SEGMENT_CHANGED in used.primitives:
             macros[ends.NEXT.name] = "END_NEXT_SEGMENT"
         if branches:
             macros[ends.JUMP.name] = "END_BRANCH"

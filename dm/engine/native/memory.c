@@ -93,3 +93,10 @@ void ram_touched(struct cpu *cpu, struct region *region, uint64_t physical, unsi
     if (page && page->code && code_overlaps(page, physical, size))
         kill_blocks(cpu, page, physical, size);
 }
+
+/* Earlier stores become visible to other CPUs before later loads are made. */
+void fence(struct cpu *cpu)
+{
+    (void)cpu;
+    atomic_thread_fence(memory_order_seq_cst);
+}

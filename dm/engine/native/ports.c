@@ -3,14 +3,14 @@
 #include "cpu.h"
 #include "procedures.h"
 
-uint64_t port_in(struct cpu *cpu, uint32_t port, unsigned size)
+uint32_t port_in(struct cpu *cpu, uint32_t port, unsigned size)
 {
     if (give_way(cpu))
         return 0;
     port_breakpoints(cpu, port, size);
     const struct journal_entry *known = replay(cpu, INPUT_PORT_IN, port, size);
     if (known)
-        return known->value;
+        return (uint32_t)known->value;
     if (!cpu->bail)
         ask(cpu, INPUT_PORT_IN, port, size, 1, NULL);
     return 0;

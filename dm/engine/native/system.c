@@ -62,7 +62,7 @@ uint64_t random64(struct cpu *cpu)
 }
 
 /* A register of a row of the guest's table with bit 32 set; 0: there is no such row (dm.isa.mechanisms.cpuid decides). */
-uint64_t cpuid_entry(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which)
+uint64_t cpuid_entry(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t which)
 {
     for (unsigned n = 0; n < cpu->cpuid_count; n++)
         if (cpu->cpuid[n].leaf == leaf && cpu->cpuid[n].subleaf == subleaf)

@@ -15,7 +15,8 @@ from dm.engine.python_engine.cells import M32, Cells
 from dm.engine.python_engine.journal import Entry, Input, Journal, Withheld
 from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, NeedExact
-from dm.engine.python_engine.translate import RULES
+from dm.engine.python_engine.translate import PER_WIDTH, RULES
+from dm.isa.primitives import primitives
 from dm.machine.architecture import Access as Kind
 
 #: Where an access goes: (guest-physical address, size) of one piece, or of two when it crosses a page.
@@ -252,7 +253,8 @@ class Access(Cells):
             views = self._rmw_page
             views[0][self._rmw_at : self._rmw_at + size] = value.to_bytes(size, "little")
 
-    def _rmw_locked_end(self, size: int, value: int) -> None:
+    def rmw_locked_end(self, value: int, size: int) -> None:
+        """End a locked read-modify-write."""
         # Outside exact mode the interpreter's lock makes it atomic enough: nothing runs between the two halves.
         if not self.recording:
             self._rmw_end(size, value)
@@ -276,6 +278,14 @@ class Access(Cells):
         """Check that a read would succeed."""
         self._probe(seg, offset, size, 0)
 
+    def load_system(self, linear: int, size: int) -> int:
+        """Supervisor read of a linear address."""
+        return self.load_span(self._system_span(linear, size, 0))
+
+    def store_system(self, linear: int, value: int, size: int) -> None:
+        """Supervisor write to a linear address."""
+        self.store_span(self._system_span(linear, size, 1), value)
+
     def _change_system8(self, linear: int, keep: int, change: int) -> None:
         span = self._system_span(linear, 1, 1)
         old = self.load_span(span)
@@ -290,7 +300,8 @@ class Access(Cells):
         """Clear bits of a byte, atomically."""
         self._change_system8(linear, mask, 0)
 
-    def _load_physical(self, physical: int, size: int) -> int:
+    def load_physical(self, physical: int, size: int) -> int:
+        """Read an entry of a paging structure."""
         physical &= self.memory.a20_mask
         if self.recording:
             return self.journal.load(self.memory, physical, size)
@@ -299,7 +310,8 @@ class Access(Cells):
             raise NeedExact
         return self.memory.load(page, physical % PAGE, size)
 
-    def _swap_physical(self, physical: int, old: int, new: int, size: int) -> int:
+    def swap_physical(self, physical: int, old: int, new: int, size: int) -> int:
+        """Replace an entry of a paging structure if it is unchanged: 1 when done."""
         # At once: accessed and dirty bits stay set whatever happens to the access.
         physical &= self.memory.a20_mask
         if self.recording:
@@ -376,53 +388,8 @@ def _ender(size: int) -> Callable[[Access, int], None]:
     return rmw_end
 
 
-def _locked_ender(size: int) -> Callable[[Access, int], None]:
-    def rmw_locked_end(self: Access, value: int) -> None:
-        self._rmw_locked_end(size, value)
+_MAKERS: Final = {"load": _loader, "store": _storer, "rmw": _changer, "rmw_locked": _changer, "rmw_end": _ender}
 
-    return rmw_locked_end
-
-
-def _system_loader(size: int) -> Callable[[Access, int], int]:
-    def load_system(self: Access, linear: int) -> int:
-        return self.load_span(self._system_span(linear, size, 0))
-
-    return load_system
-
-
-def _system_storer(size: int) -> Callable[[Access, int, int], None]:
-    def store_system(self: Access, linear: int, value: int) -> None:
-        self.store_span(self._system_span(linear, size, 1), value)
-
-    return store_system
-
-
-def _physical_loader(size: int) -> Callable[[Access, int], int]:
-    def load_physical(self: Access, physical: int) -> int:
-        return self._load_physical(physical, size)
-
-    return load_physical
-
-
-def _swapper(size: int) -> Callable[[Access, int, int, int], int]:
-    def swap_physical(self: Access, physical: int, old: int, new: int) -> int:
-        return self._swap_physical(physical, old, new, size)
-
-    return swap_physical
-
-
-for _size in (1, 2, 4, 8):
-    for _name, _make in (
-        ("load", _loader),
-        ("store", _storer),
-        ("rmw", _changer),
-        ("rmw_locked", _changer),
-        ("rmw_end", _ender),
-        ("rmw_locked_end", _locked_ender),
-        ("load_system", _system_loader),
-        ("store_system", _system_storer),
-    ):
-        setattr(Access, f"{_name}{8 * _size}", _make(_size))
-for _size in (4, 8):
-    setattr(Access, f"load_physical{8 * _size}", _physical_loader(_size))
-    setattr(Access, f"swap_physical{8 * _size}", _swapper(_size))
+for _made in primitives():
+    if _made.family in PER_WIDTH:
+        setattr(Access, _made.name, _MAKERS[_made.family](_made.size))

@@ -163,7 +163,7 @@ class Machine(Strings):
         if self.tsc_host:
             self.tsc_host = host_tsc()
 
-    def random(self) -> int:
+    def random64(self) -> int:
         """Return 64 random bits."""
         if not self.recording:
             raise NeedExact

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Final
 
 from dm.engine.api import RegionKind
@@ -39,11 +38,13 @@ class Ports(Access):
             raise NeedExact
         RULES.port_breakpoints(self, port, size)
 
-    def _port_in(self, port: int, size: int) -> int:
+    def port_in(self, port: int, size: int) -> int:
+        """IN."""
         self._watch(port, size)
         return self.journal.ask(Input.PORT_IN, port, size).value
 
-    def _port_out(self, port: int, value: int, size: int) -> None:
+    def port_out(self, port: int, value: int, size: int) -> None:
+        """OUT."""
         self._watch(port, size)
         self.journal.ask(Input.PORT_OUT, port, size, 1, value.to_bytes(size, "little"))
 
@@ -79,14 +80,15 @@ class Ports(Access):
                     n = min(n, 1 + _first_element(to, start, start + count, n, down, size))
         return n
 
-    def _port_in_block(self, port: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+    def port_in_block(self, port: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        """INS: return how many elements have been moved."""
         span = self.data_span(_ES, offset, size, 1)
         asked = self.journal.ahead
         n = asked.count if asked else self._room_in_ram(span, _ES, offset, wanted, down, wide, size, 1)
         if not asked:
             n = self._up_to_itself(span[0][0], n, down, size)
         if n <= 1:
-            self.store_span(span, self._port_in(port, size))
+            self.store_span(span, self.port_in(port, size))
             return 1
         self._withhold_block(span[0][0], self.journal.ask(Input.PORT_IN, port, size, n).data, down, size)
         return n
@@ -99,7 +101,8 @@ class Ports(Access):
             physical -= len(data) - size
         self.journal.withhold(self.memory, physical, data, size)
 
-    def _port_out_block(self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+    def port_out_block(self, port: int, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        """OUTS: return how many elements have been moved."""
         span = self.data_span(seg, offset, size, 0)
         asked = self.journal.ahead
         if asked is not None and asked.kind is Input.PORT_OUT:
@@ -107,12 +110,12 @@ class Ports(Access):
             return self.moved
         n = 1 if asked else self._room_in_ram(span, seg, offset, wanted, down, wide, size, 0)
         if n <= 1:
-            self._port_out(port, self.load_span(span), size)
+            self.port_out(port, self.load_span(span), size)
             return 1
-        self.journal.ask(Input.PORT_OUT, port, size, n, self._read_block(span[0][0], n, down, size))
+        self.journal.ask(Input.PORT_OUT, port, size, n, self._read_elements(span[0][0], n, down, size))
         return n
 
-    def _read_block(self, physical: int, count: int, down: int, size: int) -> bytes:
+    def _read_elements(self, physical: int, count: int, down: int, size: int) -> bytes:
         """Return elements of one page of memory, in the order of access."""
         page = self.memory.page(physical // PAGE)
         assert page is not None
@@ -135,41 +138,3 @@ class Ports(Access):
     def msr_write(self, number: int, value: int) -> None:
         """Ask for an MSR to be written."""
         self._msr(Input.MSR_WRITE, number, value.to_bytes(8, "little"))
-
-
-def _in(size: int) -> Callable[[Ports, int], int]:
-    def port_in(self: Ports, port: int) -> int:
-        return self._port_in(port, size)
-
-    return port_in
-
-
-def _out(size: int) -> Callable[[Ports, int, int], None]:
-    def port_out(self: Ports, port: int, value: int) -> None:
-        self._port_out(port, value, size)
-
-    return port_out
-
-
-def _in_block(size: int) -> Callable[[Ports, int, int, int, int, int], int]:
-    def port_in_block(self: Ports, port: int, offset: int, wanted: int, down: int, wide: int) -> int:
-        return self._port_in_block(port, offset, wanted, down, wide, size)
-
-    return port_in_block
-
-
-def _out_block(size: int) -> Callable[[Ports, int, int, int, int, int, int], int]:
-    def port_out_block(self: Ports, port: int, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
-        return self._port_out_block(port, seg, offset, wanted, down, wide, size)
-
-    return port_out_block
-
-
-for _size in (1, 2, 4):
-    for _name, _make in (
-        ("port_in", _in),
-        ("port_out", _out),
-        ("port_in_block", _in_block),
-        ("port_out_block", _out_block),
-    ):
-        setattr(Ports, f"{_name}{8 * _size}", _make(_size))

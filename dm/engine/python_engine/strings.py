@@ -10,7 +10,6 @@ From device to device the outside reads and writes element by element (if it can
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from dm.engine.api import RegionKind
@@ -63,9 +62,10 @@ class Strings(Ports):
         self.moved = ahead.count
         return ahead.count
 
-    def _move_block(
+    def move_block(
         self, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int, size: int
     ) -> int:
+        """MOVS: return how many elements have been moved, 0 when it is no block."""
         if not self._may_block(wanted):
             return 0
         source = self.data_span(from_seg, offset, size, 0)
@@ -105,18 +105,20 @@ class Strings(Ports):
         elif reads:
             self.journal.ask(Input.LOAD, source[0][0], size, n, down=bool(down))
         else:
-            data = self._read_block(source[0][0], n, down, size)
+            data = self._read_elements(source[0][0], n, down, size)
             self.journal.ask(Input.STORE, target[0][0], size, n, data, down=bool(down))
         raise AssertionError("a new question abandons the instruction")
 
-    def _fill_block(self, seg: int, offset: int, value: int, wanted: int, down: int, wide: int, size: int) -> int:
+    def fill_block(self, seg: int, offset: int, value: int, wanted: int, down: int, wide: int, size: int) -> int:
+        """STOS: return how many elements have been written, 0 when it is no block."""
         n, target = self._one_side(seg, offset, wanted, down, wide, size, 1)
         if n:
             data = value.to_bytes(size, "little") * n
             self.journal.ask(Input.STORE, target[0][0], size, n, data, down=bool(down))
         return n
 
-    def _read_block_of_device(self, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+    def read_block(self, seg: int, offset: int, wanted: int, down: int, wide: int, size: int) -> int:
+        """LODS: return how many elements have been read << 32 | the last one, 0 when it is no block."""
         n, source = self._one_side(seg, offset, wanted, down, wide, size, 0)
         if not n:
             return 0
@@ -139,31 +141,3 @@ class Strings(Ports):
             return 0, span
         self.moved = n
         return n, span
-
-
-def _move(size: int) -> Callable[[Strings, int, int, int, int, int, int, int], int]:
-    def move_block(
-        self: Strings, to_seg: int, to: int, from_seg: int, offset: int, wanted: int, down: int, wide: int
-    ) -> int:
-        return self._move_block(to_seg, to, from_seg, offset, wanted, down, wide, size)
-
-    return move_block
-
-
-def _fill(size: int) -> Callable[[Strings, int, int, int, int, int, int], int]:
-    def fill_block(self: Strings, seg: int, offset: int, value: int, wanted: int, down: int, wide: int) -> int:
-        return self._fill_block(seg, offset, value, wanted, down, wide, size)
-
-    return fill_block
-
-
-def _read(size: int) -> Callable[[Strings, int, int, int, int, int], int]:
-    def read_block(self: Strings, seg: int, offset: int, wanted: int, down: int, wide: int) -> int:
-        return self._read_block_of_device(seg, offset, wanted, down, wide, size)
-
-    return read_block
-
-
-for _size in (1, 2, 4):
-    for _name, _make in (("move_block", _move), ("fill_block", _fill), ("read_block", _read)):
-        setattr(Strings, f"{_name}{8 * _size}", _make(_size))

@@ -19,7 +19,7 @@ from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import Variant, expand
 from dm.isa.map.forms import Row
 from dm.isa.primitives import SEGMENT_CHANGED
-from dm.microcode import Field, Microcode, Procedure
+from dm.microcode import Field, Microcode, Primitive, Procedure
 from dm.microcode.effects import is_transaction
 from dm.microcode.ir import Block, Call, Get, Set, Signature, statements
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
@@ -29,6 +29,11 @@ CHECKPOINT: Final = -1
 REPEAT: Final = -2
 NEXT_SEGMENT: Final = -3
 TRANSFER: Final = -4
+
+
+#: Families of primitives that the machine has a method for each width of, since they are hot; of the others it has one
+#: method, which takes the size in bytes as its last argument.
+PER_WIDTH: Final = frozenset({"load", "store", "rmw", "rmw_locked", "rmw_end"})
 
 
 class _Target(PythonTarget):
@@ -64,6 +69,11 @@ class _Target(PythonTarget):
 
     def operand(self, name: str, width: int) -> str:
         return {"this_eip": "i.eip", "next_eip": "i.next_eip"}.get(name, f"i.{name}")
+
+    def call(self, target: Signature, args: list[str]) -> str:
+        if isinstance(target, Primitive) and target.family and target.family not in PER_WIDTH:
+            return f"cpu.{target.family}({', '.join([*args, str(target.size)])})"
+        return super().call(target, args)
 
     def prologue(self, m: Microcode) -> list[str]:
         registers = any(isinstance(s, Get | Set) and s.cell.view for s in statements(m.root))
