@@ -197,13 +197,13 @@ class System(Machine):
     def and_system8(self, linear: int, mask: int) -> None:
         self._put(linear, 1, self._get(linear, 1, Access.IMPLICIT) & mask, Access.IMPLICIT)
 
-    def any_load_physical(self, size: int, address: int) -> int:
-        return self.at(address, size)
+    def any_load_physical(self, size: int, physical: int) -> int:
+        return self.at(physical, size)
 
-    def any_swap_physical(self, size: int, address: int, old: int, new: int) -> int:
-        if self.at(address, size) != old:
+    def any_swap_physical(self, size: int, physical: int, old: int, new: int) -> int:
+        if self.at(physical, size) != old:
             return 0
-        self.put(address, new, size)
+        self.put(physical, new, size)
         return 1
 
     def cpuid_entry(self, leaf: int, subleaf: int, which: int) -> int:
