@@ -95,8 +95,8 @@ MSR_WRITE: Final = primitive("msr_write", Does.FAULT | Does.OUTSIDE, number=32, 
 TSC_READ: Final = primitive("tsc_read", Does.OUTSIDE, 64)
 #: The guest wrote its TSC.
 TSC_WRITE: Final = primitive("tsc_write", Does.CHANGE, value=64)
-#: A row of the guest's CPUID table, ``which`` being 0-3 for EAX EBX ECX EDX: the register with bit 32 set, 0 where there
-#: is no such row.
+#: A row of the guest's CPUID table, ``which`` being 0-3 for EAX EBX ECX EDX: the register with bit 32 set,
+#: 0 where there is no such row.
 CPUID_ENTRY: Final = primitive("cpuid_entry", Does.NOTHING, 64, leaf=32, subleaf=32, which=8)
 #: 64 random bits.
 RANDOM: Final = primitive("random64", Does.OUTSIDE, 64)

@@ -197,6 +197,9 @@ class System(Machine):
     def and_system8(self, linear: int, mask: int) -> None:
         self._put(linear, 1, self._get(linear, 1, Access.IMPLICIT) & mask, Access.IMPLICIT)
 
+    def translate(self, linear: int, access: int) -> int:
+        return self._physical(linear, access)
+
     def any_load_physical(self, size: int, physical: int) -> int:
         return self.at(physical, size)
 

@@ -8,7 +8,7 @@
 #include "procedures.h"
 
 /* An exact access's page: a finished walk is one entry in the journal, an unfinished one its loads. */
-uint64_t translate(struct cpu *cpu, uint32_t linear, unsigned access)
+uint64_t translate(struct cpu *cpu, uint32_t linear, uint32_t access)
 {
     if (!translated(cpu))
         return linear & cpu->a20_mask;
