@@ -446,7 +446,10 @@ uint16_t form_of(const struct block *block, const struct insn *i);
 handler enter_first, enter_new;
 
 /* fast_enter.c */
-handler enter, enter_indirect, block_end, leave_exact;
+handler enter, enter_indirect;
+
+/* fast_leave.c */
+handler block_end, leave_exact;
 
 /* transact.c: return the reason of an exit, or RUN_ON */
 enum { RUN_ON = -1 };

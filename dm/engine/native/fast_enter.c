@@ -51,14 +51,3 @@ HANDLER(enter_indirect)
     SPEND(block);
     GO(block->insn);
 }
-
-HANDLER(block_end)
-{
-    END_JUMP(cpu->block_eip + i->next, );
-}
-
-HANDLER(leave_exact)
-{
-    cpu->bail = BAIL_NONE;
-    LEAVE(LEAVE_EXACT);
-}
