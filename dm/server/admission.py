@@ -1,4 +1,4 @@
-"""Who may connect to the sockets of daemon and workers: names drawn at random, on tcp CURVE keys."""
+"""Who may connect to the sockets of daemon and workers: random connection names, and CURVE keys on tcp."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _log = logging.getLogger(__name__)
 
 #: ZAP domain of our sockets (https://rfc.zeromq.org/spec/27).
 _DOMAIN: Final = "x86-dm"
-#: A peer must have done its part of ZMTP's handshake within so many milliseconds.
+#: A peer must complete its part of ZMTP's handshake within this many milliseconds.
 HANDSHAKE_MS: Final = 5000
 
 
 def draw_names() -> None:
     """Make libzmq's names of connections random, before this process makes a ROUTER socket.
 
-    A peer may choose its own name, also one that libzmq would give to somebody else: then it passes for that one, or
-    libzmq ends the process when it comes to that name.  It counts from a number of rand(3)'s, which nobody has seeded.
+    A peer may choose its own name, even one that libzmq would give to another peer: then it passes for that peer, or
+    libzmq aborts when it reaches that name.  libzmq counts from a number of rand(3), which nobody has seeded.
     """
     ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
 
 
 def secure(socket: zmq.Socket[Any], keys: Keys) -> None:
-    """Make a socket speak with nobody but clients whose key is admitted; before it is bound."""
+    """Restrict a socket to clients whose key is admitted; before it is bound."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an Admission nobody is let in
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an Admission nobody is admitted
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, 1)
 
@@ -61,5 +61,5 @@ class Admission:
         return admitted
 
     def close(self) -> None:
-        """End; before the context is."""
+        """Stop; before the context is terminated."""
         self._authenticator.stop()

@@ -1,4 +1,4 @@
-"""What sessions may use, as the operator has set it."""
+"""Limits on what sessions may use, as set by the operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _host_memory() -> int:
 class SessionLimits:
     """Of one session: ``vcpus``, ``regions`` of the memory map times vCPUs, and bytes of ``ram`` in all its blocks.
 
-    Each vCPU takes up a new map by itself: regions times vCPUs is what one costs.
+    Each vCPU installs a new map itself, so a map costs regions times vCPUs.
     """
 
     vcpus: int = schema.MAX_VCPUS

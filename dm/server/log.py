@@ -1,6 +1,6 @@
 """The daemon's log: one line for each event, with its time, level, and the session and VM it is about.
 
-Standard error is where it goes, that of the workers too.  A log that cannot be written is no reason to end.
+It goes to standard error, the workers' too.  Failing to write it is no reason to end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from dm.server.logfile import TIME
 
-#: A guest or a peer can bring a line about as often as it likes: then one in so many seconds is written.
+#: A guest or a peer can cause a line as often as it likes: then one in this many seconds is written.
 _REST: Final = 1.0
 
 _FORMAT: Final = "%(asctime)s.%(msecs)03d x86-dm[%(process)d]: %(levelname)s: %(message)s"
@@ -22,7 +22,7 @@ _FORMAT: Final = "%(asctime)s.%(msecs)03d x86-dm[%(process)d]: %(levelname)s: %(
 class _Descriptor(logging.Handler):
     """Writes each record at once to standard error's descriptor.
 
-    What cannot be written is dropped, also where that would have to wait: nobody may read a pipe or terminal.
+    What cannot be written at once is dropped: perhaps nobody reads the pipe or terminal.
     """
 
     def __init__(self) -> None:
@@ -53,17 +53,17 @@ def set_up(level: str, prefix: str = "") -> None:
 
 
 def printable(text: str) -> str:
-    """Return text that a peer has chosen, so that it stays within its line."""
+    """Return text chosen by a peer so that it stays within its line."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def session(number: int, name: str) -> str:
-    """Return how a session is called in the log."""
+    """Return a session's name in the log."""
     return f"session {number} ({printable(name)})" if name else f"session {number}"
 
 
 class Sparse:
-    """Says whether to write a line that may come at any rate."""
+    """Decides whether to write a line that may come at any rate."""
 
     def __init__(self) -> None:
         self._next = 0.0

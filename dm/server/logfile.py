@@ -11,7 +11,7 @@ TIME: Final = "%Y-%m-%dT%H:%M:%S"
 
 
 def open_file(path: str) -> int:
-    """Return a log file, open for appending, to which a line can be written: that is tried.
+    """Return a log file, open for appending, to which a first line has been written.
 
     Raises:
         OSError: it cannot be opened or written to, as on a full disk.

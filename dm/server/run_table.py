@@ -1,6 +1,6 @@
-"""Which vCPUs of a session have a run under way, in memory that outlives the worker.
+"""Which vCPUs of a session are running, in memory that outlives the worker.
 
-The worker writes it, the supervisor reads it when the worker is gone: whoever was running then is lost.
+The worker writes it, the supervisor reads it when the worker is gone: runs in progress then are lost.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class RunTable:
         self.fd = fd if fd >= 0 else os.memfd_create("run-table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         if fd < 0:
             os.ftruncate(self.fd, MAX_VCPUS)
-            # The worker has it too: were it cut short, reading it would kill the supervisor (SIGBUS).
+            # The worker has it too: if it truncated the table, reading it would kill the supervisor (SIGBUS).
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.bytes = mmap.mmap(self.fd, MAX_VCPUS)
 
     def set(self, vcpu: int, running: bool) -> None:
-        """Note that a vCPU runs, or does not."""
+        """Record whether a vCPU runs."""
         self.bytes[vcpu] = running
 
     def running(self) -> list[int]:

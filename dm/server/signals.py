@@ -1,6 +1,6 @@
 """What signals do to the daemon.
 
-What its parent has left of them does not count: ignored ones and the mask survive exec (signal(7)).
+The parent's settings are undone: ignored signals and the mask survive exec (signal(7)).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def install(
 
 
 def leave_to_supervisor() -> None:
-    """In a worker: a signal to the whole group, as from a terminal, is the supervisor's business."""
+    """Set up a worker: a signal to the whole group, as from a terminal, is the supervisor's business."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (*ENDING, signal.SIGHUP, *_IGNORED):
         signal.signal(number, signal.SIG_IGN)

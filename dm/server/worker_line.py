@@ -1,9 +1,9 @@
 """The line between supervisor and worker: datagrams on a Unix socket pair, file descriptors alongside.
 
 A datagram is a MessagePack array ``[operation, tag, body]``; the answer to a request carries its tag.  Requests of a
-shim travel as the very bytes it sent (operation ``message``), so this line adds no second contract.
+shim travel as the bytes it sent (operation ``message``), so this line adds no second contract.
 
-A worker runs guest code, and may be anybody's by now: the supervisor takes no descriptors from it, and only what
+A worker runs guest code and may be compromised: the supervisor accepts no descriptors from it, and only what
 :func:`from_worker` has checked.  The worker trusts its supervisor, which is its parent.
 """
 
@@ -28,7 +28,7 @@ _MOST_TEXT: Final = 512
 
 
 class LineError(Exception):
-    """What came over the line is not what the other side may send; the text says what it is."""
+    """A datagram is not what the other side may send; the text says what it is."""
 
 
 # ------------------------------------------------------------------------------------------- from the supervisor
@@ -71,7 +71,7 @@ class MemoryLost:
 
 @dataclass(frozen=True, slots=True)
 class VcpuStatus:
-    """What is known of a vCPU without asking its worker; ``doing`` is one of :data:`DOING`."""
+    """What is known about a vCPU without asking its worker; ``doing`` is one of :data:`DOING`."""
 
     number: int
     doing: str
@@ -97,7 +97,7 @@ class ShimReply:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """All vCPUs have been stopped, or let go on, but those named."""
+    """All vCPUs have been stopped or resumed, except those named."""
 
     tag: int
     but: tuple[int, ...]
@@ -131,7 +131,7 @@ def receive(line: socket.socket) -> Datagram | None:
     """Return the next datagram of the supervisor, or None when it is gone.
 
     Raises:
-        LineError: it is none.
+        LineError: it is not a datagram of the supervisor's.
     """
     try:
         data, fds, _, _ = socket.recv_fds(line, MAX_DATAGRAM, 1)
@@ -159,7 +159,7 @@ def from_worker(line: socket.socket) -> FromWorker | None:
         LineError: it is not what a worker may send.
     """
     try:
-        data = line.recv(MAX_DATAGRAM)  # without room for descriptors the system closes any that come along (unix(7))
+        data = line.recv(MAX_DATAGRAM)  # without room for descriptors the system closes any that are attached (unix(7))
     except ConnectionError:
         return None
     return _checked(*_unpack(data)) if data else None

@@ -18,7 +18,8 @@ def daemonize() -> Callable[[str | None], None]:
     error otherwise.
 
     Returns:
-        What the daemon calls once: with None when it is ready, or with an error.  It then lets go of the terminal.
+        A function that the daemon calls once: with None when it is ready, or with an error.  It then releases the
+        terminal.
     """
     reader, writer = os.pipe()
     sys.stderr.flush()
@@ -33,7 +34,7 @@ def daemonize() -> Callable[[str | None], None]:
     os.set_inheritable(writer, False)
 
     def report(error: str | None) -> None:
-        with contextlib.suppress(OSError):  # whoever started us may be gone
+        with contextlib.suppress(OSError):  # the process that started us may be gone
             os.write(writer, _READY if error is None else error.encode("utf-8", "replace"))
         os.close(writer)
         null = os.open(os.devnull, os.O_RDWR)

@@ -1,7 +1,7 @@
-"""How many of what the process's descriptors allow: what would need more is refused before it begins.
+"""The process's file descriptors, divided into shares: what would exceed its share is refused before it begins.
 
-libzmq ends the process when accept(2) on an ipc endpoint finds no descriptor left, and a worker cannot be started
-without some.  So there are fixed shares, far enough below RLIMIT_NOFILE (getrlimit(2)).
+libzmq aborts the process when accept(2) on an ipc endpoint finds no free descriptor, and starting a worker needs some.
+So there are fixed shares, far enough below RLIMIT_NOFILE (getrlimit(2)).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import resource
 from dataclasses import dataclass
 from typing import Final
 
-#: The fewest a daemon can serve with.
+#: The fewest that a daemon can work with.
 LEAST: Final = 256
 #: What the daemon itself has open at most: standard descriptors, log, event loop, ZeroMQ, listeners, starting workers.
 _OWN: Final = 64
 #: For each session: line, run table, the worker's pidfd, its connection and the listener through which that came.
 _SESSION: Final = 5
-#: More than these are never wanted.
+#: More than these are never needed.
 _MOST_QMP: Final = 32
 _MOST_RAM: Final = 64
 _MOST_OPEN: Final = 8192
@@ -28,8 +28,8 @@ _BACKLOG: Final = 100
 class Shares:
     """Most sessions, QMP clients and connections to the RAM socket.
 
-    No more connections to the control endpoint are taken when there would be ``open`` descriptors in all; ``backlog``
-    may wait there.
+    No more connections to the control endpoint are accepted once there would be ``open`` descriptors in all; up to
+    ``backlog`` may wait.
     """
 
     sessions: int
@@ -48,7 +48,7 @@ def raise_limit() -> int:
 
 
 def shares(limit: int, sessions: int) -> Shares:
-    """Share ``limit`` descriptors out; at most ``sessions`` sessions are wanted.
+    """Divide ``limit`` descriptors; at most ``sessions`` sessions are wanted.
 
     Raises:
         ValueError: they are too few.

@@ -13,7 +13,7 @@ from dm.claim import Claim
 
 #: The record of the control endpoint's socket (:mod:`dm.claim`); a directory that has it is a daemon's.
 _RECORD: Final = "x86-dm"
-#: The names that daemons give to what they make here.
+#: The names that daemons give to their files here.
 _RAM: Final = "ram"
 _ASIDE: Final = "listener-"
 _OURS: Final = re.compile(rf"{_RAM}|{_ASIDE}\d+|vcpu-\d+-\d+")
@@ -26,14 +26,14 @@ class Directory:
 
     ``name`` is its path, ``ram`` that of the RAM socket, ``aside`` the beginning of names for listeners that are
     about to get PATH, ``claim`` the right to it.  A directory is used only if it is empty or a daemon's, and
-    removed only if a daemon made it; in it nothing is removed but sockets of the names above.
+    removed only if a daemon made it; only sockets with the names above are removed from it.
     """
 
     def __init__(self, path: str) -> None:
-        """Take it, and remove what a daemon that was killed has left there.
+        """Take it, and remove what a killed daemon has left there.
 
         Raises:
-            OSError: another daemon has it, or it cannot be ours; the text says which.
+            OSError: another daemon has it, or it cannot be used; the text says which.
         """
         self.name = path + ".d"
         self.ram, self.aside = f"{self.name}/{_RAM}", f"{self.name}/{_ASIDE}"
@@ -47,7 +47,8 @@ class Directory:
             self._check()
             os.fchmod(self._directory, 0o700)
             try:
-                # By its path, since the record's place is told to others; that it is this directory is checked after.
+                # By its path, since others are told where the record is; that it is this directory is checked
+                # afterwards.
                 self.claim = Claim(path, f"{self.name}/{_RECORD}", note)
             except BlockingIOError:
                 raise OSError(f"another daemon serves ipc://{path}") from None
@@ -72,7 +73,7 @@ class Directory:
         return directory
 
     def _check(self) -> None:
-        """Refuse a directory that holds what no daemon has made."""
+        """Refuse a directory that contains anything that no daemon has made."""
         names = os.listdir(self._directory)
         if names and _RECORD not in names:
             raise OSError(
@@ -98,7 +99,7 @@ class Directory:
         self._sweep(re.compile(rf"vcpu-{session}-\d+"))
 
     def close(self) -> None:
-        """Remove the control endpoint's socket and what daemons have made here; leave all else."""
+        """Remove the control endpoint's socket and what daemons have made here; leave everything else."""
         if self.claim.held:  # else somebody has emptied it, and another daemon may use it by now
             self._sweep(_OURS)
         self.claim.close()

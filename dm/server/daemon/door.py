@@ -1,9 +1,10 @@
-"""The control endpoint's door: lets in as many as there are descriptors for.
+"""The control endpoint's door: admits as many connections as there are descriptors for.
 
-libzmq takes all who connect, and ends its process when accept(2) finds no descriptor left.  It cannot be told to wait,
-and unbinding a listener cuts the connections that came through it.  So it never has a listener that anybody can find:
-those who connect wait at ours.  When there are some, and descriptors for as many as can wait, another listener gets the
-name, and libzmq the old one, at which nobody can arrive any more.  That is unbound when all who came by it have gone.
+libzmq accepts every connection, and aborts its process when accept(2) finds no free descriptor.  It cannot be told to
+wait, and unbinding a listener cuts the connections that came through it.  So it never has a listener that clients can
+find: they connect to ours.  When clients wait there, and there are descriptors for a full backlog, another listener
+gets the name, and libzmq gets the old one, at which nobody can arrive any more.  That one is unbound when all its
+connections are gone.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from dm.server.log import Sparse
 
 _log = logging.getLogger(__name__)
 
-#: For the next listener, and for those who had found a listener just before it lost its name.
+#: For the next listener, and for clients that found a listener just before it lost its name.
 _SPARE: Final = 8
-#: Seconds until it is looked again whether libzmq has taken all that waited.
+#: Seconds until the next check whether libzmq has accepted all waiting connections.
 _SOON: Final = 0.001
 
 
 class Door:
-    """Of one ROUTER socket; on the asyncio thread."""
+    """The door of one ROUTER socket; on the asyncio thread."""
 
     def __init__(self, socket: zmq.asyncio.Socket, claim: Claim, aside: str, shares: Shares) -> None:
         """Bind the name of ``claim``; new listeners are bound to names that begin with ``aside`` before they get it.
@@ -45,7 +46,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._sparse = Sparse()
         self._made = 0
-        self._inside: dict[str, int] = {}  # endpoints of listeners that libzmq has: connections through them
+        self._inside: dict[str, int] = {}  # endpoints of listeners that libzmq has: connections through each
         self._newest, self._newest_at = -1, ""  # descriptor and endpoint of the last of them, while it is there
         self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._listener: unix.socket | None = claim.bind(backlog=shares.backlog)
@@ -53,7 +54,7 @@ class Door:
         self._loop.add_reader(self._listener, self._knock)
 
     def close(self) -> None:
-        """Let nobody in any more; before the socket is closed."""
+        """Admit no more connections; before the socket is closed."""
         self._watch.cancel()
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
@@ -106,7 +107,7 @@ class Door:
         old.detach()
 
     async def _count(self) -> None:
-        """Count who comes and goes, and unbind what nobody is left of."""
+        """Count connections, and unbind listeners that have none left."""
         while True:
             event = parse_monitor_message(await self._monitor.recv_multipart())
             endpoint = event["endpoint"].decode("utf-8", "surrogateescape")
@@ -114,7 +115,7 @@ class Door:
                 continue
             self._inside[endpoint] += 1 if event["event"] == zmq.EVENT_ACCEPTED else -1
             if not self._inside[endpoint]:
-                self._loop.call_later(1.0, self._unbind, endpoint)  # others who waited there may be on their way
+                self._loop.call_later(1.0, self._unbind, endpoint)  # others that waited there may be on their way
 
     def _unbind(self, endpoint: str) -> None:
         if self._watch.cancelled() or self._inside.get(endpoint) != 0:
@@ -127,7 +128,7 @@ class Door:
 
 
 def _is_waited_for(listener: int) -> bool:
-    """Return whether somebody waits at a listener."""
+    """Return whether a connection waits at a listener."""
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     return bool(waiting.poll(0))

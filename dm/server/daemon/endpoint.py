@@ -30,7 +30,7 @@ def parse_endpoint(text: str) -> ControlEndpoint:
     """Return a control endpoint: ipc:///PATH or tcp://ADDRESS:PORT.
 
     Raises:
-        ValueError: another transport, or a place that cannot be used.
+        ValueError: another transport, or a path or address that cannot be used.
     """
     transport, colon, place = text.partition("://")
     if not colon or transport not in ("ipc", "tcp"):

@@ -13,7 +13,7 @@ from dm.server.daemon.supervisor import NotAll, Supervisor
 
 
 class DaemonMonitor(Listener):
-    """Implements Control, and turns what the supervisor tells into events."""
+    """Implements Control, and turns the supervisor's reports into events."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[control.Event], None]] = []
@@ -21,7 +21,7 @@ class DaemonMonitor(Listener):
         self._turn = asyncio.Lock()  # stop and cont come one after the other
 
     def attach(self, supervisor: Supervisor) -> None:
-        """Say which supervisor this is about; before anything else."""
+        """Set the supervisor; before anything else."""
         self._supervisor = supervisor
 
     async def status(self) -> RunState:
@@ -32,18 +32,18 @@ class DaemonMonitor(Listener):
         return RunState.PAUSED if self._supervisor.paused and not is_stopping else RunState.RUNNING
 
     async def stop(self) -> None:
-        """Hold all guest code."""
+        """Stop all guest code."""
         async with self._turn:
             if not self._supervisor.paused:
                 await self._pause(True)
                 self._emit(control.Stopped())
 
     async def cont(self) -> None:
-        """Let guest code run."""
+        """Resume guest code."""
         async with self._turn:
             was_paused = self._supervisor.paused
             try:
-                await self._pause(False)  # whoever did not obey the last time is asked again
+                await self._pause(False)  # those that did not obey last time are asked again
             finally:
                 if was_paused:
                     self._emit(control.Resumed())

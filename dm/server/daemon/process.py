@@ -23,13 +23,13 @@ _log = logging.getLogger(__name__)
 async def serve(settings: Settings, qmp: Sequence[Address], ready: Callable[[], None]) -> None:
     """Run the daemon until SIGTERM, SIGINT, SIGQUIT or QMP ``quit``; ``ready`` is called once all sockets are bound.
 
-    SIGHUP opens the log file anew, and ends a daemon that has none.
+    SIGHUP reopens the log file, and ends a daemon that has none.
 
     Raises:
         OSError: a socket cannot be bound; the text says which.
         ValueError: the system allows too few descriptors.
     """
-    os.umask(0o077)  # whatever is created is ours alone
+    os.umask(0o077)  # only we may access what we create
     signals.reset()
     draw_names()
     monitor = DaemonMonitor()

@@ -1,4 +1,4 @@
-"""Guest RAM that a peer names, by descriptor or by path: checked before a session's worker maps it."""
+"""Guest RAM passed by descriptor or by path: checked before a session's worker maps it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_sealed(fd: int) -> None:
 
 
 def open_below(directory: str, path: str) -> int:
-    """Open a RAM file by path; whatever links the path has, the file must lie below ``directory``.
+    """Open a RAM file by path; with all links resolved, the file must be below ``directory``.
 
     Returns:
         A new descriptor, open for reading and writing.
@@ -52,7 +52,7 @@ def open_below(directory: str, path: str) -> int:
     except OSError as error:
         raise _refuse(f"path {path!r} cannot be opened: {error.strerror}", wanted, "path") from None
     try:
-        # Links may have changed between the check and the opening: judge what was opened.
+        # Links may have changed between the check and the opening: check what was opened.
         if os.path.commonpath([root, os.readlink(f"/proc/self/fd/{fd}")]) != root:
             raise outside
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -23,10 +23,10 @@ from dm.server.log import Sparse
 
 _log = logging.getLogger(__name__)
 
-#: A peer that says nothing for so many seconds is cut off.
+#: A peer that is silent for this many seconds is disconnected.
 _PATIENCE: Final = 10.0
 
-#: Takes the message, its bytes, the descriptor (the callee's from then on) and what sends the answer.
+#: Takes the message, its bytes, the descriptor (which the callee then owns) and what sends the answer.
 OnRam: TypeAlias = Callable[[schema.Ram, bytes, int, Callable[[bytes], None]], None]
 
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 #: Control requests of one session that may wait for its worker.
 _MAX_PENDING: Final = 64
 
-#: Is called with what a worker has answered, or why it has not.
+#: Called with a worker's answer, or with the reason why there is none.
 Settle: TypeAlias = Callable[[worker_line.FromWorker | ProtocolError], None]
 
 
@@ -32,7 +32,7 @@ Settle: TypeAlias = Callable[[worker_line.FromWorker | ProtocolError], None]
 class SupervisedSession:
     """One VM: its shim's control socket, its worker.
 
-    Whoever comes with another socket must know the ``secret``; without one (versions 1 and 2) nobody can.
+    Another socket must show the ``secret``; without one (versions 1 and 2) none can.
     """
 
     number: int
@@ -128,7 +128,7 @@ class SupervisedSession:
 
 
 class Listener:
-    """Is told what happens; the monitor is one."""
+    """Is informed of events; the monitor is one."""
 
     def opened(self, session: SupervisedSession) -> None:
         """A session has begun."""
@@ -137,7 +137,7 @@ class Listener:
         """A session is over."""
 
     def lost(self, session: SupervisedSession, reason: str) -> None:
-        """A session's worker has ended unasked, and whatever it was running with it; :meth:`closed` follows."""
+        """A session's worker has ended by itself, and with it all it was running; :meth:`closed` follows."""
 
     def memory_lost(self, session: SupervisedSession, reason: str) -> None:
         """A session's RAM is gone; its runs end with ``memory-lost``."""

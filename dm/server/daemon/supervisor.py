@@ -36,11 +36,11 @@ from dm.version import VERSION
 
 _log = logging.getLogger(__name__)
 
-#: A worker must be ready within so many seconds (a first start may have to compile byte code).
+#: A worker must be ready within this many seconds (a first start may have to compile byte code).
 _START: Final = 60.0
-#: A worker that has been told to end is killed after so many seconds.
+#: A worker that has been told to end is killed after this many seconds.
 _STOP: Final = 6.0
-#: A worker whose line has ended ends itself within so many seconds, or is killed.
+#: A worker whose line has ended ends itself within this many seconds, or is killed.
 _REAP: Final = 2.0
 #: Bytes of a session's secret.
 _SECRET: Final = 32
@@ -67,7 +67,7 @@ class Settings:
 
 
 class NotAll(Exception):
-    """Guest code could not be held, or let go on, everywhere; the text names who did not obey."""
+    """Guest code could not be stopped, or resumed, everywhere; the text names who did not obey."""
 
 
 class Supervisor:
@@ -102,7 +102,7 @@ class Supervisor:
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM), (zmq.LINGER, 0)):
             self._socket.setsockopt(option, value)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, 16 * schema.MAX_CONTROL)  # above this the peer is cut off unheard
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 16 * schema.MAX_CONTROL)  # above this the peer is disconnected
         try:
             if self._directory is not None:
                 self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
@@ -134,7 +134,7 @@ class Supervisor:
         self._quit.set()
 
     def reopen_log(self) -> None:
-        """Open the log file anew, as after its renaming, for the workers too."""
+        """Reopen the log file, after its renaming, for the workers too."""
         assert self.settings.log_file is not None
         try:
             fd = logfile.open_file(self.settings.log_file)
@@ -162,7 +162,7 @@ class Supervisor:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """Give the endpoint back."""
+        """Release the endpoint."""
         if self._ram is not None:
             self._ram.close()
         if self._door is not None:
@@ -176,10 +176,10 @@ class Supervisor:
             self._directory.close()
 
     async def pause(self, paused: bool) -> None:
-        """Hold all guest code, or let it go on; return once that is so.
+        """Stop or resume all guest code; return once that is done.
 
         Raises:
-            NotAll: somebody does not obey.  Guest code that was to be held goes on everywhere then.
+            NotAll: somebody does not obey.  If guest code was to be stopped, it is resumed everywhere.
         """
         self.paused = paused
         async with asyncio.TaskGroup() as group:
@@ -198,7 +198,7 @@ class Supervisor:
         raise NotAll(text)
 
     async def _pause(self, session: SupervisedSession, paused: bool) -> str:
-        """Hold one session's runs, or let them go on; return who did not obey, empty if nobody."""
+        """Stop or resume one session's runs; return who did not obey, empty if nobody."""
         answer: asyncio.Future[worker_line.FromWorker | ProtocolError] = asyncio.get_running_loop().create_future()
 
         def settle(came: worker_line.FromWorker | ProtocolError) -> None:
@@ -214,7 +214,7 @@ class Supervisor:
             return f"{session}, whose worker does not answer" if session.live else ""
         if isinstance(came, worker_line.Paused) and came.but:
             return f"{session}, vCPU {', '.join(map(str, came.but))}"
-        return ""  # it is so, or the session is over
+        return ""  # done, or the session is over
 
     # ------------------------------------------------------------------------------------------ shims
 
@@ -236,7 +236,7 @@ class Supervisor:
             except ProtocolError as error:
                 _log.debug("control request refused: %s", error)
                 self._send(identity, error.message())
-            except Exception as error:  # whatever one peer brings about, the others are served on
+            except Exception as error:  # whatever one peer causes, the others are still served
                 _log.exception("control request failed")
                 refusal = ProtocolError(ErrorClass.INTERNAL, f"the request failed: {type(error).__name__}: {error}")
                 self._send(identity, refusal.message())
@@ -345,7 +345,7 @@ class Supervisor:
             raise ProtocolError(ErrorClass.LIMIT, "too many sessions", f"at most {self.shares.sessions}")
         try:
             session = await self._spawn(identity, user, hello, version)
-        except OSError as error:  # a refusal, not a fault of ours: memory, processes or descriptors are the host's
+        except OSError as error:  # a refusal, not a bug: memory, processes or descriptors are the host's
             _log.error("no worker can be started: %s", error)
             text = f"the host has no room for a worker: {error.strerror}"
             raise ProtocolError(ErrorClass.LIMIT, text, "fewer sessions, or later") from None
@@ -456,14 +456,14 @@ class Supervisor:
         session = SupervisedSession(number, hello.name, identity, hello.epoch, features, ours, process, user, secret)
         self.sessions[number] = session
         task = {"endpoints": self._endpoints(user), "secret": secret, "limits": self.settings.limits.of_session()}
-        with contextlib.suppress(OSError):  # it has ended: that is noticed
+        with contextlib.suppress(OSError):  # it has ended, which is noticed elsewhere
             worker_line.send(ours, "begin", 0, {**task, "name": str(session)}, session.runs.fd)
         asyncio.get_running_loop().add_reader(ours, self._on_line, session)
         self._start(self._reap(session))
         return session
 
     def _endpoints(self, user: str) -> list[str | bytes]:
-        """Return where a worker's vCPUs go: a directory, or an address, the keys and the only client."""
+        """Return where a worker's vCPU endpoints go: a directory, or an address, the keys and the only client."""
         if self._directory is not None:
             return [self._directory.name]
         assert self.settings.keys is not None
@@ -477,7 +477,7 @@ class Supervisor:
         answer: Callable[[bytes], None] | None = None,
         fd: int = -1,
     ) -> None:
-        """Hand a shim's request to its worker as it came; its answer goes to ``answer``, or the control socket."""
+        """Forward a shim's request to its worker unchanged; its answer goes to ``answer``, or the control socket."""
 
         def settle(came: worker_line.FromWorker | ProtocolError) -> None:
             if isinstance(came, worker_line.ShimReply):
@@ -499,19 +499,19 @@ class Supervisor:
             if came is None:
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(session.line)
-                loop.call_later(_REAP, session.kill)  # unless it has ended by then: _reap() sees to that
+                loop.call_later(_REAP, session.kill)  # unless it has ended by then: _reap() cancels it
                 return
             session.take(came, self.listener)
         except BlockingIOError:
             return
         except (worker_line.LineError, ProtocolError) as error:
-            # It is out of order, or somebody else's by now: nothing more is heard from it.
+            # It is broken or compromised: nothing more is accepted from it.
             asyncio.get_running_loop().remove_reader(session.line)
             session.failure = f"its worker sent what no worker sends: {error}"
             session.kill()
 
     async def _reap(self, session: SupervisedSession) -> None:
-        """Wait for the worker's end; if nobody has told it to, its session is lost."""
+        """Wait for the worker's end; if nobody told it to end, its session is lost."""
         status = await session.process.wait()
         if session.line.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(session.line)
@@ -530,7 +530,7 @@ class Supervisor:
         await self._end(session, "abort", reason)
 
     async def _end(self, session: SupervisedSession, operation: str, reason: str) -> None:
-        """Tell the worker to end, see that it does, and forget the session."""
+        """Tell the worker to end, make sure that it does, and forget the session."""
         if session.ending:
             return
         session.ending = True

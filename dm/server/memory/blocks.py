@@ -1,4 +1,4 @@
-"""Guest RAM as a session sees it: blocks that are mapped, and put together into memory maps."""
+"""Guest RAM of a session: blocks that are mapped, and memory maps made of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RamBlocks:
         self._most = most
 
     def add(self, number: int, fd: int, size: int) -> None:
-        """Map ``size`` bytes of ``fd`` shared and writable; the descriptor stays the caller's.
+        """Map ``size`` bytes of ``fd`` shared and writable; the caller keeps the descriptor.
 
         Raises:
             ProtocolError: number in use, too many blocks, wrong size, or it cannot be mapped.
@@ -42,12 +42,12 @@ class RamBlocks:
             block = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError, OverflowError) as error:
             raise _refuse(f"ram {number} cannot be mapped: {error}", "a file that can be mapped", "ram") from None
-        block.madvise(mmap.MADV_DONTDUMP)  # a core of ours must not hold the guest's secrets
+        block.madvise(mmap.MADV_DONTDUMP)  # our core dumps must not contain the guest's secrets
         guard.watch(block, f"RAM block {number}")
         self._blocks[number] = block
 
     def add_by_messages(self, number: int, size: int) -> CopiedBlock:
-        """Make a block known that stays with the shim, and return it; its pages come in messages when needed.
+        """Register a block that stays with the shim, and return it; its pages come in messages when needed.
 
         Raises:
             ProtocolError: number in use, too many blocks, or wrong size.
@@ -82,7 +82,7 @@ class RamBlocks:
             raise _refuse(f"ram {number} is not known", "a number given in a ram message", "ram")
         if current.uses(block):
             raise _refuse(f"ram {number} is in use by the memory map", "a map without it first", "ram")
-        del self._blocks[number]  # unmapped when the last vCPU has let go of its old map
+        del self._blocks[number]  # unmapped when the last vCPU has released its old map
         return block
 
     def build(self, wire: schema.Map) -> GuestMap:
@@ -117,10 +117,10 @@ class RamBlocks:
 
 
 class GuestMap:
-    """A memory map as the shim gave it; ``engine`` is what engines see of it: of blocks by messages what is there."""
+    """A memory map as the shim sent it; ``engine`` is what engines get, without pages that have not arrived."""
 
     def __init__(self, whole: api.MemoryMap, regions: list[tuple[api.Region, CopiedBlock | None]]) -> None:
-        """``regions`` are those of ``whole``, each with its block by messages if it is made of one."""
+        """``regions`` are those of ``whole``, each with its block if that is carried in messages."""
         self._whole = whole
         self._regions = regions
         self.paged = [(region, block) for region, block in regions if block is not None]
@@ -128,7 +128,7 @@ class GuestMap:
         self.renew()
 
     def renew(self) -> None:
-        """Make ``engine`` anew: pages have come or gone."""
+        """Rebuild ``engine``: pages have come or gone."""
         if self.paged:
             seen = [
                 part for region, block in self._regions for part in ([region] if block is None else block.parts(region))

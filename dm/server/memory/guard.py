@@ -1,9 +1,9 @@
-"""Guest RAM that is taken away under us: SIGBUS becomes ``memory-lost`` instead of the worker's death.
+"""Guest RAM that disappears while mapped: SIGBUS becomes ``memory-lost`` instead of the worker's death.
 
 Whoever owns a file we have mapped may truncate it, and a page that cannot be had (no huge page left, a full file
-system, a memory error) ends alike: the thread that touches it gets SIGBUS (mmap(2)).  The handler puts empty memory in
-the place of the whole block, so that the access goes through and nothing of what follows reaches the guest's real
-memory, and notes that the block is lost; the run ends before anything more is asked of a device.
+system, a memory error) ends alike: the thread that touches it gets SIGBUS (mmap(2)).  The handler replaces the
+whole block by empty memory, so that the access succeeds and no later one reaches the guest's real memory, and records
+that the block is lost; the run ends before a device is asked anything more.
 
 The handler is a ctypes callback: the faults are synchronous, in a plain access to guest memory, either with the GIL
 held (then it goes on being held) or in an engine that has released it (then it is taken for the moment).
@@ -40,7 +40,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
-#: Mapped blocks: (first address, bytes, what it is called).  Replaced as a whole, so the handler needs no lock.
+#: Mapped blocks: (first address, bytes, name).  Replaced as a whole, so the handler needs no lock.
 _blocks: tuple[tuple[int, int, str], ...] = ()
 _lost = ""
 #: Not 0 once something is lost; for C.
@@ -59,7 +59,7 @@ def install() -> None:
 
 
 def watch(block: mmap.mmap, name: str) -> None:
-    """Guard a mapping as long as it lives; ``name`` is what :func:`lost` will call it."""
+    """Guard a mapping as long as it lives; :func:`lost` will call it ``name``."""
     global _blocks
     entry = (ctypes.addressof(ctypes.c_char.from_buffer(block)), len(block), name)
     _blocks = (*_blocks, entry)
@@ -93,5 +93,5 @@ def _on_sigbus(number: int, info: int, context: int) -> None:
                 _lost = _lost or f"{name} is gone: its byte {address - start:#x} cannot be accessed any more"
                 _flag.value = 1
                 return
-    # Not guest memory: as if nobody had handled it, once the access is made again.
+    # Not guest memory: the repeated access ends the process, as without a handler.
     _libc.sigaction(signal.SIGBUS, ctypes.byref(_SigAction()), None)

@@ -1,11 +1,11 @@
-"""Memory by messages: blocks of RAM that stay with the shim, and the daemon's copies of their pages.
+"""RAM carried in messages: blocks that stay with the shim, and the daemon's copies of their pages.
 
-A page is brought in when the guest first touches it.  What the guest has changed goes back byte by byte with the next
-exchange, so that two sides which write to different bytes of one page do not disturb each other.  Pages that the shim
-says have changed on its side are brought in anew.
+A page is fetched when the guest first touches it.  What the guest has changed goes back byte by byte with the next
+exchange, so that two sides that write to different bytes of one page do not disturb each other.  Pages that the shim
+reports as changed on its side are fetched again.
 
-The engines know nothing of this: a page that is not here is a hole in their map, the access a question, and answered
-from the page once it has come.
+The engines know nothing of this: a missing page is a hole in their map, and the access a question, which is answered
+from the page once it has arrived.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from dm.protocol.schema import Patch
 PAGE: Final = 4096
 #: A page of a block: the block's number and the page's offset in it.
 PageAddress: TypeAlias = tuple[int, int]
-#: Pages are brought in by up to so many bytes that lie together.
+#: Most bytes of consecutive pages to fetch at once.
 WINDOW: Final = 16 * PAGE
-#: Messages of patches remembered until the shim has applied them; what is forgotten is sent again.
+#: Most messages with patches to remember until the shim has applied them; what is forgotten is sent again.
 _MOST_IN_FLIGHT: Final = 2 * schema.MAX_VCPUS
 
 _THERE: Final = re.compile(rb"\x01+", re.DOTALL)
@@ -45,28 +45,28 @@ class CopiedBlock:
     """The daemon's copy of one block.
 
     ``memory`` is what the guest uses.  Beside it there are two images: what has been sent to the shim, and what the
-    shim is known to have; they differ while patches are under way.
+    shim is known to have; they differ while patches are on their way.
     """
 
     def __init__(self, number: int, size: int) -> None:
-        """Nothing of it is there yet.  ``number`` is the shim's; ``size`` in bytes, a multiple of 4096."""
+        """Create it without any page.  ``number`` is the shim's; ``size`` in bytes, a multiple of 4096."""
         self.number = number
         self.memory, self._sent, self._known = (mmap.mmap(-1, size) for _ in range(3))
         for image in (self.memory, self._sent, self._known):
             image.madvise(mmap.MADV_DONTDUMP)
         self._there = bytearray(size // PAGE)
-        self._came = bytearray(size // PAGE)  # has been there once: the images have a meaning
+        self._came = bytearray(size // PAGE)  # has been here once: the images are valid
         self._version: dict[int, int] = {}  # of the newest patches that are known to be applied, by page
 
     def __len__(self) -> int:
         return len(self.memory)
 
     def has(self, offset: int) -> bool:
-        """Return whether the page of this byte is there."""
+        """Return whether the page of this byte is here."""
         return bool(self._there[offset // PAGE])
 
     def parts(self, region: api.Region) -> Iterator[api.Region]:
-        """Yield the parts of a region of this block that are there."""
+        """Yield the parts of a region of this block that are here."""
         first, count = region.offset // PAGE, region.size // PAGE
         for found in _THERE.finditer(self._there, first, first + count):
             at = (found.start() - first) * PAGE
@@ -74,7 +74,7 @@ class CopiedBlock:
             yield replace(region, gpa=region.gpa + at, size=size, memory=self.memory, offset=region.offset + at)
 
     def missing(self, offset: int, low: int, high: int) -> tuple[int, int]:
-        """Return (start, end) of the pages around ``offset`` to bring in, within ``low`` and ``high``."""
+        """Return (start, end) of the pages around ``offset`` to fetch, within ``low`` and ``high``."""
         low = max(low, offset // WINDOW * WINDOW) // PAGE
         high = min(high, offset // WINDOW * WINDOW + WINDOW) // PAGE
         start = self._there.rfind(b"\x01", low, offset // PAGE) + 1 or low
@@ -108,7 +108,7 @@ class CopiedBlock:
         self._came[at // PAGE] = self._there[at // PAGE] = 1
 
     def drop(self, offset: int, end: int) -> bool:
-        """Let pages be brought in anew; return whether one of them was there."""
+        """Have pages fetched again; return whether one of them was here."""
         first, last = offset // PAGE, end // PAGE
         there = self._there.find(b"\x01", first, last) >= 0
         self._there[first:last] = bytes(last - first)
@@ -121,7 +121,7 @@ class CopiedBlock:
         return [Patch(self.number, at + start, data) for start, data in self._own(at)]
 
     def sent(self, patches: Iterable[Patch]) -> None:
-        """Note that these changes are under way."""
+        """Record that these changes are on their way."""
         for patch in patches:
             self._sent[patch.offset : patch.offset + len(patch.data)] = patch.data
 
@@ -134,7 +134,7 @@ class CopiedBlock:
                     yield from range(low, high, PAGE)
 
     def applied(self, patch: Patch, version: int) -> None:
-        """Note that the shim has applied a patch, or a newer one."""
+        """Record that the shim has applied a patch, or a newer one."""
         page = patch.offset // PAGE
         if version >= self._version.get(page, 0):
             self._version[page] = version
@@ -151,7 +151,7 @@ class Want:
 
 
 class PageCache:
-    """The blocks by messages of a session, as the regions of its newest map show them.  Callable from any thread."""
+    """A session's blocks that are carried in messages, as in its newest map.  Callable from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -167,7 +167,7 @@ class PageCache:
             self._blocks[block.number] = block
 
     def use(self, regions: Iterable[tuple[api.Region, CopiedBlock]]) -> None:
-        """Take up a new map: its regions that are made of blocks by messages, in order."""
+        """Install a new map: its regions of blocks carried in messages, in order."""
         with self._lock:
             self._regions = list(regions)
             self._starts = [region.gpa for region, _ in self._regions]
@@ -178,7 +178,7 @@ class PageCache:
         return bool(self._blocks)
 
     def forget(self, block: CopiedBlock) -> None:
-        """Let go of a block that is in no map."""
+        """Release a block that is in no map."""
         with self._lock:
             self._blocks.pop(block.number, None)
 
@@ -190,9 +190,9 @@ class PageCache:
         return (region, block) if gpa < region.gpa + region.size else None
 
     def want(self, gpa: int, write: bool) -> Want | None:
-        """Return what to ask for so that ``gpa`` can be read or written; None when it lies in no such region.
+        """Return what to ask for so that ``gpa`` can be read or written; None if it is in no such region.
 
-        ``size`` is 0 when its page is there.  A write to ROM is the shim's business as any other.
+        ``size`` is 0 if its page is here.  A write to ROM is the shim's business like any other.
         """
         with self._lock:
             found = self._at(gpa)
@@ -206,7 +206,7 @@ class PageCache:
             return Want(block, start, end - start)
 
     def firmware(self) -> Want | None:
-        """Return pages of firmware regions that are to be brought in before anything runs: their fetch ends a run."""
+        """Return pages of firmware regions that have to be fetched before anything runs: executing them ends a run."""
         with self._lock:
             for region, block in self._regions:
                 if region.kind is api.RegionKind.FIRMWARE:
@@ -217,14 +217,14 @@ class PageCache:
         return None
 
     def fill(self, want: Want, data: bytes) -> None:
-        """Take the pages that were asked for; what somebody else has brought in meanwhile is left alone."""
+        """Take the pages that were asked for; those that another vCPU has fetched meanwhile are left alone."""
         with self._lock:
             for at in range(0, want.size, PAGE):
                 if not want.block.has(want.offset + at):
                     want.block.fill(want.offset + at, data[at : at + PAGE])
 
     def drop(self, ranges: Iterable[schema.PageRange]) -> bool:
-        """Let changed pages be brought in anew; return whether one of them was there.  Unknown ones are ignored."""
+        """Have changed pages fetched again; return whether one of them was here.  Unknown ones are ignored."""
         dropped = False
         with self._lock:
             for pages in ranges:
@@ -235,7 +235,7 @@ class PageCache:
         return dropped
 
     def places(self, used: api.MemoryMap, pages: Iterable[int]) -> set[PageAddress]:
-        """Return where in blocks by messages these pages (gpa >> 12) of the map it ``used`` are."""
+        """Return where these pages (gpa >> 12) of the ``used`` map are in blocks carried in messages."""
         found: set[PageAddress] = set()
         starts = [region.gpa for region in used.regions]
         with self._lock:
@@ -275,7 +275,7 @@ class PageCache:
             if made:
                 self._version += 1
                 self._flight[self._version] = made
-                if len(self._flight) > _MOST_IN_FLIGHT:  # a shim that never says what it has applied
+                if len(self._flight) > _MOST_IN_FLIGHT:  # a shim that never reports what it has applied
                     del self._flight[next(iter(self._flight))]
             return made, self._version if made else 0, set(left[taken:])
 

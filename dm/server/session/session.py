@@ -1,4 +1,4 @@
-"""A session as its worker has it: guest RAM, the memory map, and the vCPUs."""
+"""A session in its worker: guest RAM, the memory map, and the vCPUs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dm.server.vcpu.thread import VcpuThread
 
 _log = logging.getLogger(__name__)
 
-#: A vCPU thread that has not ended so long after it was told is left behind, in seconds.
+#: How long a vCPU thread may take to end, in seconds; then it is left behind.
 _JOIN: Final = 3.0
 _MODELS: Final = ("p6", "80386", "80286")
 
@@ -47,7 +47,7 @@ class WorkerSession:
         """``endpoints`` says where the vCPUs' endpoints go.
 
         Either the daemon's own directory, or for tcp the address, the daemon's public and secret key, and the public
-        key of the only client that may connect.  Runs are noted in ``runs``.  ``features`` are those of the session,
+        key of the only client that may connect.  Runs are recorded in ``runs``.  ``features`` are those of the session,
         and so is ``secret``: whoever comes with a new socket must know it; without one nobody can.
         """
         self.number, self.secret = number, secret
@@ -71,7 +71,7 @@ class WorkerSession:
         self._paused = False
 
     def replace_map(self, wire: schema.Map, by: int | None) -> MemoryMap:
-        """Check and take up a new map; all vCPUs but number ``by`` are told.
+        """Check and install a new map, and tell all vCPUs but number ``by``.
 
         Raises:
             ProtocolError: its generation is not newer, or it is not acceptable.
@@ -93,14 +93,14 @@ class WorkerSession:
         return self.current
 
     def _check_size(self, regions: int, vcpus: int, field: str) -> None:
-        """Refuse a map of which it takes too long until all vCPUs have it."""
+        """Refuse a map that would take too long to install in all vCPUs."""
         most = self._limits.regions
         if regions * vcpus > most:
             text = f"a map of {regions} regions for {vcpus} vCPUs"
             raise ProtocolError(ErrorClass.LIMIT, text, f"at most {most} regions times vCPUs (--max-regions)", field)
 
     def pages_moved(self, by: int | None) -> None:
-        """Pages of blocks by messages have come or gone: all vCPUs but number ``by`` are told."""
+        """Pages of blocks carried in messages have come or gone: tell all vCPUs but number ``by``."""
         with self._lock:
             self._map.renew()
             self.current = self._map.engine
@@ -113,7 +113,7 @@ class WorkerSession:
 
     @property
     def memory_lost(self) -> str:
-        """What has been lost of the guest's RAM, in words; empty while nothing is."""
+        """What guest RAM has been lost, in words; empty if none."""
         return guard.lost()
 
     def _tell(self, but: int | None) -> None:
@@ -209,7 +209,7 @@ class WorkerSession:
             del self._vcpus[number]
 
     def pause(self, paused: bool) -> list[int]:
-        """Hold all runs, or let them go on; return, once that is so, the vCPUs that do not obey."""
+        """Stop or resume all runs; return, once that is done, the vCPUs that do not obey."""
         self._paused = paused
         deadline = time.monotonic() + _JOIN
         waits = [(vcpu.number, vcpu.pause(paused)) for vcpu in self._vcpus.values()]
@@ -223,7 +223,7 @@ class WorkerSession:
         ]
 
     def end(self, orderly: bool) -> None:
-        """End all vCPUs; in order, every shim gets its state back first."""
+        """End all vCPUs; if orderly, every shim gets its state back first."""
         for vcpu in self._vcpus.values():
             vcpu.close() if orderly else vcpu.abort()
         deadline = time.monotonic() + _JOIN

@@ -96,7 +96,7 @@ def serve(session: WorkerSession, line: socket.socket) -> None:
     """Serve the supervisor until it says ``close`` or ``abort``, or is gone (then in order, as if it had closed).
 
     Raises:
-        LineError: the supervisor asks for what there is not.
+        LineError: the supervisor asks for an unknown operation.
     """
     reported: list[list[Any]] = []
     memory_lost = False
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="x86-dm worker", description="Serves one session; started by the daemon.")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the line to the supervisor")
     parser.add_argument("--session", type=int, required=True, help="session number")
-    parser.add_argument("--features", default="", help="what the shim and the daemon both can, with commas")
+    parser.add_argument("--features", default="", help="features that shim and daemon share, with commas")
     parser.add_argument("--engine", required=True, help="engine, or module:factory")
     parser.add_argument("--log-level", default="warning")
     args = parser.parse_args(argv)

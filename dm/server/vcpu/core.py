@@ -13,10 +13,10 @@ A vCPU is IDLE (the shim has it), at a BOUNDARY (the engine is to run on) or WAI
 What a run does between two boundaries is a generator (:data:`Course`): it yields each question, is sent the answer, and
 returns ``done`` or, at the next boundary, None.
 
-The machine knows no socket, no thread and no clock.  Whoever drives it hands it the messages that have come and sends
-those it returns, says what time it is, and runs the engine for it.  :mod:`dm.server.vcpu.thread` does so on a ROUTER
-socket.  ``native/exchange.c`` is the usual part of this machine once more, with steps of the same names, and the same
-results to the byte; a run goes from one to the other at any boundary (:mod:`dm.server.vcpu.crossing`).
+The machine knows no socket, no thread and no clock.  Its driver passes in the messages that have arrived and sends
+those it returns, tells it the time, and runs the engine for it.  :mod:`dm.server.vcpu.thread` does so on a ROUTER
+socket.  ``native/exchange.c`` is the usual part of this machine in C, with steps of the same names and the same results
+to the byte; a run moves from one to the other at any boundary (:mod:`dm.server.vcpu.crossing`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _MSRS: Final = frozenset({IoKind.MSR_READ, IoKind.MSR_WRITE})
 _ACCESSES: Final = _MSRS | {IoKind.PORT_IN, IoKind.PORT_OUT, IoKind.MMIO_READ, IoKind.MMIO_WRITE}
 
 _PORTS: Final = frozenset({ExitReason.PORT_IN, ExitReason.PORT_OUT})
-#: Exits that may mean a page of memory by messages that is not here.
+#: Exits that may mean a missing page of RAM carried in messages.
 _BROUGHT_IN: Final = frozenset(
     {ExitReason.MMIO_READ, ExitReason.MMIO_WRITE, ExitReason.MMIO_MISMATCH, ExitReason.MEMORY_COPY}
 )
@@ -97,15 +97,15 @@ class Owner(Protocol):
 
     @property
     def memory_lost(self) -> str:
-        """What has been lost of the guest's RAM, in words; empty while nothing is."""
+        """What guest RAM has been lost, in words; empty if none."""
         ...
 
     def pages_moved(self, by: int | None) -> None:
-        """Pages of blocks by messages have come or gone: make the map anew; all vCPUs but number ``by`` are told."""
+        """Rebuild the map, since pages carried in messages have come or gone; tell all vCPUs but number ``by``."""
         ...
 
     def replace_map(self, wire: schema.Map, by: int | None) -> MemoryMap:
-        """Check and take up a new map; all vCPUs but number ``by`` are told.
+        """Check and install a new map, and tell all vCPUs but number ``by``.
 
         Raises:
             ProtocolError: it is refused; nothing has changed.
@@ -122,7 +122,7 @@ class At(IntEnum):
 
 
 class Core:
-    """One vCPU.  Of one thread, but for :attr:`at` and :attr:`counters`, which others may look at."""
+    """One vCPU.  It belongs to one thread; others may read :attr:`at` and :attr:`counters`."""
 
     def __init__(self, owner: Owner, number: int, engine: Engine, run_engine: RunEngine) -> None:
         """``run_engine`` makes ``engine`` run."""
@@ -150,7 +150,7 @@ class Core:
         """Act on a message from the socket ``peer``; ``now`` is the time in nanoseconds, of any steady clock.
 
         Returns:
-            What is to be sent: a refusal, a question or an answer once more, or what follows upon an answer.
+            What is to be sent: a refusal, a repeated question or answer, or what follows from an answer.
         """
         self._now = now
         try:
@@ -247,12 +247,12 @@ class Core:
             run.stop = kick.stop
 
     def _drop_pages(self, changed: list[schema.PageRange]) -> None:
-        """Pages have changed on the shim's side: they are brought in anew."""
+        """Pages have changed on the shim's side: they are fetched again."""
         if changed and self._owner.pages.drop(changed):
             self._owner.pages_moved(None)
 
     def take_map(self) -> bool:
-        """Take up the session's current memory map; return whether it is another."""
+        """Install the session's current memory map; return whether it is a new one."""
         if self.map is self._owner.current:
             return False
         self.map = self._owner.current
@@ -262,7 +262,7 @@ class Core:
     # ------------------------------------------------------------------------------------------ the steps
 
     def begin(self, request: Emulate) -> None:
-        """IDLE: take up a request.
+        """IDLE: begin a request.
 
         Raises:
             ProtocolError: it is refused; nothing has begun.
@@ -283,7 +283,7 @@ class Core:
         self.counters.requests += 1
 
     def run_on(self, now: int) -> Outgoing | None:
-        """BOUNDARY: run one slice and see to what came of it; ``now`` as for :meth:`receive`.
+        """BOUNDARY: run one slice and act on its result; ``now`` as for :meth:`receive`.
 
         Returns:
             A question, or the end of the run; None at the next boundary.
@@ -294,10 +294,10 @@ class Core:
         return self._proceed(None)
 
     def take_answer(self, answer: IoAnswer) -> Outgoing | None:
-        """WAITING: take up the answer to the open question; returns as :meth:`run_on` does.
+        """WAITING: take the answer to the open question; returns as :meth:`run_on` does.
 
         Raises:
-            ProtocolError: it is no answer to that; the question stays open.
+            ProtocolError: it does not answer that question, which stays open.
         """
         run = self.run
         assert run is not None
@@ -342,7 +342,7 @@ class Core:
         return made
 
     def ask(self, run: Run, kind: IoKind, **what: Any) -> Generator[Io, IoAnswer, IoAnswer]:
-        """Ask the shim, after it has been told what it has to know first."""
+        """Ask the shim, after telling it what it has to know first."""
         if "patches" not in what:
             what["patches"], what["version"] = yield from self._patches(run, kind)
         posted, pages, flush = run.report.take()
@@ -368,7 +368,7 @@ class Core:
         )
 
     def finish(self, run: Run, reason: DoneReason, made: Exit | None = None) -> Generator[Io, IoAnswer, Done]:
-        """End a run, after the shim has been told what it has to know first; the state is the base of the next."""
+        """End a run, after telling the shim what it has to know first; the state is the base of the next run."""
         yield from self._flush(run, True)
         patches, version = yield from self._patches(run, None)
         posted, pages, flush = run.report.take()
@@ -400,31 +400,31 @@ class Core:
 
     @property
     def ends_next(self) -> bool:
-        """Whether a run is under way that ends at this boundary."""
+        """Whether there is a run, and it ends at this boundary."""
         return self.run is not None and not self.run.open_steps and self.run.ending() is not None
 
     def hold(self) -> bool:
-        """While nothing may run: return whether the vCPU waits.  A run that is to stop ends instead, untouched."""
+        """While nothing may run: return whether the vCPU waits.  A run that is to stop ends instead, unchanged."""
         if self.run is None or self.run.stop is Stop.NONE:
             return True
         self.run.must_progress = False  # not even that one instruction
         return False
 
     def close(self) -> None:
-        """Take no more requests; a run ends after its current instruction."""
+        """Accept no more requests; a run ends after its current instruction."""
         self.closing = True
         if self.run is not None and self.run.stop is Stop.NONE:
             self.run.stop = Stop.KICK
 
     def abandon(self) -> Outgoing | None:
-        """Give up a run that is under way."""
+        """Abandon the current run."""
         run = self.run
         if run is None:
             return None
         return self._end(run, self._failure(run.request.seq, ErrorClass.ABORTED, "the run was given up in mid-flight"))
 
     def fail(self, error: ProtocolError) -> Outgoing:
-        """Return what is sent instead of a question or an end that is none: the engine has said something odd."""
+        """Return what is sent instead of a question or end, when the engine has reported something impossible."""
         text = f"the engine failed: {error}"
         if (run := self.run) is not None:
             return self._end(run, self._failure(run.request.seq, ErrorClass.INTERNAL, text))
@@ -433,7 +433,7 @@ class Core:
         return self._reply(self.record)
 
     def resume(self, run: Run | None, question: Io | None) -> None:
-        """Be where the same machine in C has left the vCPU: with a run or without, and its open question or none."""
+        """Continue from where the machine in C has left the vCPU: with its run and its open question, if any."""
         self.run, self._course = run, None
         self.at = At.IDLE if run is None else At.BOUNDARY
         if run is not None and question is not None:
@@ -444,7 +444,7 @@ class Core:
     # ------------------------------------------------------------------------------------------ between boundaries
 
     def _proceed(self, answer: IoAnswer | None) -> Outgoing | None:
-        """Go on with the course of a run; with None it begins."""
+        """Continue the course of a run; with None it begins."""
         run, course = self.run, self._course
         assert run is not None
         assert course is not None
@@ -472,7 +472,7 @@ class Core:
             yield from self._fetch(run, self._paging.firmware())
             if not self._owner.memory_lost:
                 made = self.step(run)
-        if made is None or self._owner.memory_lost:  # what ran has seen memory that is not the guest's: ask nothing
+        if made is None or self._owner.memory_lost:  # the run has seen memory that is not the guest's: ask nothing
             return (yield from self.finish(run, DoneReason.MEMORY_LOST))
         reason, asks = made.reason, made.reason in QUESTIONS
         run.answered &= asks and not made.steps
@@ -516,7 +516,7 @@ class Core:
         return (yield from self._answer_engine(run, answer, question.address))
 
     def _answer_engine(self, run: Run, answer: IoAnswer, address: int) -> Course:
-        if answer.native:  # the instruction is the hypervisor's own: as before it, nothing of it has been done
+        if answer.native:  # the instruction is the hypervisor's own: nothing of it has been done
             self.engine.set_groups({})
             run.open_steps = 0
             return (yield from self.finish(run, DoneReason.HYPERVISOR, Exit(ExitReason.HYPERVISOR, address)))
@@ -528,7 +528,7 @@ class Core:
         return None
 
     def _acknowledge(self, run: Run) -> Generator[Io, IoAnswer, None]:
-        """Ask for the vector of the waiting external interrupt and have it delivered."""
+        """Ask for the vector of the pending external interrupt and have it delivered."""
         run.window = False
         answer = yield from self.ask(run, IoKind.INTERRUPT_ACK)
         if answer.data:
@@ -546,12 +546,12 @@ class Core:
             yield from self.ask(run, IoKind.REPORT)
 
     def _note_places(self, run: Run) -> None:
-        """Look up where the pages written lie in memory by messages, while the map they were written in is there."""
+        """Look up where the written pages are in RAM carried in messages, while the map they were written in exists."""
         used, pages = self.map, self._owner.pages
         run.report.note((lambda written: pages.places(used, written)) if used and pages.used else None)
 
     def _fetch(self, run: Run, paging: Generator[Want, None, bool]) -> Generator[Io, IoAnswer, bool]:
-        """Ask for the pages of memory by messages that are wanted, one after the other; return what comes of it."""
+        """Ask for the wanted pages of RAM carried in messages, one after the other; return the result."""
         try:
             want = next(paging)
             while True:
@@ -568,13 +568,13 @@ class Core:
     def _patches(self, run: Run, kind: IoKind | None) -> Generator[Io, IoAnswer, tuple[list[schema.Patch], int]]:
         """Return, with its version, what the shim has to know of memory before a question, or ``done`` (None).
 
-        All of it must have reached the shim first: what does not fit goes with reports before.
+        All of it must reach the shim first: what does not fit goes ahead in reports.
         """
         report, pages = run.report, self._owner.pages
         if not pages.used:
             return [], 0
         if self._owner.several and kind not in (IoKind.REPORT, IoKind.MEMORY_READ):
-            report.places |= pages.dirty()  # what the others have written is a device's to see, too
+            report.places |= pages.dirty()  # a device has to see what the other vCPUs have written, too
         if not report.places:
             return [], 0
         patches, version, report.places = pages.collect(report.places)
@@ -586,7 +586,7 @@ class Core:
     # ------------------------------------------------------------------------------------------ state
 
     def _submit(self, request: Emulate) -> Groups:
-        """Give the engine the state a request submits, and return all its groups.
+        """Set the engine to the state that a request submits, and return all its groups.
 
         Raises:
             ProtocolError: the base is not the last state, or the state cannot be (``unknown-base``, ``bad-state``).
@@ -631,7 +631,7 @@ class Core:
         return self.engine.get_state().gpr
 
     def _set_registers(self, run: Run) -> None:
-        """Give the guest what a state port's device has changed, now that its instruction is complete.
+        """Set the registers that a state port's device has changed, now that the instruction is complete.
 
         What the instruction itself has changed (string I/O: RSI, RDI, RCX) counts where the device changed nothing; of
         RAX the part that IN writes is the data's.

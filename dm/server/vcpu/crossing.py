@@ -16,14 +16,14 @@ _UNTIL_WORDS: Final = list(schema.UntilWord)
 
 
 class Crossing:
-    """Leaves one vCPU to C."""
+    """Moves one vCPU between Python and C."""
 
     def __init__(self, core: Core, owner: Owner, exchange: Exchange) -> None:
         self.exchange = exchange
         self._core, self._owner = core, owner
 
     def is_usual(self) -> bool:
-        """Return whether C can take the run up where it is."""
+        """Return whether C can continue the run from where it is."""
         core, run = self._core, self._core.run
         return (
             run is not None
@@ -36,7 +36,7 @@ class Crossing:
         )
 
     def cross(self) -> Cause:
-        """Leave the vCPU to C until there is something unusual; return what that is, begun by nobody.
+        """Run the vCPU in C until there is something unusual; return what that is, not yet handled.
 
         A run may have ended there, and another may have begun.
         """

@@ -10,7 +10,7 @@ from dm.claim import Inode, listening_socket, remove
 from dm.keys import Keys
 from dm.server.admission import HANDSHAKE_MS, secure
 
-#: Connections that may wait to be taken (listen(2)).
+#: Connections that may wait to be accepted (listen(2)).
 _BACKLOG: Final = 100
 
 
@@ -41,7 +41,7 @@ class IpcEndpoint:
         made = listening_socket(self._path, backlog=_BACKLOG)
         self._made = Inode.of(self._path)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        # Left to itself libzmq would remove whatever is at that path before it binds.
+        # By itself libzmq would remove whatever is at that path before it binds.
         socket.setsockopt(zmq.USE_FD, made.fileno())
         socket.bind(self.address)
         made.detach()  # it is libzmq's from now on
@@ -53,7 +53,7 @@ class IpcEndpoint:
 
 
 class TcpEndpoint:
-    """A free port of an address, for clients that an ``Admission`` in the same context lets in."""
+    """A free port of an address, for clients that an ``Admission`` in the same context admits."""
 
     def __init__(self, host: str, keys: Keys) -> None:
         self.address = f"tcp://{host}:*"

@@ -1,8 +1,8 @@
-"""The state machine of a vCPU in C, :mod:`dm.server.vcpu.core` for what is usual, as Python sees it.
+"""Python's side of a vCPU's state machine in C, which does the usual part of :mod:`dm.server.vcpu.core`.
 
 ``native/exchange.c`` waits, takes in requests and answers, runs the native engine, asks and answers, without the
 interpreter and its lock.  What is not exactly as usual it leaves to the machine in Python, which
-has everything, and takes up the run again behind it (:mod:`dm.server.vcpu.crossing`).  Both have the same results to
+has everything, and continues the run afterwards (:mod:`dm.server.vcpu.crossing`).  Both have the same results to
 the byte.
 """
 
@@ -26,7 +26,7 @@ _ZMQ: Final = (
     *("zmq_getsockopt", "zmq_send", "zmq_errno", "zmq_msg_init", "zmq_msg_recv", "zmq_msg_close"),
     *("zmq_msg_data", "zmq_msg_size", "zmq_msg_more"),
 )
-#: Exits that are seen to in C: questions to a device, and ends that need no words.
+#: Exits that C handles: questions to a device, and ends that need no text.
 _ASKED: Final = QUESTIONS - {ExitReason.MEMORY_COPY}
 _IN_WORDS: Final = frozenset({ExitReason.UNSUPPORTED, ExitReason.MEMORY_LOST})
 
@@ -61,7 +61,7 @@ def status() -> tuple[bool, str]:
 
 
 class Exchange:
-    """One vCPU's exchanges.  Of its thread, but for ``c.called`` and what is counted."""
+    """One vCPU's exchanges.  They belong to its thread, except ``c.called`` and the counters."""
 
     def __init__(self, engine: Engine, session: int, vcpu: int, runs: RunTable | None, reset: schema.Groups) -> None:
         """For a native engine, as :func:`status` allows; ``reset`` is the state after RESET.
@@ -117,7 +117,7 @@ class Exchange:
         words.until_raw = list(UntilWord).index(UntilWord.SVM_RAW)
 
     def attach(self, socket: zmq.Socket[bytes], wake: int, slice_ns: int, most_slice: int, posted_ns: int) -> None:
-        """Use this socket, and this eventfd that tells of calls.
+        """Use this socket, and this eventfd that announces calls.
 
         Slices take ``slice_ns``, at most ``most_slice`` steps; posted writes wait for an exchange up to ``posted_ns``.
         """

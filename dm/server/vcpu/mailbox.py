@@ -1,4 +1,4 @@
-"""What other threads of the worker want of a vCPU's thread: calls that it carries out between two slices."""
+"""Calls from other threads of the worker, which a vCPU's thread carries out between two slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Mailbox:
     """Calls for one vCPU's thread; ``wake`` is an eventfd that can be read while there are some."""
 
     def __init__(self, engine: Engine, exchange: Exchange | None) -> None:
-        """A call stops ``engine`` where it runs, and makes ``exchange`` come back."""
+        """A call stops a running ``engine`` and makes ``exchange`` return."""
         self._engine, self._exchange = engine, exchange
         self._queue: deque[Callable[[], object]] = deque()
         self._lock = threading.Lock()  # guards wake and the engine against use after the thread's end
@@ -54,7 +54,7 @@ class Mailbox:
             os.eventfd_read(self.wake)
 
     def end(self) -> None:
-        """Take no more calls."""
+        """Accept no more calls."""
         with self._lock:
             self.ended = True
             os.close(self.wake)

@@ -1,7 +1,7 @@
-"""Demand paging of memory by messages: what the engine takes for a device may be a page that has not come yet.
+"""Demand paging of RAM carried in messages: what the engine takes for a device may be a page that has not arrived yet.
 
-:mod:`dm.server.memory.pages` keeps the pages.  Here is said which of them an access needs, each yielded as a
-:class:`Want` that is filled when the generator goes on, and the access is answered from them.
+:mod:`dm.server.memory.pages` keeps the pages.  This module finds the pages that an access needs, yields each as a
+:class:`Want` that is filled when the generator continues, and answers the access from them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Paging:
     """For one vCPU's engine."""
 
     def __init__(self, pages: PageCache, engine: Engine, take_map: Callable[[], bool]) -> None:
-        """``take_map`` makes the engine take up the session's current map, and returns whether that is another."""
+        """``take_map`` installs the session's current map in the engine, and returns whether it is a new one."""
         self._pages, self._engine, self._take_map = pages, engine, take_map
 
     def access(self, made: Exit) -> Generator[Want, None, bool]:
-        """Answer an access to memory by messages, whose page comes first where it is not here.
+        """Answer an access to RAM carried in messages, after fetching its page if it is missing.
 
         Returns:
             False: it is something else, a device's or a mismatch that is one.
@@ -34,7 +34,7 @@ class Paging:
                 came = True
                 continue  # its answer may have changed the map
             came |= self._take_map()
-            if made.reason is ExitReason.MMIO_MISMATCH:  # it met a page that was not here: once more
+            if made.reason is ExitReason.MMIO_MISMATCH:  # it met a missing page: again
                 return came
             step = -made.size if made.down else made.size
             offsets = [want.offset + k * step for k in range(made.count)]
@@ -49,7 +49,7 @@ class Paging:
         return False
 
     def _both_sides(self, made: Exit) -> Generator[Want, None, bool]:
-        """Bring in what a copy has taken for devices; then it is no copy, and the engine asks something else."""
+        """Fetch the pages that a copy has taken for devices; after that the engine asks something else."""
         came = False
         for address, write in ((made.address, False), (made.target, True)):
             while self._pages.used and (want := self._pages.want(address, write)) is not None:
@@ -63,7 +63,7 @@ class Paging:
         return came
 
     def firmware(self) -> Generator[Want, None, bool]:
-        """Bring in all firmware, since fetching an instruction there has to end the run; return whether any came."""
+        """Fetch all firmware, since executing it has to end the run; return whether any was missing."""
         came = False
         while self._pages.used and (want := self._pages.firmware()) is not None:
             yield want

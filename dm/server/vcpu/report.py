@@ -10,12 +10,12 @@ from dm.protocol import schema
 from dm.protocol.schema import Posted
 from dm.server.memory.pages import PageAddress
 
-#: Longest run of posted writes that is put together, in bytes.
+#: Most bytes of posted writes that are merged into one record.
 MERGE: Final = 4096
 
 
 class RunReport:
-    """Collects what exits say until an exchange takes it along."""
+    """Collects what exits report until an exchange carries it."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -25,10 +25,10 @@ class RunReport:
         self._bytes = 0  # of all posted writes
         self.pages: set[int] = set()  # written
         self._unread: set[int] = set()  # pages that are still to be looked up
-        self.places: set[PageAddress] = set()  # pages of memory by messages to look for changes in
+        self.places: set[PageAddress] = set()  # pages of RAM carried in messages to search for changes
 
     def add(self, result: Exit) -> None:
-        """Take in what one return of the engine reports."""
+        """Add what one return of the engine reports."""
         self.steps += result.steps
         self.instructions += result.instructions
         self.tlb_flush |= result.tlb_flush
@@ -38,19 +38,19 @@ class RunReport:
             self._merge(result.posted)
 
     def touch(self, pages: Iterable[int]) -> None:
-        """Note that these pages (gpa >> 12) have been written."""
+        """Record that these pages (gpa >> 12) have been written."""
         self.pages.update(pages)
         self._unread.update(pages)
 
     def note(self, places: Callable[[Iterable[int]], set[PageAddress]] | None) -> None:
-        """Look up where the pages written lie in memory by messages; None: there is none."""
+        """Look up where the written pages are in RAM carried in messages; None: there is none."""
         if self._unread:
             if places is not None:
                 self.places |= places(self._unread)
             self._unread.clear()
 
     def _merge(self, writes: Iterable[tuple[int, bytes]]) -> None:
-        """Put consecutive writes of one size together: a scrolled text screen is one record, not two thousand."""
+        """Merge consecutive writes of one size: a scrolled text screen is one record, not two thousand."""
         posted = self._posted
         for gpa, data in writes:
             self._bytes += len(data)

@@ -1,4 +1,4 @@
-"""The bookkeeping of a run: what it has done, when it must end, how far the engine may go at once."""
+"""The bookkeeping of a run: what it has done, when it must end, how far the engine may run at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dm.engine.api import Exit
 from dm.protocol.schema import DoneReason, Emulate, Groups, Io, Reason, Stop
 from dm.server.vcpu.report import RunReport
 
-#: How long the engine runs between two looks at the socket, in nanoseconds.
+#: How long the engine runs between two checks of the socket, in nanoseconds.
 SLICE_NS: Final = 400_000
 #: Most steps of a slice: the next stretch may be much slower than the last.
 MOST_STEPS: Final = 1 << 18
@@ -19,7 +19,7 @@ _MUST_PROGRESS: Final = frozenset({Reason.FAILURE, Reason.INVALID_STATE, Reason.
 
 
 class Slice:
-    """How many steps make a slice: follows the speed the guest code at hand runs at."""
+    """How many steps make a slice: adapts to the speed of the current guest code."""
 
     def __init__(self) -> None:
         self.steps = 1000
@@ -27,13 +27,13 @@ class Slice:
     def learn(self, steps: int, ns: int) -> None:
         """Adjust to a run of ``steps`` steps that took ``ns`` nanoseconds."""
         if steps < self.steps // 2 and ns < SLICE_NS:
-            return  # it ended for another reason and says little
+            return  # it ended for another reason and tells little
         wanted = steps * SLICE_NS // max(ns, 1)
         self.steps = max(32, min(wanted, 4 * self.steps, MOST_STEPS))
 
 
 class Run:
-    """One ``emulate`` under way."""
+    """One ``emulate`` in progress."""
 
     def __init__(self, request: Emulate, before: Groups, now: int) -> None:
         """``before`` is the whole state that was submitted, ``now`` the time in nanoseconds."""
@@ -50,11 +50,11 @@ class Run:
         self.in_c = False  # the machine in C has the request and `before`
         self.must_progress = request.reason in _MUST_PROGRESS
         self.ran_ns = 0
-        self.exchanged_ns = now  # when a message last went or came
+        self.exchanged_ns = now  # when a message was last sent or received
         self.registers: tuple[list[int], list[int], Exit] | None = None  # asked, answered: of a state port
 
     def ending(self, open_steps: int = 0) -> DoneReason | None:
-        """Return why the run must end at the next boundary, None while it may go on.
+        """Return why the run must end at the next boundary, None while it may continue.
 
         ``open_steps``: not 0 while an instruction is open; it will be finished, and that is progress.
         """

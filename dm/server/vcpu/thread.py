@@ -1,4 +1,4 @@
-"""One vCPU of a session as the worker has it: the thread that drives its state machine, and what others may want of it.
+"""One vCPU of a session: the thread that drives its state machine, and the calls that other threads may make.
 
 The thread binds the endpoint and is the only one to touch it (a ZeroMQ socket never changes thread).  It runs the
 engine in slices of under half a millisecond and looks at its socket between slices, so a ``kick`` of the shim needs no
@@ -6,9 +6,9 @@ second socket and no second thread.  Other threads of the worker reach it throug
 they queue a call, stop a running engine with ``Engine.kick`` and wake an idle thread through an eventfd
 (:mod:`dm.server.vcpu.mailbox`).
 
-What a vCPU does is said in :mod:`dm.server.vcpu.core`, without threads and sockets; :mod:`dm.server.vcpu.transport` is
-the socket.  The usual part of it is made in C where that is built (:mod:`dm.server.vcpu.exchange`): the thread leaves
-the vCPU to it, and comes back here with whatever is unusual (:mod:`dm.server.vcpu.crossing`).
+What a vCPU does is described in :mod:`dm.server.vcpu.core`, without threads and sockets;
+:mod:`dm.server.vcpu.transport` is the socket.  The usual part runs in C if that is built
+(:mod:`dm.server.vcpu.exchange`), which returns for whatever is unusual (:mod:`dm.server.vcpu.crossing`).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from dm.server.vcpu.transport import Transport
 
 _log = logging.getLogger(__name__)
 
-#: An orderly quit waits so long for the answer of an open question, in seconds.
+#: How long an orderly quit waits for the answer to an open question, in seconds.
 _GRACE: Final = 2.0
-#: After an orderly end requests are refused for so long, in seconds: a shim that has sent one before it heard of that
-#: must be able to tell that nothing of it has run.
+#: How long requests are refused after an orderly end, in seconds: a shim that had already sent one must be able to tell
+#: that nothing of it has run.
 _GOODBYE: Final = 0.25
-#: Messages a vCPU takes in at one look; a flood never starves the guest.
+#: Messages that a vCPU accepts at a time; a flood never starves the guest.
 _BURST: Final = 16
 
 
@@ -60,7 +60,7 @@ class VcpuThread:
         runs: RunTable | None = None,
         in_c: bool = True,
     ):
-        """``endpoint`` is to be bound, ``runs`` is where runs are noted.
+        """``endpoint`` is to be bound; runs are recorded in ``runs``.
 
         ``in_c`` False: all exchanges are made in Python, as with an engine that is not native.
         """
@@ -72,14 +72,14 @@ class VcpuThread:
         if in_c and engine.name == "native" and exchange.status()[0]:
             self._exchange = exchange.Exchange(engine, owner.number, number, runs, RESET)
         self._mailbox = Mailbox(engine, self._exchange)
-        # of the thread alone from here on
+        # used by the thread alone from here on
         self._core = core = Core(owner, number, engine, self._run_engine)
         self._transport = Transport(context, endpoint, self._mailbox.wake, core.counters)
         self._crossing = Crossing(core, owner, self._exchange) if self._exchange is not None else None
-        self._unusual = False  # what comes next is not for C: it has said so
+        self._unusual = False  # C has said that the next message is not for it
         self._sparse = Sparse()
         self._gone = self._paused = False
-        self._give_up_at: float | None = None  # when an open question is waited for no more
+        self._give_up_at: float | None = None  # when to stop waiting for an open question
         self._thread = threading.Thread(target=self._main, name=f"vcpu-{owner.number}-{number}", daemon=True)
 
     # ------------------------------------------------------------------------------------------ any thread
@@ -115,14 +115,14 @@ class VcpuThread:
         self._mailbox.put(self._do_abort)
 
     def pause(self, paused: bool) -> threading.Event:
-        """Hold runs at their next slice, or let them go on; the event is set once that is so."""
+        """Stop runs at their next slice, or resume them; the event is set once that is done."""
         done = threading.Event()
         if not self._mailbox.put(lambda: self._do_pause(paused, done)):
             done.set()
         return done
 
     def new_map(self) -> None:
-        """Take up the session's current memory map."""
+        """Install the session's current memory map."""
         self._mailbox.put(self._core.take_map)
 
     @property
@@ -166,7 +166,7 @@ class VcpuThread:
             self._exchange.attach(self._transport.socket, self._mailbox.wake, SLICE_NS, MOST_STEPS, POSTED_NS)
 
     def _serve(self) -> None:
-        """Drive the state machine until the vCPU is to end; a run that cannot be finished is given up."""
+        """Drive the state machine until the vCPU is to end; a run that cannot be finished is abandoned."""
         core = self._core
         while True:
             self._mailbox.carry_out()
@@ -206,7 +206,7 @@ class VcpuThread:
             self._look()
 
     def _leave_to_c(self, crossing: Crossing) -> None:
-        """Leave the vCPU to C until there is something unusual, and see to that."""
+        """Run the vCPU in C until there is something unusual, and handle that."""
         transport, x = self._transport, crossing.exchange
         match crossing.cross():
             case Cause.CALLS:
@@ -219,7 +219,7 @@ class VcpuThread:
                 name = "done" if self._core.run is None else "io"
                 transport.send_bytes(self._core.peer, x.read(x.c.unsent, x.c.unsent_size), name)
             case Cause.ERROR:
-                transport.readable()  # it is told of here
+                transport.readable()  # it is logged here
                 self._take_message()
             case _:
                 self._unusual = True  # an exit, or an end, of the run
@@ -238,7 +238,7 @@ class VcpuThread:
     # ------------------------------------------------------------------------------------------ messages
 
     def _attend(self, timeout: int | None) -> None:
-        """Take in a message, waiting up to ``timeout`` ms (None: for ever) for it or for calls."""
+        """Receive a message, waiting up to ``timeout`` ms (None: for ever) for it or for calls."""
         transport, mailbox = self._transport, self._mailbox
         if transport.readable() and self._take_message():
             return
@@ -249,13 +249,13 @@ class VcpuThread:
             self._take_message()
 
     def _look(self) -> None:
-        """Take in messages that have come while the engine ran."""
+        """Receive messages that have arrived while the engine ran."""
         for _ in range(_BURST):
             if not (self._transport.readable() and self._take_message()):
                 return
 
     def _take_message(self) -> bool:
-        """Take in the next message; return whether there was one."""
+        """Receive the next message; return whether there was one."""
         came = self._transport.receive()
         if came is None:
             return False
@@ -272,11 +272,11 @@ class VcpuThread:
             self._send(self._core.receive(peer, message, time.monotonic_ns()))
 
     def _send(self, outgoing: Outgoing | None) -> None:
-        """Send what the machine says, and note whether a run is under way."""
+        """Send the machine's messages, and record whether there is a run."""
         if outgoing is not None:
             try:
                 self._transport.send(*outgoing)
-            except ProtocolError as error:  # it does not fit the schema: the engine said something odd
+            except ProtocolError as error:  # it does not fit the schema: the engine has reported something impossible
                 self._transport.send(*self._core.fail(error))
             if isinstance(outgoing[1], Done) and outgoing[1].reason is DoneReason.UNSUPPORTED:
                 self._log_unsupported(outgoing[1].detail)

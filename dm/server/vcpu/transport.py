@@ -52,7 +52,7 @@ class Transport:
         options = ((zmq.ROUTER_MANDATORY, 1), (zmq.SNDHWM, _HWM), (zmq.RCVHWM, _HWM))
         for option, value in options:
             self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is cut off unheard
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 4 * schema.MAX_MESSAGE)  # above this the peer is disconnected
         self._endpoint.bind(self.socket)
         descriptor = self.socket.getsockopt(zmq.FD)
         assert isinstance(descriptor, int)
@@ -67,7 +67,7 @@ class Transport:
     # ------------------------------------------------------------------------------------------ what comes in
 
     def readable(self) -> bool:
-        """Return whether a message is there.  Only after a "no" does ZeroMQ's descriptor tell of the next (ZMQ_FD)."""
+        """Return whether a message is there.  ZeroMQ's descriptor signals the next one only after a "no" (ZMQ_FD)."""
         return bool(self.socket.getsockopt(_EVENTS) & _POLLIN)  # type: ignore[operator]
 
     def receive(self) -> tuple[bytes, bytes, int] | None:
@@ -105,13 +105,13 @@ class Transport:
         self.send_bytes(identity, data, message.NAME)
 
     def send_bytes(self, identity: bytes, data: bytes, name: str) -> None:
-        """Send an encoded message, ``name`` in logs; where nobody takes it, it is dropped, and may be asked for."""
-        self._counters.bytes_out += len(data)  # before it goes: who has it may compare counters at once
+        """Send an encoded message, ``name`` in logs; if nobody takes it, it is dropped, and may be requested again."""
+        self._counters.bytes_out += len(data)  # before it is sent: the receiver may compare counters at once
         try:
             try:
                 self.socket.send(identity, _MORE)
             except zmq.Again:
-                # The peer may have read since: ZeroMQ looks for word of that when asked for its events, not here.
+                # The peer may have read since: ZeroMQ notices that when asked for its events, not here.
                 self.socket.getsockopt(zmq.EVENTS)
                 self.socket.send(identity, _MORE)
             self.socket.send(data, _NOBLOCK)
