@@ -180,7 +180,7 @@ def report(engine: str, seed: int | None, results: list[FileResult]) -> str:
     lines = [f"{engine} engine: {passed} passed, {failed} failed" + ("" if seed is None else f" (--seed {seed})")]
     known = {form: names for form, names in parts(results).items() if form not in _OLD}
     if known:
-        lines.append("  held against: " + ", ".join(f"{names} ({form})" for form, names in known.items()))
+        lines.append("  checked against: " + ", ".join(f"{names} ({form})" for form, names in known.items()))
     for word, what in (
         ("of the passed differ rightly", "excused"),
         ("not applicable", "skipped"),

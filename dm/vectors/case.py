@@ -16,13 +16,13 @@ class FormatError(Exception):
 
 
 class Stuck(Exception):
-    """The engine did not come to the case's end; the message says how the run ended instead."""
+    """The engine did not reach the case's end; the message says how the run ended instead."""
 
 
 class Unimplemented(Exception):
     """The engine ended before an instruction that it does not implement; the message is its name for what is missing.
 
-    That is no wrong answer, and no right one.
+    That is neither a wrong answer nor a right one.
     """
 
 
@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One instruction, the state before it and what hardware made of it.
+    """One instruction, the state before it and what hardware did.
 
     ``opcode`` is the group it is counted in, ``index`` its number in the set it comes from.  ``patches`` is memory
     before, on top of the world's background; ``changes`` what differs afterwards, ``memory_masks`` the defined bits of
@@ -79,7 +79,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an engine made of a case: registers by the world's names, and the fault if the world can tell."""
+    """An engine's result for a case: registers by the world's names, and the fault if the world can tell."""
 
     registers: Mapping[str, int]
     fault: Fault | None = None

@@ -1,4 +1,4 @@
-"""The little that has to be known about an instruction's bytes to run and judge it."""
+"""What has to be known about an instruction's bytes to run and check it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Where recorded hardware and the modelled CPU rightly differ.
 
-Each row names the opcodes and the condition it holds for, what of the result it takes out of the comparison, and the
-manual's section or the observation that makes it right.  A row must name a difference between *parts*; it is never a
-place for a fault of an engine.  What the recorded sets say about themselves (undefined flags, a 386's other vector) is
-in their own columns and not repeated here.
+Each row names the opcodes and the condition it holds for, what part of the result it excludes from the comparison, and
+the manual's section or the observation that makes it right.  A row must name a difference between
+*processors*; it is never a place for an engine's bug.  What the recorded sets say about themselves (undefined flags, a
+386's other vector) is in their own columns and not repeated here.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class Difference:
     """One reviewed difference.
 
     ``formats`` and ``opcodes`` (a regular expression on the whole group name) select cases, ``condition`` narrows them.
-    ``flags`` are bits of the flags register, also where an exception pushed it, that are not compared; ``memory`` and
-    ``fault`` take those out altogether, ``everything`` all of the result.  ``vendor`` names the part whose behaviour
-    the row sets aside.  ``held``: only where the set is held against a part of this vendor (the characters of CPUID).
+    ``flags`` are bits of the flags register, also as pushed by an exception, that are not compared; ``memory`` and
+    ``fault`` exclude those altogether, ``everything`` all of the result.  ``vendor`` names the processor whose
+    behaviour the row excludes.  ``held``: only where the set is checked against a part of this vendor (the characters
+    of CPUID).
     """
 
     formats: frozenset[str]
@@ -43,7 +44,7 @@ class Difference:
     held: str = ""
 
     def applies(self, form: str, case: Case, part: str = "") -> bool:
-        """Tell whether this row speaks about ``case`` of format ``form``, held against a ``part``."""
+        """Tell whether this row applies to ``case`` of format ``form``, checked against a ``part``."""
         if form not in self.formats or (self.held and self.held != part):
             return False
         return re.fullmatch(self.opcodes, case.opcode) is not None and self.condition(case)
@@ -86,7 +87,7 @@ def _faults_through_ss(case: Case) -> bool:
 #: Instructions that use the stack without naming it.
 _STACK: Final = frozenset("CALL CALLF ENTER IRET LEAVE POP POPA POPF PUSH PUSHA PUSHF RET RETF".split())
 _MOO: Final = frozenset({"moo"})
-#: A MOO set of the 80286, held against that model: it refuses what later parts brought, and is else as these.
+#: A MOO set of the 80286, checked against that model: it refuses what later parts brought, and is else as these.
 _MODEL_286: Final = f"{INTEL} 80286"
 _REAL_286: Final = frozenset({"hw286"})
 
@@ -165,5 +166,5 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
 
 
 def find(form: str, case: Case, part: str = "") -> Difference | None:
-    """Return the row that speaks about ``case``, held against a ``part`` (vendor and model), if any."""
+    """Return the row that applies to ``case``, checked against a ``part`` (vendor and model), if any."""
     return next((row for row in DIFFERENCES if row.applies(form, case, part)), None)

@@ -1,4 +1,4 @@
-"""Which format a file is of, and whose CPU it is held against."""
+"""Which format a file has, and whose CPU it is checked against."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_file(path: Path, vendor: str = "") -> tuple[str, World, Iterator[Case]]
 
     Args:
         path: the file.
-        vendor: whose CPU to hold it against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
+        vendor: whose CPU to check it against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
 
     Raises:
         FormatError: it is of no known format, or damaged.

@@ -25,7 +25,7 @@ _NOT_386: Final = -1
 
 
 def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RealMode, Iterator[Case]]:
-    """Return the world and the cases of a file (``80.4.mp.gz``), unpacked as ``table``, held against a ``vendor``.
+    """Return the world and the cases of a file (``80.4.mp.gz``), unpacked as ``table``, checked against a ``vendor``.
 
     Raises:
         FormatError: the table is not as the set's README says.

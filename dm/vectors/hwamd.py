@@ -60,7 +60,7 @@ _ITERATIONS: Final = 1 << 18
 
 
 def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RingThree, Iterator[Case]]:
-    """Return the world and the cases of a file (``0fa4.mp.gz``), unpacked as ``table``, held against a ``vendor``.
+    """Return the world and the cases of a file (``0fa4.mp.gz``), unpacked as ``table``, checked against a ``vendor``.
 
     LDTs stand in a file beside it.
 

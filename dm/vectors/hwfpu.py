@@ -34,7 +34,7 @@ _CR4: Final = Cr4.OSFXSR | Cr4.OSXMMEXCPT
 
 
 def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RingThreeFpu, Iterator[Case]]:
-    """Return the world and the cases of a file (``0f58.mp.gz``), unpacked as ``table``, held against a ``vendor``.
+    """Return the world and the cases of a file (``0f58.mp.gz``), unpacked as ``table``, checked against a ``vendor``.
 
     Raises:
         FormatError: the tables are not as the set's README says.

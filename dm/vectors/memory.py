@@ -1,4 +1,4 @@
-"""Guest memory for recorded tests: patched for a case, compared as a whole, put back."""
+"""Guest memory for recorded tests: patched for a case, compared as a whole, restored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Piece:
 
 
 class _Ram:
-    """One piece: what the guest sees, what it should become, and the background both are put back to."""
+    """One piece: what the guest sees, what it should become, and the background that both are restored to."""
 
     def __init__(self, piece: Piece) -> None:
         self.piece = piece
@@ -112,7 +112,7 @@ class Memory:
         return found
 
     def reset(self) -> None:
-        """Put the background back: what was written here, and all of a piece not found to be as expected."""
+        """Restore the background: what was written here, and all of a piece not found to be as expected."""
         for ram, start, stop in self._touched:
             ram.wanted[start:stop] = ram.live[start:stop] = ram.piece.content[start:stop]
         for ram in self._pieces:

@@ -27,7 +27,7 @@ _REGS32: Final = (
     "cr0", "cr3", "eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp",
     "cs", "ds", "es", "fs", "gs", "ss", "eip", "eflags", "dr6", "dr7",
 )  # fmt: skip
-#: CPU field of the header: the model it is held against.
+#: CPU field of the header: the model it is checked against.
 _MODELS: Final = {"C286": "80286", "386E": "80386"}
 _REAL_MODE: Final = 0
 _REVOKED: Final = "revocation_list.txt"
@@ -137,7 +137,7 @@ def _values(kind: str, body: bytes, where: str) -> Registers:
 
 
 def read(path: Path, vendor: str = "intel") -> tuple[RealMode, Iterator[Case]]:
-    """Return the world and the cases of a file, held against the part that it names, made by ``vendor``.
+    """Return the world and the cases of a file, checked against the part that it names, made by ``vendor``.
 
     Undefined flags are masked by the file's own chunks and by the set's ``metadata.json``.
 

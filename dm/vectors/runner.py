@@ -1,4 +1,4 @@
-"""Holds an engine against recorded tests: runs the cases of one file and says what differs."""
+"""Checks an engine against recorded tests: runs the cases of one file and reports what differs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One case that came out otherwise than on hardware, with a line for each thing that differs."""
+    """One case whose result differs from hardware's, with a line for each thing that differs."""
 
     opcode: str
     index: int
@@ -41,9 +41,9 @@ class Failure:
 
 @dataclass(slots=True)
 class FileResult:
-    """What became of a file's cases.
+    """The results of a file's cases.
 
-    ``part`` is the vendor of the CPU they were held against, as CPUID says it, and its model if that is an old one.
+    ``part`` is the vendor of the CPU they were checked against, as CPUID says it, and its model if that is an old one.
     ``excused`` counts passed cases by the reason of the row of :data:`~dm.vectors.differences.DIFFERENCES` that let
     them pass, ``skipped`` cases that were not run by their reason, ``unimplemented`` those that the engine cannot run
     by what it lacks.  ``failures`` describes the first few of ``failed``.  ``executed`` holds the forms that passed
@@ -79,7 +79,7 @@ def run_file(
         sample: fraction of the cases to run, chosen at random.
         seed: makes that choice repeatable; the file's name goes into it.
         record: whether to say which forms were executed.
-        vendor: whose CPU to hold the file against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
+        vendor: whose CPU to check the file against (:data:`dm.vectors.vendor.PARTS`); empty: that of the set.
         undefined: whether flags that the manual leaves undefined are compared as well.
 
     Raises:
@@ -164,11 +164,11 @@ def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Di
         engine.set_state(case.state)
         outcome = world.run(engine, memory, case)
         return compare(case, outcome, memory, known)
-    except Stuck as e:  # which is what becomes of another vector, whose handler the case does not have
+    except Stuck as e:  # the result of another vector, for which the case has no handler
         return [] if known and known.everything else [str(e)]
     except Unimplemented:
         raise
-    except Exception as e:  # an engine's error is this case's failure, not the end of the run
+    except Exception as e:  # an engine's error fails this case, not the whole run
         return [f"raised {type(e).__name__}: {e}"]
     finally:
         memory.reset()

@@ -1,4 +1,4 @@
-"""Whose CPU a recorded set is held against: what the set says, or what the user says."""
+"""Whose CPU a recorded set is checked against: what the set says, or what the user says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from dm.engine.api import CpuConfig
 from dm.engine.parts import part
 
-#: Name of a vendor here and in ``--vendor`` -> the part its sets are held against, one of 64 bits.
+#: Name of a vendor here and in ``--vendor`` -> the part its sets are checked against, one of 64 bits.
 PARTS: Final = {"amd": "amd-x86-64", "intel": "x86-64"}
 _WORDS: Final = {"amd": r"\bAMD\b|AuthenticAMD", "intel": r"\bIntel\b|GenuineIntel"}
 #: Key of a packed file that says it, with one of the names, the vendor's characters of CPUID or its name in words.
@@ -22,7 +22,7 @@ _FPU: Final = 1
 
 
 def cpu(vendor: str, *, x87: bool = True, ecx: int = 0) -> CpuConfig:
-    """Return the part that a vendor's sets are held against.
+    """Return the part that a vendor's sets are checked against.
 
     Args:
         vendor: one of :data:`PARTS`.

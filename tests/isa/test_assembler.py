@@ -1,4 +1,4 @@
-"""The assembler for the small PC's firmware, held against the disassembler, which is made from the same map."""
+"""The assembler for the small PC's firmware, checked against the disassembler, which is made from the same map."""
 
 import pytest
 

@@ -89,7 +89,7 @@ def test_fields_of_the_next_version_are_ignored(cls):
 
 
 class Replay:
-    """Sends recorded messages, with the session of today, and holds the answers against the recorded ones."""
+    """Sends recorded messages, with the session of today, and compares the answers with the recorded ones."""
 
     def __init__(self, session):
         self.session = session

@@ -155,7 +155,7 @@ class Empty:
 
 
 def test_introspection() -> None:
-    """The whole output for a small schema, held against QEMU's SchemaInfo (qapi/introspect.json)."""
+    """The whole output for a small schema, checked against QEMU's SchemaInfo (qapi/introspect.json)."""
 
     async def stop(context: object) -> None: ...
 

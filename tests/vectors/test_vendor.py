@@ -1,4 +1,4 @@
-"""Whose CPU a set is held against: what names it, what overrides it, and that it matters."""
+"""Whose CPU a set is checked against: what names it, what overrides it, and that it matters."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_sets_of_both_vendors_in_one_run(tmp_path: Path, capsys: pytest.CaptureF
     call(tmp_path / "hwintel", [AS_INTEL])
     assert run(tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "python engine: 2 passed, 0 failed", "  held against: AuthenticAMD (hwamd), GenuineIntel (hwintel)"
+        "python engine: 2 passed, 0 failed", "  checked against: AuthenticAMD (hwamd), GenuineIntel (hwintel)"
     ]  # fmt: skip
     assert run(tmp_path, "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -99,9 +99,9 @@ def test_another_vendors_part_fails_them(tmp_path: Path, capsys: pytest.CaptureF
     call(tmp_path / "hwamd", [AS_AMD])
     call(tmp_path / "hwintel", [AS_INTEL])
     assert run(tmp_path, "--vendor", "intel") == 1
-    assert "python engine: 1 passed, 1 failed\n  held against: GenuineIntel (hwintel)" in capsys.readouterr().out
+    assert "python engine: 1 passed, 1 failed\n  checked against: GenuineIntel (hwintel)" in capsys.readouterr().out
     assert run(tmp_path, "--vendor", "AuthenticAMD") == 1
-    assert "1 passed, 1 failed\n  held against: AuthenticAMD (hwamd)" in capsys.readouterr().out
+    assert "1 passed, 1 failed\n  checked against: AuthenticAMD (hwamd)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("wrong", "hint"), [("intle", "did you mean intel?"), ("via", "one of amd, intel is needed")])
