@@ -33,7 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-class Command(Protocol):
+class Subcommand(Protocol):
     """What a subcommand's module offers; an ``EXIT_STATUS`` is the end of its ``--help``."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -150,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"x86-dm: unknown {kind} {first}{close}\nTry 'x86-dm --help'.", file=sys.stderr)
         return 2
     module, text = commands[first]
-    command = cast(Command, importlib.import_module(module))
+    command = cast(Subcommand, importlib.import_module(module))
     parser = Parser(f"x86-dm {first}", text[0].upper() + text[1:] + ".")
     parser.epilog = getattr(command, "EXIT_STATUS", None)
     command.add_arguments(parser)

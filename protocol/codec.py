@@ -238,7 +238,7 @@ def _fits(kind: FieldType) -> str:
             return "False"
 
 
-def _absent(row: schema.Row) -> str:
+def _absent(row: schema.FieldRow) -> str:
     """Return the statement in Python for a field that a message does not have."""
     if not row.optional:
         return f"raise missing({row.name!r})"

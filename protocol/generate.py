@@ -21,7 +21,7 @@ GOLDEN: Final = HERE / "golden" / "messages.json"
 _BEGIN: Final = "<!-- generated from schema.py: do not edit below -->\n"
 
 
-def _default(row: schema.Row) -> str:
+def _default(row: schema.FieldRow) -> str:
     if not row.optional:
         return "required"
     if row.default is None:

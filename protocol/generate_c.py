@@ -165,7 +165,7 @@ def _kind(kind: schema.FieldType) -> tuple[str, int, str, str]:
             raise TypeError("a list of lists")
 
 
-def _preset(row: schema.Row) -> tuple[str, str]:
+def _preset(row: schema.FieldRow) -> tuple[str, str]:
     """Return the default as a number and as text."""
     if isinstance(row.kind, schema.Choice) and row.optional:
         return str(list(row.kind.enum).index(row.default)), "NULL"

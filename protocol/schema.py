@@ -762,7 +762,7 @@ FEATURES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FieldRow:
     """One field of a message or record, as the codec and the tables see it."""
 
     name: str
@@ -777,10 +777,10 @@ def _default(f: Field[Any]) -> Any:
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
-def rows(cls: type[Any]) -> tuple[Row, ...]:
+def rows(cls: type[Any]) -> tuple[FieldRow, ...]:
     """Return the fields of a message or record class in wire order."""
     return tuple(
-        Row(
+        FieldRow(
             f.name,
             f.metadata["kind"],
             f.metadata["doc"],

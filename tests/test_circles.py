@@ -39,7 +39,7 @@ def test_a_circle_is_found_and_named() -> None:
 def modules() -> dict[str, Path]:
     """Return the Python modules of dm by name."""
     found = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in (*PACKAGE.rglob("*.py"), *(PACKAGE / "protocol").rglob("*.py")):  # in the tree a symlink, not followed
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

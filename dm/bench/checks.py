@@ -97,7 +97,7 @@ def work(module: str, source: IO[str], sink: IO[str]) -> None:
         print(time.thread_time() - began, instructions + end.instructions, file=sink, flush=True)
 
 
-class Variant:
+class EngineBuild:
     """A build of the engine in a process of its own."""
 
     def __init__(self, name: str, module: Path) -> None:
@@ -125,7 +125,7 @@ class Variant:
         self._process.stdout.close()
 
 
-def measure(variants: Sequence[Variant], kernel: str, turns: int, seconds: float) -> list[float]:
+def measure(variants: Sequence[EngineBuild], kernel: str, turns: int, seconds: float) -> list[float]:
     """Return, for each variant, the first one's time over its own: how much faster it is."""
     rounds, took = 1, 0.0
     while (took := variants[0].run(kernel, rounds)) < seconds / 4:
@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> int:
         return 0
     args = parser.parse_args(arguments)
     names = [PRODUCT, *(args.without or (*CHECKS, BARE))]
-    variants = [Variant(name, built(args.directory.resolve(), name)) for name in names]
+    variants = [EngineBuild(name, built(args.directory.resolve(), name)) for name in names]
     kernels = args.kernel or MEASURED
     print(f"| without | {' | '.join(kernels)} | mean |")
     print("| --- " * (len(kernels) + 2) + "|")

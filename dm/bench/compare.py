@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from dm.bench.engines import BenchError, Figure, Machine, calibrate
+from dm.bench.engines import BenchError, BenchMachine, Figure, calibrate
 from dm.bench.kernels import KERNELS, Kernel
 from dm.bench.peers import Peer
 
@@ -59,7 +59,7 @@ def compare(
     rounds; the peer's is run here once more, which tells what its checksum must be and how many instructions it takes.
     A peer that fails or computes something else is not counted.
     """
-    machine = Machine(engine)
+    machine = BenchMachine(engine)
     try:
         rounds = calibrate(lambda n: machine.run(kernel, n).seconds, seconds)
         results = [Comparison(kernel.name, peer.name) for peer in peers]
@@ -100,7 +100,9 @@ def _timeout(seconds: float) -> float:
     return 30 + 20 * seconds
 
 
-def _prepare(machine: Machine, kernel: Kernel, peer: Peer, result: Comparison, ours: int, seconds: float) -> _Runner:
+def _prepare(
+    machine: BenchMachine, kernel: Kernel, peer: Peer, result: Comparison, ours: int, seconds: float
+) -> _Runner:
     # Peers are up to a few hundred times slower, and a run too long costs more than one too short.
     rounds = calibrate(lambda n: peer.run(kernel, n, _timeout(seconds))[0], seconds, first=max(1, ours // 300))
     here = machine.run(kernel, rounds)

@@ -49,7 +49,7 @@ class Ran:
         return self.instructions / self.seconds / 1e6
 
 
-class Machine:
+class BenchMachine:
     """An engine with RAM below DEVICE, a device register there, and an image where a PC has its firmware."""
 
     def __init__(self, engine: str) -> None:
@@ -135,7 +135,7 @@ def single_requests(kernel: Kernel, engine_name: str, runs: int, count: int) -> 
     with the groups that changed, as a program of its own or the daemon's path in Python does it (the one in C takes
     less).  ``whole state``: all of it, as an object with checks.
     """
-    machine = Machine(engine_name)
+    machine = BenchMachine(engine_name)
     engine = machine.engine
     memory = bytearray(MEMORY)
     memory[ORIGIN : ORIGIN + len(kernel.code)] = kernel.code

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from dm.bench.engines import BenchError, Figure, Machine
+from dm.bench.engines import BenchError, BenchMachine, Figure
 from dm.bench.kernels import MEMORY, ORIGIN, Kernel, real_mode
 from dm.bench.programs import Skipped
 from dm.engine.api import MemoryMap, Region, RegionKind
@@ -54,7 +54,7 @@ class _Requests:
         from dm.server.vcpu._exchange import ffi  # only where it is built
 
         self._ffi = ffi
-        self._machine = Machine("native")
+        self._machine = BenchMachine("native")
         memory = bytearray(MEMORY)
         memory[ORIGIN : ORIGIN + len(kernel.code)] = kernel.code
         self._machine.engine.set_map(MemoryMap(2, (Region(0, MEMORY, RegionKind.RAM, memory),)))

@@ -17,7 +17,7 @@ from dm.isa.parts import DEFAULT
 from dm.keys import Curve, load_keys, load_public
 from dm.protocol.schema import Cpuid
 from dm.shim import disk, escape, formats, multiboot
-from dm.shim.boot import Boot, Outcome, Reason
+from dm.shim.boot import Boot, BootEnd, BootOutcome
 from dm.shim.client import Shim
 from dm.shim.daemon import DaemonError, OwnDaemon
 from dm.shim.endpoint import check
@@ -25,7 +25,7 @@ from dm.shim.ends import Interrupted, Signals, Status, TimeLimit, TimeOver, epil
 from dm.shim.errors import EndpointError, SessionLost, ShimError
 from dm.shim.keep import Dump, check_writable, parse_dump, write_dump, write_screenshot
 from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
-from dm.shim.multiboot import Kernel
+from dm.shim.multiboot import KernelImage
 from dm.shim.ram import Ram
 from dm.shim.remote import RemoteVcpu
 from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--as",
         dest="kind",
         type=_kind,
-        choices=[str(kind) for kind in disk.Kind],
+        choices=[str(kind) for kind in disk.DiskKind],
         help="the kind of image (default: guessed; a diskette by its size or its BIOS parameter block)",
     )
     parser.add_argument(
@@ -364,7 +364,7 @@ class _Guest:
     """What to boot: drives, or a kernel, or a ROM."""
 
     drives: list[disk.Drive]
-    kernel: Kernel | None = None
+    kernel: KernelImage | None = None
     bios: bytes = b""
 
 
@@ -382,10 +382,10 @@ def _guest(args: argparse.Namespace) -> _Guest:
     image = disk.open_image(args.image, write=args.write)
     if not args.kind and (what := formats.foreign(image, args.image.name)):
         raise ValueError(what)
-    kind = disk.Kind(args.kind) if args.kind else disk.detect(image)
-    if not args.kind and kind is disk.Kind.DISK and (what := formats.foreign_elf(image)):
+    kind = disk.DiskKind(args.kind) if args.kind else disk.detect(image)
+    if not args.kind and kind is disk.DiskKind.DISK and (what := formats.foreign_elf(image)):
         raise ValueError(what)
-    kernel = multiboot.parse(image, args.append) if kind is disk.Kind.MULTIBOOT else None
+    kernel = multiboot.parse(image, args.append) if kind is disk.DiskKind.MULTIBOOT else None
     return _Guest(disk.drives(image, kind), kernel)
 
 
@@ -407,7 +407,7 @@ def _run(boot: Boot, vcpu: RemoteVcpu, shim: Shim, args: argparse.Namespace) -> 
         if args.dump_memory:
             write_dump(boot.pc, args.dump_memory)
     counters: dict[str, tuple[int, int]] = {}
-    there = outcome.reason not in (Reason.LOST, Reason.RUN_LOST) and outcome.answers and shim.lost is None
+    there = outcome.reason not in (BootEnd.LOST, BootEnd.RUN_LOST) and outcome.answers and shim.lost is None
     if there:
         try:
             counters = _compare(shim)
@@ -434,7 +434,7 @@ def _compare(shim: Shim) -> dict[str, tuple[int, int]]:
     }
 
 
-def _report(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def _report(outcome: BootOutcome, shim: Shim, counters: dict[str, tuple[int, int]]) -> dict[str, Any]:
     stats = outcome.stats
     return {
         "outcome": str(outcome.reason),
@@ -461,7 +461,7 @@ def _report(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, int]]) 
     }
 
 
-def _print_stats(outcome: Outcome, shim: Shim, counters: dict[str, tuple[int, int]]) -> None:
+def _print_stats(outcome: BootOutcome, shim: Shim, counters: dict[str, tuple[int, int]]) -> None:
     stats = outcome.stats
     lines = [
         f"engine {shim.welcome.engine}, wall {stats.wall:.3f} s, running {stats.running:.3f} s, {stats.mips:.2f} MIPS",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
-from dm.qmp.control import CONTROL_EVENTS, Control, Event, RunState, Session
+from dm.qmp.control import CONTROL_EVENTS, Control, ControlEvent, RunState, SessionInfo
 from dm.qmp.protocol import CAPABILITIES, VersionInfo
 from dm.qmp.schema import U64, Command, Schema
 
@@ -27,7 +27,7 @@ class Monitor:
 
 
 @dataclass(frozen=True, slots=True)
-class EventsDropped(Event):
+class EventsDropped(ControlEvent):
     """This client did not read its events; ``count`` of them were not kept for it."""
 
     NAME: ClassVar[str] = "X86_DM_EVENTS_DROPPED"
@@ -55,7 +55,7 @@ class X86DmInfo:
     """The daemon as a whole; ``uptime_ms`` is its age."""
 
     uptime_ms: U64
-    sessions: tuple[Session, ...]
+    sessions: tuple[SessionInfo, ...]
 
 
 def command(name: str, *, oob: bool = False) -> Callable[[F], F]:

@@ -50,7 +50,7 @@ class VcpuState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Vcpu:
+class VcpuInfo:
     """One vCPU and its counters since it was created (all 64 bits, monotonic).
 
     ``requests`` are EMULATE requests answered, ``instructions`` guest instructions retired, ``io_exits`` exchanges
@@ -65,19 +65,19 @@ class Vcpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionInfo:
     """One connected VM.  ``engine`` names the engine its worker runs, ``pid`` that worker, ``uptime_ms`` is its age."""
 
     id: str
     uptime_ms: U64
-    vcpus: tuple[Vcpu, ...] = ()
+    vcpus: tuple[VcpuInfo, ...] = ()
     name: str | None = None
     engine: str | None = None
     pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ControlEvent:
     """Something that happened; the fields of a subclass are the QMP event's data.
 
     ``NAME`` is the QMP name.  Events of one name that agree in the ``KEY`` fields are sent at most once per
@@ -90,21 +90,21 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped(Event):
+class Stopped(ControlEvent):
     """Guest code no longer runs in this daemon."""
 
     NAME: ClassVar[str] = "STOP"
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed(Event):
+class Resumed(ControlEvent):
     """Guest code runs again."""
 
     NAME: ClassVar[str] = "RESUME"
 
 
 @dataclass(frozen=True, slots=True)
-class Shutdown(Event):
+class Shutdown(ControlEvent):
     """The daemon ends.  ``guest`` says whether the guest asked for it (a daemon's guests cannot, so False)."""
 
     NAME: ClassVar[str] = "SHUTDOWN"
@@ -114,7 +114,7 @@ class Shutdown(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionOpened(Event):
+class SessionOpened(ControlEvent):
     """A hypervisor said hello and was accepted."""
 
     NAME: ClassVar[str] = "X86_DM_SESSION_OPENED"
@@ -126,7 +126,7 @@ class SessionOpened(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionClosed(Event):
+class SessionClosed(ControlEvent):
     """A session is over; ``reason`` says why in words."""
 
     NAME: ClassVar[str] = "X86_DM_SESSION_CLOSED"
@@ -138,7 +138,7 @@ class SessionClosed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class VcpuLost(Event):
+class VcpuLost(ControlEvent):
     """A vCPU cannot go on and its VM has to stop; ``reason`` says why in words."""
 
     NAME: ClassVar[str] = "X86_DM_VCPU_LOST"
@@ -151,7 +151,7 @@ class VcpuLost(Event):
 
 
 #: Every event a Control may hand to its listeners.
-CONTROL_EVENTS: tuple[type[Event], ...] = (Stopped, Resumed, Shutdown, SessionOpened, SessionClosed, VcpuLost)
+CONTROL_EVENTS: tuple[type[ControlEvent], ...] = (Stopped, Resumed, Shutdown, SessionOpened, SessionClosed, VcpuLost)
 
 
 class ControlError(Exception):
@@ -183,14 +183,14 @@ class Control(Protocol):
         """
         ...
 
-    async def sessions(self) -> Sequence[Session]:
+    async def sessions(self) -> Sequence[SessionInfo]:
         """Return all sessions from what the supervisor knows, without waiting for a worker.
 
         It is also called out-of-band, when a worker may be stuck.
         """
         ...
 
-    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[ControlEvent], None]) -> Callable[[], None]:
         """Call ``listener`` with every later event, in order, on the asyncio thread; it neither blocks nor raises.
 
         Returns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dm.qmp.control import Event
+from dm.qmp.control import ControlEvent
 
 #: Streams told apart at a time.  Beyond this, events pass unlimited; each listener's backlog is bounded anyway.
 MAX_STREAMS: Final = 1024
@@ -19,7 +19,7 @@ MAX_STREAMS: Final = 1024
 class Stamped:
     """An event and when it happened (nanoseconds since the epoch)."""
 
-    event: Event
+    event: ControlEvent
     time_ns: int
 
 

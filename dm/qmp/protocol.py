@@ -29,7 +29,7 @@ from dm.qmp.schema import Command, Json, Schema, SchemaError, kind_of
 OOB_LOOKAHEAD: Final = 8
 
 
-class ErrorClass(StrEnum):
+class QmpErrorClass(StrEnum):
     """Error classes of the QMP specification that still mean something to clients."""
 
     GENERIC = "GenericError"
@@ -45,7 +45,7 @@ class QmpCapability(StrEnum):
 class CommandError(Exception):
     """A command failed; ``str()`` is the ``desc`` the client reads."""
 
-    def __init__(self, desc: str, error_class: ErrorClass = ErrorClass.GENERIC) -> None:
+    def __init__(self, desc: str, error_class: QmpErrorClass = QmpErrorClass.GENERIC) -> None:
         super().__init__(desc)
         self.error_class = error_class
 
@@ -101,7 +101,7 @@ class Request:
         returned = self.command.returns.encode(value, self.command.name)
         return Reply(encode({"return": returned, **self.tag}), self.oob)
 
-    def fail(self, desc: str, error_class: ErrorClass = ErrorClass.GENERIC) -> Reply:
+    def fail(self, desc: str, error_class: QmpErrorClass = QmpErrorClass.GENERIC) -> Reply:
         """Answer with an error."""
         return _failure(self.tag, desc, error_class, oob=self.oob)
 
@@ -181,12 +181,12 @@ class Connection:
         command = self._schema.commands.get(name)
         if not self._negotiated and command is not CAPABILITIES:
             text = f"Expecting capabilities negotiation with '{CAPABILITIES.name}'"
-            raise CommandError(text, ErrorClass.COMMAND_NOT_FOUND)
+            raise CommandError(text, QmpErrorClass.COMMAND_NOT_FOUND)
         if command is None:
-            raise CommandError(f"The command {name} has not been found", ErrorClass.COMMAND_NOT_FOUND)
+            raise CommandError(f"The command {name} has not been found", QmpErrorClass.COMMAND_NOT_FOUND)
         if self._negotiated and command is CAPABILITIES:
             text = "Capabilities negotiation is already complete, command ignored"
-            raise CommandError(text, ErrorClass.COMMAND_NOT_FOUND)
+            raise CommandError(text, QmpErrorClass.COMMAND_NOT_FOUND)
         if oob and not command.oob:
             raise CommandError(f"The command {name} does not support OOB")
         try:
@@ -222,6 +222,6 @@ def encode_event(name: str, data: Mapping[str, Json], time_ns: int) -> bytes:
 
 
 def _failure(
-    tag: Mapping[str, Json], desc: str, error_class: ErrorClass = ErrorClass.GENERIC, *, oob: bool = False
+    tag: Mapping[str, Json], desc: str, error_class: QmpErrorClass = QmpErrorClass.GENERIC, *, oob: bool = False
 ) -> Reply:
     return Reply(encode({"error": {"class": str(error_class), "desc": desc}, **tag}), oob)

@@ -16,8 +16,8 @@ dataclass                      object; a field ``a_b`` is the member ``a-b``
 ``Any``                        any
 =============================  ==========================================================
 
-Descriptor objects (:class:`Kind`) are built once, when a command or event is declared; a type that cannot be described
-is refused there.
+Descriptor objects (:class:`QmpType`) are built once, when a command or event is declared; a type that cannot be
+described is refused there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ I64: Final = Range(-(2**63), 2**63 - 1)
 U64 = Annotated[int, Range(0, 2**64 - 1)]
 
 
-class Kind(Protocol):
+class QmpType(Protocol):
     """One QMP type."""
 
     def decode(self, value: Json, where: str) -> Any:
@@ -83,7 +83,7 @@ class Builtin:
     accepts: tuple[type, ...]
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         if type(value) not in self.accepts:  # not isinstance: bool is an int
             raise SchemaError(f"Invalid parameter type for '{where}', expected: {self.json}")
         return value
@@ -91,7 +91,7 @@ class Builtin:
     encode = decode
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return names.define(self.qmp, {"name": self.qmp, "meta-type": "builtin", "json-type": self.json})
 
 
@@ -100,13 +100,13 @@ class Anything:
     """Any JSON value."""
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return value
 
     encode = decode
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return names.define("any", {"name": "any", "meta-type": "builtin", "json-type": "value"})
 
 
@@ -117,7 +117,7 @@ class Integer:
     bounds: Range = I64
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         _INT.decode(value, where)
         if not self.bounds.low <= value <= self.bounds.high:
             raise SchemaError(f"Parameter '{where}' expects a number from {self.bounds.low} to {self.bounds.high}")
@@ -126,7 +126,7 @@ class Integer:
     encode = decode
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return _INT.name(names)
 
 
@@ -137,7 +137,7 @@ class Enumeration:
     of: type[StrEnum]
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         _STR.decode(value, where)
         try:
             return self.of(value)
@@ -146,11 +146,11 @@ class Enumeration:
             raise SchemaError(f"Parameter '{where}' does not accept value '{value}', only {known}") from None
 
     def encode(self, value: Any, where: str) -> Json:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return str(self.decode(str(value), where))
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
 
         def entry(name: str) -> Json:
             values = [str(member) for member in self.of]
@@ -163,22 +163,22 @@ class Enumeration:
 class Array:
     """A list of one type; decodes to a tuple."""
 
-    of: Kind
+    of: QmpType
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         if not isinstance(value, list):
             raise SchemaError(f"Invalid parameter type for '{where}', expected: array")
         return tuple(self.of.decode(item, f"{where}[{i}]") for i, item in enumerate(value))
 
     def encode(self, value: Any, where: str) -> Json:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         if not isinstance(value, list | tuple):
             raise SchemaError(f"Invalid parameter type for '{where}', expected: array")
         return [self.of.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         element = self.of.name(names)
         return names.define(f"[{element}]", {"name": f"[{element}]", "meta-type": "array", "element-type": element})
 
@@ -189,7 +189,7 @@ class Member:
 
     attribute: str
     qmp: str
-    kind: Kind
+    kind: QmpType
     optional: bool
 
 
@@ -202,7 +202,7 @@ class Object:
     make: type = dict
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`.  Absent optional members are not passed to ``make``."""
+        """See :class:`QmpType`.  Absent optional members are not passed to ``make``."""
         if not isinstance(value, dict):
             raise SchemaError(f"Invalid parameter type for '{where}', expected: object")
         prefix = f"{where}." if where else ""
@@ -219,7 +219,7 @@ class Object:
         return self.make(**result)
 
     def encode(self, value: Any, where: str) -> Json:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         if not isinstance(value, self.make):
             raise SchemaError(f"Invalid parameter type for '{where}', expected: {self.key}")
         result = {}
@@ -230,7 +230,7 @@ class Object:
         return result
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
 
         def entry(name: str) -> Json:
             members = []
@@ -247,25 +247,25 @@ class Nothing:
     """What a command without a result returns: an empty object."""
 
     def decode(self, value: Json, where: str) -> Any:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         _EMPTY.decode(value, where)
         return None
 
     def encode(self, value: Any, where: str) -> Json:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         if value is not None:
             raise SchemaError(f"'{where}' returns nothing, not {value!r}")
         return {}
 
     def name(self, names: Introspection) -> str:
-        """See :class:`Kind`."""
+        """See :class:`QmpType`."""
         return _EMPTY.name(names)
 
 
 _INT: Final = Builtin("int", "int", (int,))
 _STR: Final = Builtin("str", "string", (str,))
 _EMPTY: Final = Object((), "empty object")
-_SCALARS: Final[Mapping[object, Kind]] = {
+_SCALARS: Final[Mapping[object, QmpType]] = {
     bool: Builtin("bool", "boolean", (bool,)),
     int: Integer(),
     str: _STR,
@@ -276,7 +276,7 @@ _SCALARS: Final[Mapping[object, Kind]] = {
 }
 
 
-def kind_of(hint: Any) -> Kind:
+def kind_of(hint: Any) -> QmpType:
     """Return the QMP type for a Python type annotation (see the module's table).
 
     Raises:
@@ -321,7 +321,7 @@ class Command:
 
     name: str
     arguments: Object
-    returns: Kind
+    returns: QmpType
     handler: Handler
     oob: bool
 

@@ -17,14 +17,14 @@ from typing import Any, Final
 from dm.claim import Claim
 from dm.qmp.address import Address, TcpAddress, UnixAddress, bind
 from dm.qmp.commands import SCHEMA, EventsDropped, Monitor
-from dm.qmp.control import Control, ControlError, Event
+from dm.qmp.control import Control, ControlError, ControlEvent
 from dm.qmp.events import EventLimiter, Stamped
 from dm.qmp.framing import MAX_BYTES, MAX_DEPTH
 from dm.qmp.protocol import (
     OOB_LOOKAHEAD,
     CommandError,
     Connection,
-    ErrorClass,
+    QmpErrorClass,
     Reply,
     Request,
     VersionInfo,
@@ -152,7 +152,7 @@ class QmpServer:
             _LOG.exception("QMP command %s failed", request.command.name)
             return request.fail(f"Internal error in '{request.command.name}'; the daemon's log has the details")
 
-    def encode(self, event: Event, time_ns: int) -> bytes:
+    def encode(self, event: ControlEvent, time_ns: int) -> bytes:
         """Return an event's bytes."""
         return encode_event(event.NAME, self._schema.events[event.NAME].encode(event, event.NAME), time_ns)
 
@@ -163,7 +163,7 @@ class QmpServer:
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, event: ControlEvent) -> None:
         stamped = Stamped(event, time.time_ns())
         if self._limiter.offer(stamped, self._loop.time()):
             self._broadcast([stamped])
@@ -220,7 +220,7 @@ class _Client(asyncio.Protocol):
         if refusal is None:
             self._write(self._core.greeting())
         else:
-            transport.write(encode({"error": {"class": str(ErrorClass.GENERIC), "desc": refusal}}))
+            transport.write(encode({"error": {"class": str(QmpErrorClass.GENERIC), "desc": refusal}}))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -17,9 +17,9 @@ from dm.shim.clock import SECOND, HostClock
 from dm.shim.disk import Drive
 from dm.shim.ends import Interrupted, Status, TimeOver, lift_limit, of_signal
 from dm.shim.errors import RunLost, ShimError
-from dm.shim.multiboot import Kernel
+from dm.shim.multiboot import KernelImage
 from dm.shim.pc import Pc
-from dm.shim.remote import Answer, Vcpu
+from dm.shim.remote import MachineAnswer, VcpuBackend
 from dm.shim.screen import Expectation, Screen, Transcript
 from dm.shim.script import Expect, Send, Step
 from dm.shim.terminal import Console
@@ -35,7 +35,7 @@ _SLEEP: Final = 0.1
 _SERIAL: Final = 1 << 19
 
 
-class Reason(StrEnum):
+class BootEnd(StrEnum):
     """Why a boot ended.
 
     ``exited``: through the exit port; ``halted``: for good, with interrupts off; ``no-boot``: no device had a boot
@@ -57,7 +57,7 @@ class Reason(StrEnum):
 
 
 @dataclass
-class Stats:
+class BootStats:
     """What a boot cost.
 
     ``runs`` counts requests to the daemon, ``ends`` how they ended, ``questions`` elements of port, MMIO and MSR
@@ -80,7 +80,7 @@ class Stats:
 
 
 @dataclass
-class Outcome:
+class BootOutcome:
     """How a boot ended: why, a sentence about it, the screen, the end of the serial text, and what it cost.
 
     ``serial`` is what came through the serial port and the debug console, and POST codes where they are shown;
@@ -88,11 +88,11 @@ class Outcome:
     interrupted it, if one did; ``answers`` is False if the daemon did not answer.
     """
 
-    reason: Reason
+    reason: BootEnd
     detail: str
     screen: list[str]
     serial: str
-    stats: Stats
+    stats: BootStats
     resets: int
     firmware: dict[int, int]
     satisfied: bool
@@ -111,31 +111,31 @@ class Outcome:
         if self.exit_value is not None and self.satisfied:
             return (self.exit_value << 1 | 1) & 0xFF
         match self.reason:
-            case Reason.INTERRUPTED:
+            case BootEnd.INTERRUPTED:
                 return of_signal(self.signal)
-            case Reason.RUN_LOST:
+            case BootEnd.RUN_LOST:
                 return Status.RUN_LOST
-            case Reason.LOST:
+            case BootEnd.LOST:
                 return Status.DAEMON
-            case Reason.FAILED:
+            case BootEnd.FAILED:
                 return Status.FAILED
-            case Reason.NO_BOOT:
+            case BootEnd.NO_BOOT:
                 return Status.NO_BOOT
             case _ if not self.satisfied:
                 return Status.MISSING
-            case Reason.TIMEOUT:
+            case BootEnd.TIMEOUT:
                 return Status.TIMEOUT
             case _:
                 return Status.ENDED
 
 
 #: Ends after which the missing expected text is named.
-_MAY_MISS: Final = (Reason.TIMEOUT, Reason.HALTED, Reason.EXITED, Reason.LEFT)
+_MAY_MISS: Final = (BootEnd.TIMEOUT, BootEnd.HALTED, BootEnd.EXITED, BootEnd.LEFT)
 _LEFT: Final = "left by the user"
 
 
 class Boot:
-    """Runs the small PC on a :class:`~dm.shim.remote.Vcpu` until its script is done, its time is up or it halts."""
+    """Runs the small PC on a :class:`VcpuBackend` until its script is done, its time is up or it halts."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Boot:
         post_port: int = 0x80,
         show_post: bool = False,
         exit_port: int | None = None,
-        kernel: Kernel | None = None,
+        kernel: KernelImage | None = None,
         bios: bytes = b"",
         trace: Trace | None = None,
         check_signature: bool = True,
@@ -178,7 +178,7 @@ class Boot:
             post_port=post_port, post=self._post if show_post else None, exit_port=exit_port, kernel=kernel, bios=bios,
         )  # fmt: skip
         self._trace = trace
-        self._vcpu: Vcpu
+        self._vcpu: VcpuBackend
         self._console: Console
         self._steps = list(script)
         self._first_keys = True
@@ -190,7 +190,7 @@ class Boot:
         self._expectation = Expectation()
         self._serial = bytearray()
         self._next_look = 0.0
-        self._stats = Stats()
+        self._stats = BootStats()
 
     def _output(self, data: bytes) -> None:
         """Take what the guest sent to its serial port or debug console."""
@@ -211,7 +211,7 @@ class Boot:
         limit = min(nanoseconds, int(_SLEEP * SECOND))
         self._console.wait((limit if event is None else min(limit, event)) / SECOND)
 
-    def run(self, vcpu: Vcpu, console: Console) -> Outcome:
+    def run(self, vcpu: VcpuBackend, console: Console) -> BootOutcome:
         """Boot.
 
         Args:
@@ -227,17 +227,17 @@ class Boot:
         try:
             reason, detail = self._loop(self._deadline)
         except KeyboardInterrupt as error:
-            reason, detail = Reason.LEFT, _LEFT
+            reason, detail = BootEnd.LEFT, _LEFT
             if not console.left:
                 number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-                reason, detail = Reason.INTERRUPTED, f"interrupted by {signal.Signals(number).name}"
+                reason, detail = BootEnd.INTERRUPTED, f"interrupted by {signal.Signals(number).name}"
         except TimeOver:
             lift_limit()
-            reason, detail, answers = Reason.TIMEOUT, f"{self._time_is_over()}: the daemon does not answer", False
+            reason, detail, answers = BootEnd.TIMEOUT, f"{self._time_is_over()}: the daemon does not answer", False
         except RunLost as error:
-            reason, detail = Reason.RUN_LOST, str(error)
+            reason, detail = BootEnd.RUN_LOST, str(error)
         except ShimError as error:
-            reason, detail = Reason.LOST, str(error)
+            reason, detail = BootEnd.LOST, str(error)
         self._stats.wall = time.monotonic() - start
         self._stats.interrupts = self.pc.interrupts
         screen = Screen.of(self.pc)
@@ -249,7 +249,7 @@ class Boot:
             missing = next(step.text for step in self._steps if isinstance(step, Expect))
             detail += f"; expected text {missing!r} has not appeared"
         rows = [row.rstrip() for row in screen.text()]
-        return Outcome(
+        return BootOutcome(
             reason, detail, rows, self._serial.decode("utf-8", "replace"), self._stats, self.pc.resets,
             dict(self.pc.firmware.calls), satisfied, list(self.pc.post.codes), self.pc.exit_value, number, answers,
         )  # fmt: skip
@@ -257,23 +257,23 @@ class Boot:
     def _time_is_over(self) -> str:
         return f"time is over after {self._timeout:g} s"
 
-    def _loop(self, deadline: float | None) -> tuple[Reason, str]:
+    def _loop(self, deadline: float | None) -> tuple[BootEnd, str]:
         pc = self.pc
         while True:
             if pc.exit_value is not None:
                 self._look()
                 self._play()
-                return Reason.EXITED, f"the guest wrote {pc.exit_value:#04x} to the exit port"
+                return BootEnd.EXITED, f"the guest wrote {pc.exit_value:#04x} to the exit port"
             now = time.monotonic()
             if now >= self._next_look:
                 self._look()
                 self._next_look = now + _LOOK
                 if self._play() and self._ends:
-                    return Reason.EXPECTED, "every expected text has appeared"
+                    return BootEnd.EXPECTED, "every expected text has appeared"
                 if deadline is not None and now >= deadline:
-                    return Reason.TIMEOUT, self._time_is_over()
+                    return BootEnd.TIMEOUT, self._time_is_over()
                 if self._console.left:
-                    return Reason.LEFT, _LEFT
+                    return BootEnd.LEFT, _LEFT
                 if typed := self._console.typed():
                     pc.keyboard.type(typed)
             pc.update()
@@ -282,15 +282,15 @@ class Boot:
             if pc.stuck:
                 self._look()
                 if self._play() and self._ends:
-                    return Reason.EXPECTED, "every expected text has appeared"
+                    return BootEnd.EXPECTED, "every expected text has appeared"
                 if pc.firmware.no_boot:
-                    return Reason.NO_BOOT, pc.firmware.why
-                return Reason.HALTED, f"the guest halted with interrupts off at {self._where()}"
+                    return BootEnd.NO_BOOT, pc.firmware.why
+                return BootEnd.HALTED, f"the guest halted with interrupts off at {self._where()}"
             pc.wake()
             if pc.waits:
                 self._idle(SECOND)
             elif failure := self._run_once():
-                return Reason.FAILED, failure
+                return BootEnd.FAILED, failure
 
     def _run_once(self) -> str:
         """Make one run and handle its end; return what failed, if anything did.
@@ -335,7 +335,7 @@ class Boot:
             trace.after(words and (words if pc.interrupts == interrupts else "(interrupt)"), pc.state)
         return ""
 
-    def _ask(self, question: Io) -> Answer:
+    def _ask(self, question: Io) -> MachineAnswer:
         self._stats.questions[question.kind] += question.count
         answer = self.pc.answer(question)
         # A run's time counts engine time only: one that mostly asks questions would never get back to screen and keys.

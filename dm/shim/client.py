@@ -32,7 +32,7 @@ from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
 from dm.protocol.schema import Cpuid, Error, ErrorClass, Io, Message, Region
 from dm.shim.answer import Answer
-from dm.shim.control import TIMEOUT, Control, MessageT
+from dm.shim.control import TIMEOUT, ControlSocket, MessageT
 from dm.shim.endpoint import check, obstacle
 from dm.shim.errors import Refused, SessionLost, ShimError
 from dm.shim.pages import PAGE, Kept
@@ -72,7 +72,7 @@ class Shim:
         self.applied = 0
         self._ahead: set[int] = set()  # versions applied above a gap
         self._map: schema.Map | None = None
-        self._control: Control
+        self._control: ControlSocket
 
     @classmethod
     def connect(
@@ -140,7 +140,7 @@ class Shim:
 
     def _hello(self, resume: int, timeout: float) -> None:
         self._epoch += 1
-        self._control = control = Control(self.context, self.endpoint, self.curve)
+        self._control = control = ControlSocket(self.context, self.endpoint, self.curve)
         control.on_loss(self._wake_all)
         hello = schema.Hello(
             seq=0,

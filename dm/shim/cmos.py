@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dm.shim.disk import Drive, Kind
+from dm.shim.disk import DiskKind, Drive
 from dm.shim.memory import CONVENTIONAL_END, EXTENDED, KIB, MIB
 
 #: Offsets in CMOS.
 FLOPPIES, DISKS, EQUIPMENT, BASE, EXTENDED_SIZE = 0x10, 0x12, 0x14, 0x15, 0x17
 CHECKSUM, EXTENDED_FOUND, ABOVE_16M, BOOT_CHECK, BOOT_ORDER, ABOVE_4G = 0x2E, 0x30, 0x34, 0x38, 0x3D, 0x5B
-_BOOT = {Kind.FLOPPY: 1, Kind.DISK: 2, Kind.CD: 3}
+_BOOT = {DiskKind.FLOPPY: 1, DiskKind.DISK: 2, DiskKind.CD: 3}
 
 
 def equipment(drives: Sequence[Drive]) -> int:
     """Return the equipment word: VGA, a serial port, no mouse, no coprocessor to count on, and the diskette drives."""
-    floppies = sum(d.kind is Kind.FLOPPY for d in drives)
+    floppies = sum(d.kind is DiskKind.FLOPPY for d in drives)
     return 0x20 | 1 << 9 | (1 | (floppies - 1) << 6 if floppies else 0)
 
 
@@ -32,9 +32,9 @@ def fill(cmos: bytearray, memory: int, drives: Sequence[Drive], *, check_signatu
         drives: the drives, the one to boot from first.
         check_signature: whether a diskette without 55AAh at its end is not to be booted.
     """
-    floppies = [d for d in drives if d.kind is Kind.FLOPPY]
+    floppies = [d for d in drives if d.kind is DiskKind.FLOPPY]
     cmos[FLOPPIES] = floppies[0].floppy_type << 4 if floppies else 0
-    cmos[DISKS] = 0xF0 if any(d.kind is Kind.DISK for d in drives) else 0
+    cmos[DISKS] = 0xF0 if any(d.kind is DiskKind.DISK for d in drives) else 0
     cmos[EQUIPMENT] = equipment(drives) & 0xFF
     extended = min((memory - EXTENDED) // KIB, 0xFFFF)
     above16 = min(max(memory - 16 * MIB, 0) // (64 * KIB), 0xFFFF)

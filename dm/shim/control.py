@@ -31,7 +31,7 @@ TIMEOUT: Final = 30.0
 _ENDS: Final = frozenset({ErrorClass.SESSION_LOST, ErrorClass.UNKNOWN_SESSION, ErrorClass.STALE_EPOCH})
 
 
-class Control:
+class ControlSocket:
     """The control socket and the thread that owns it: requests, answers, heartbeats."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, curve: Curve | None) -> None:

@@ -22,7 +22,7 @@ _NO_FILES: Final = (
 )  # fmt: skip
 
 
-class Kind(StrEnum):
+class DiskKind(StrEnum):
     """How the firmware presents an image; a Multiboot kernel is no drive, it is started directly."""
 
     FLOPPY = "floppy"
@@ -72,7 +72,7 @@ class Drive:
     """
 
     number: int
-    kind: Kind
+    kind: DiskKind
     data: mmap.mmap | bytearray
     geometry: Geometry
     start: int = 0
@@ -135,17 +135,17 @@ def open_image(path: Path, *, write: bool = False) -> mmap.mmap:
         os.close(fd)
 
 
-def detect(image: mmap.mmap | bytearray) -> Kind:
+def detect(image: mmap.mmap | bytearray) -> DiskKind:
     """Return what an image is: an ISO 9660 CD, a diskette by its size or BPB, a Multiboot kernel, else a hard disk.
 
     A hybrid image, both CD and disk, counts as CD.
     """
     if eltorito.is_iso9660(image):
-        return Kind.CD
+        return DiskKind.CD
     if floppy(image) is not None:
-        return Kind.FLOPPY
+        return DiskKind.FLOPPY
     bootable = bytes(image[510:512]) == b"\x55\xaa"
-    return Kind.DISK if bootable or multiboot.find_header(image) is None else Kind.MULTIBOOT
+    return DiskKind.DISK if bootable or multiboot.find_header(image) is None else DiskKind.MULTIBOOT
 
 
 def floppy(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
@@ -177,25 +177,25 @@ def _cut_short(image: mmap.mmap | bytearray) -> tuple[int, Geometry] | None:
     return next((FLOPPIES[size] for size in (1474560, *sorted(FLOPPIES)) if size >= len(image)), None)
 
 
-def drives(image: mmap.mmap | bytearray, kind: Kind) -> list[Drive]:
+def drives(image: mmap.mmap | bytearray, kind: DiskKind) -> list[Drive]:
     """Return the drives for an image, the one to boot from first; a Multiboot kernel has none.
 
     Raises:
         ValueError: the image cannot be of this kind, with the reason.
     """
-    if kind is Kind.MULTIBOOT:
+    if kind is DiskKind.MULTIBOOT:
         return []
-    if kind is Kind.CD:
+    if kind is DiskKind.CD:
         return _cd_drives(image)
-    if kind is Kind.FLOPPY:
+    if kind is DiskKind.FLOPPY:
         known = floppy(image) or _cut_short(image)
         if known is None:
             sizes = ", ".join(str(size) for size in sorted(FLOPPIES))
             raise ValueError(f"an image of {len(image)} bytes is no diskette; diskettes have up to {sizes} bytes")
         floppy_type, geometry = known
         size = geometry.cylinders * geometry.heads * geometry.sectors * SECTOR
-        return [Drive(0, Kind.FLOPPY, image, geometry, length=size, floppy_type=floppy_type)]
-    return [Drive(0x80, Kind.DISK, image, disk_geometry(-(-len(image) // SECTOR)))]
+        return [Drive(0, DiskKind.FLOPPY, image, geometry, length=size, floppy_type=floppy_type)]
+    return [Drive(0x80, DiskKind.DISK, image, disk_geometry(-(-len(image) // SECTOR)))]
 
 
 def disk_geometry(sectors: int) -> Geometry:
@@ -213,7 +213,7 @@ def _cd_drives(image: mmap.mmap | bytearray) -> list[Drive]:
     if entry is None:
         raise ValueError("the CD-ROM has no El Torito boot entry for x86")
     none = Geometry(0, 0, 0)
-    cd = Drive(0xE0, Kind.CD, image, none, sector_size=eltorito.SECTOR, read_only=True, boot=entry)
+    cd = Drive(0xE0, DiskKind.CD, image, none, sector_size=eltorito.SECTOR, read_only=True, boot=entry)
     start = entry.start * eltorito.SECTOR
     if start >= len(image):
         raise ValueError(f"the El Torito boot image starts at sector {entry.start}, beyond the end of the CD-ROM")
@@ -222,12 +222,12 @@ def _cd_drives(image: mmap.mmap | bytearray) -> list[Drive]:
     if entry.media == eltorito.HARD_DISK:
         geometry = _partition_geometry(bytes(image[start : start + SECTOR]))
         length = geometry.cylinders * geometry.heads * geometry.sectors * SECTOR
-        emulated = Drive(0x80, Kind.DISK, image, geometry, start, length, read_only=True, boot=entry)
+        emulated = Drive(0x80, DiskKind.DISK, image, geometry, start, length, read_only=True, boot=entry)
     else:
         size = {1: 1228800, 2: 1474560, 3: 2949120}[entry.media]
         floppy_type, geometry = FLOPPIES[size]
         emulated = Drive(
-            0, Kind.FLOPPY, image, geometry, start, size, floppy_type=floppy_type, read_only=True, boot=entry
+            0, DiskKind.FLOPPY, image, geometry, start, size, floppy_type=floppy_type, read_only=True, boot=entry
         )
     return [emulated, cd]
 

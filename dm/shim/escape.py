@@ -11,7 +11,7 @@ DEFAULT: Final = 0x1D
 _SUSPEND: Final = 0x1A
 
 
-class Command(Enum):
+class EscapeCommand(Enum):
     """A command of the user to x86-dm itself."""
 
     SUSPEND = "z"
@@ -51,7 +51,7 @@ class Escape:
         self.code = code
         self._begun = False
 
-    def feed(self, data: bytes) -> tuple[bytes, list[Command]]:
+    def feed(self, data: bytes) -> tuple[bytes, list[EscapeCommand]]:
         """Return the guest's part of ``data``, and the commands in it; a command may continue in the next piece."""
         guest, commands = bytearray(), []
         for byte in data:
@@ -59,7 +59,7 @@ class Escape:
                 if byte == self.code:
                     self._begun = True
                 elif byte == _SUSPEND:
-                    commands.append(Command.SUSPEND)
+                    commands.append(EscapeCommand.SUSPEND)
                 else:
                     guest.append(byte)
                 continue
@@ -68,5 +68,5 @@ class Escape:
                 guest.append(byte)
             else:
                 word = chr(byte).lower()
-                commands.append(next((c for c in Command if word in c.value), Command.HELP))
+                commands.append(next((c for c in EscapeCommand if word in c.value), EscapeCommand.HELP))
         return bytes(guest), commands

@@ -65,7 +65,7 @@ class PageFaultError(Exception):
 
 
 @dataclass
-class GuestMemory:
+class PcMemory:
     """RAM, ROM and holes below 4 GiB; ``ram`` holds ``size`` bytes from physical address 0 on, then room for ``rom``.
 
     ``rom`` replaces the built-in firmware: it ends at 4 GiB, and below 1 MiB its last 128 KiB and the option ROM area
@@ -216,7 +216,7 @@ class AddressSpace:
     (SDM vol. 3A, chapter 4; 2-level and PAE paging).
     """
 
-    def __init__(self, memory: GuestMemory, state: State) -> None:
+    def __init__(self, memory: PcMemory, state: State) -> None:
         self._memory, self._state = memory, state
 
     def read_linear(self, linear: int, length: int) -> bytes:

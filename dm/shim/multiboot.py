@@ -14,7 +14,7 @@ from typing import Final
 
 from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Seg, State
-from dm.shim.memory import TEXT, GuestMemory
+from dm.shim.memory import TEXT, PcMemory
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002
@@ -45,7 +45,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class KernelImage:
     """A kernel ready to be loaded.  ``entry`` is a physical address, ``command`` its command line."""
 
     pieces: tuple[Piece, ...]
@@ -70,7 +70,7 @@ class Kernel:
                     f"the kernel wants to be loaded at {piece.address:#x} to {end - 1:#x}; there is memory at {places}"
                 )
 
-    def start(self, memory: GuestMemory, state: State, regions: Sequence[tuple[int, int, int]]) -> None:
+    def start(self, memory: PcMemory, state: State, regions: Sequence[tuple[int, int, int]]) -> None:
         """Load the kernel and its boot information, and set ``state`` to its entry; A20 must be open.
 
         Args:
@@ -128,7 +128,7 @@ def find_header(image: bytes | bytearray | mmap.mmap) -> int | None:
     return None
 
 
-def parse(image: bytes | mmap.mmap, command: str = "") -> Kernel:
+def parse(image: bytes | mmap.mmap, command: str = "") -> KernelImage:
     """Return the kernel in a file.
 
     Args:
@@ -150,7 +150,7 @@ def parse(image: bytes | mmap.mmap, command: str = "") -> Kernel:
         pieces, entry = _by_elf(image)
     else:
         raise ValueError("the Multiboot header gives no addresses (flag 16), and the file is no ELF file either")
-    return Kernel(pieces, entry, command)
+    return KernelImage(pieces, entry, command)
 
 
 def _by_addresses(image: bytes | mmap.mmap, at: int) -> tuple[tuple[Piece, ...], int]:

@@ -32,9 +32,9 @@ from dm.shim.devices.serial import Serial
 from dm.shim.devices.system import SystemControl
 from dm.shim.devices.vga import Vga
 from dm.shim.disk import Drive
-from dm.shim.memory import BIOS, GuestMemory, PageFaultError
-from dm.shim.multiboot import Kernel
-from dm.shim.remote import Answer
+from dm.shim.memory import BIOS, PageFaultError, PcMemory
+from dm.shim.multiboot import KernelImage
+from dm.shim.remote import MachineAnswer
 
 #: IA32_APIC_BASE where there is no local APIC: the usual base, BSP, not enabled.  Writing it adds none
 #: (SDM vol. 3A, 10.4.3: a P6's APIC that is turned off stays so until a reset).
@@ -65,7 +65,7 @@ class Pc:
         post_port: int = 0x80,
         post: Callable[[int], None] | None = None,
         exit_port: int | None = None,
-        kernel: Kernel | None = None,
+        kernel: KernelImage | None = None,
         bios: bytes = b"",
         idle: Callable[[int], None] = lambda nanoseconds: None,
         work: Callable[[], int] = lambda: 0,
@@ -97,7 +97,7 @@ class Pc:
         self.resets = -1
         self._map: MemoryMap | None = None
         self.vga = Vga(clock, ram, self._map_changed)
-        self.memory = GuestMemory(ram, rom=bios, display=self.vga)
+        self.memory = PcMemory(ram, rom=bios, display=self.vga)
         self.state = State.reset()
         self.interrupts = 0
         self._generation = 0
@@ -223,7 +223,7 @@ class Pc:
 
     # --- exits
 
-    def answer(self, io: Io) -> Answer:
+    def answer(self, io: Io) -> MachineAnswer:
         """Answer a port, MMIO or MSR access, or an interrupt acknowledge.
 
         Absent memory reads all ones, display memory is the VGA's; every MSR that the daemon does not keep faults; of
@@ -255,7 +255,7 @@ class Pc:
             case IoKind.INTERRUPT_ACK:
                 data = bytes((self.pic.acknowledge(),))
                 self.interrupts += 1
-        return Answer(
+        return MachineAnswer(
             data,
             fault,
             self._map if generation != self._generation else None,

@@ -18,7 +18,7 @@ from dm.shim.ram import Ram
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MachineAnswer:
     """The machine's answer to one question.
 
     ``data`` holds the bytes read, or the vector of an acknowledged interrupt; ``fault`` raises #GP(0) for an MSR;
@@ -33,7 +33,7 @@ class Answer:
     stop: bool = False
 
 
-class Vcpu(Protocol):
+class VcpuBackend(Protocol):
     """One virtual CPU that runs elsewhere."""
 
     def run(
@@ -43,7 +43,7 @@ class Vcpu(Protocol):
         *,
         window: bool,
         microseconds: int,
-        ask: Callable[[Io], Answer],
+        ask: Callable[[Io], MachineAnswer],
         posted: Callable[[int, bytes], None],
         steps: int | None = None,
         stop_at: int | None = None,
@@ -101,7 +101,7 @@ class RemoteVcpu:
         *,
         window: bool,
         microseconds: int,
-        ask: Callable[[Io], Answer],
+        ask: Callable[[Io], MachineAnswer],
         posted: Callable[[int, bytes], None],
         steps: int | None = None,
         stop_at: int | None = None,
@@ -137,7 +137,7 @@ class RemoteVcpu:
                     raise
                 self.successions += not self._shim.reconnect(self._patience)
 
-    def _devices(self, ask: Callable[[Io], Answer]) -> Callable[[Io], answer.Answer]:
+    def _devices(self, ask: Callable[[Io], MachineAnswer]) -> Callable[[Io], answer.Answer]:
         """Return what answers questions as ``ask`` does, in the client's terms."""
 
         def on_io(io: Io) -> answer.Answer:

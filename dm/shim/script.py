@@ -18,7 +18,7 @@ class Expect:
 
 
 @dataclass(frozen=True, slots=True)
-class Type:
+class TypeKeys:
     """Type these keys (each the set 1 bytes of one key)."""
 
     keys: tuple[bytes, ...]
@@ -31,7 +31,7 @@ class Send:
     data: bytes
 
 
-Step = Expect | Type | Send
+Step = Expect | TypeKeys | Send
 
 
 class AppendExpect(argparse.Action):
@@ -51,7 +51,7 @@ class AppendExpect(argparse.Action):
 
 
 class AppendKeys(argparse.Action):
-    """``--keys TEXT``: append a :class:`Type` to ``script``."""
+    """``--keys TEXT``: append a :class:`TypeKeys` to ``script``."""
 
     def __call__(
         self,
@@ -62,7 +62,7 @@ class AppendKeys(argparse.Action):
     ) -> None:
         """Refuse a text that cannot be typed."""
         try:
-            _append(namespace, Type(tuple(keys.parse(str(values)))))
+            _append(namespace, TypeKeys(tuple(keys.parse(str(values)))))
         except ValueError as error:
             parser.error(str(error))
 

@@ -9,7 +9,7 @@ from dm.isa.map.decode import NeedMore
 from dm.isa.map.disassembler import Line, disassemble
 from dm.machine.state import State
 from dm.machine.text import to_json
-from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
+from dm.shim.memory import AddressSpace, PageFaultError, PcMemory
 
 #: CS.D in the attributes of a segment.
 _DEFAULT_32: Final = 1 << 14
@@ -43,7 +43,7 @@ class Trace:
         """Linear address at which it begins, None once it has begun: then the machine must single-step."""
         return self._start
 
-    def before(self, state: State, memory: GuestMemory) -> str:
+    def before(self, state: State, memory: PcMemory) -> str:
         """Return the instruction at CS:EIP as text, or "" as long as the trace has not begun."""
         if self._start is not None:
             if (state.cs.base + state.eip) & 0xFFFFFFFF != self._start:
@@ -67,7 +67,7 @@ class Trace:
         self._file.write("\n")
 
 
-def instruction(state: State, memory: GuestMemory) -> Line | None:
+def instruction(state: State, memory: PcMemory) -> Line | None:
     """Return the instruction at CS:EIP, None if it is not present."""
     space, code = AddressSpace(memory, state), b""
     linear = state.cs.base + state.eip
@@ -82,7 +82,7 @@ def instruction(state: State, memory: GuestMemory) -> Line | None:
         return None
 
 
-def _describe(state: State, memory: GuestMemory) -> str:
+def _describe(state: State, memory: PcMemory) -> str:
     """Return "CS:EIP instruction", or says that it is not present."""
     line = instruction(state, memory)
     return f"{state.cs.selector:04x}:{state.eip:08x} {line.text if line else '(not present)'}"

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final
 
 from dm.shim import keys
-from dm.shim.escape import Command, Escape, usage
+from dm.shim.escape import Escape, EscapeCommand, usage
 
 #: What terminals send for keys, without the leading escape (ECMA-48, xterm).
 _SEQUENCES: Final = {
@@ -156,14 +156,14 @@ class Tty:
                 self._obey(command)
             self._news.set()
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: EscapeCommand) -> None:
         match command:
-            case Command.LEAVE:
+            case EscapeCommand.LEAVE:
                 self.left = True
                 signal.pthread_kill(self._main, signal.SIGINT)
-            case Command.SUSPEND:
+            case EscapeCommand.SUSPEND:
                 self.suspend_asked = True
-            case Command.REDRAW:
+            case EscapeCommand.REDRAW:
                 self.stale = True
-            case Command.HELP:
+            case EscapeCommand.HELP:
                 self.message = usage(self._escape.code)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dm.engine.api import CpuConfig, Engine, Exit, ExitReason
 from dm.machine.state import State
-from dm.vectors.memory import Memory, Patch, Piece
+from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
 
 
 class FormatError(Exception):
@@ -34,7 +34,7 @@ def ended(end: Exit) -> Exception:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RecordedFault:
     """An exception as its handler sees it: vector, and the error code if one was pushed."""
 
     vector: int
@@ -66,7 +66,7 @@ class Case:
     registers: Mapping[str, tuple[int, int]]
     changes: tuple[Patch, ...]
     memory_masks: Mapping[int, int] = field(default_factory=dict)
-    fault: Fault | None = None
+    fault: RecordedFault | None = None
     vector_only: bool = False
     skip: str = ""
     undefined: int = 0
@@ -78,11 +78,11 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseOutcome:
     """An engine's result for a case: registers by the world's names, and the fault if the world can tell."""
 
     registers: Mapping[str, int]
-    fault: Fault | None = None
+    fault: RecordedFault | None = None
 
 
 class World(Protocol):
@@ -94,11 +94,11 @@ class World(Protocol):
         ...
 
     @property
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[MemoryPiece, ...]:
         """All of guest memory, with its content before any case."""
         ...
 
-    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+    def run(self, engine: Engine, memory: WorldMemory, case: Case) -> CaseOutcome:
         """Run the case, its state and memory loaded, to its end.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dm.machine.architecture import Eflags
 from dm.vectors import packed
-from dm.vectors.case import Case, Fault, FormatError
+from dm.vectors.case import Case, FormatError, RecordedFault
 from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state, probe
 from dm.vectors.vendor import cpu
@@ -69,7 +69,7 @@ def _case(opcode: str, flags_mask: int, row: list[Any]) -> Case:
     after |= kept
     fault = None
     if x386 is not None and x386 != _NOT_386:
-        fault = Fault(x386)
+        fault = RecordedFault(x386)
         patches += probe(state, patches + changes)
     return Case(
         opcode=opcode,

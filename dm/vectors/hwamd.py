@@ -16,9 +16,9 @@ from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.architecture import Cr0, Eflags, Rights, System, Vector
 from dm.machine.state import Segment, State
 from dm.vectors import packed
-from dm.vectors.case import Case, Fault, FormatError, Outcome, Stuck, ended
+from dm.vectors.case import Case, CaseOutcome, FormatError, RecordedFault, Stuck, ended
 from dm.vectors.code import REP, prefix_count
-from dm.vectors.memory import Memory, Patch, Piece
+from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
 from dm.vectors.vendor import cpu
 
 GPR: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
@@ -194,7 +194,7 @@ def case(opcode: str, index: int, row: list[Any], ldts: list[Ldt]) -> Case:
         patches=tuple(memory),
         registers=registers,
         changes=tuple((ARENA + offset, data) for offset, data in writes),
-        fault=Fault(vector, error if vector in _WITH_ERROR else None) if exception else None,
+        fault=RecordedFault(vector, error if vector in _WITH_ERROR else None) if exception else None,
         undefined=undefined & FLAGS,
     )
 
@@ -210,9 +210,9 @@ class RingThree:
 
     def __init__(self, cpu: CpuConfig) -> None:
         self.cpu = cpu
-        self.pieces = (Piece(0, _system(), compared=False), Piece(ARENA, _arena()))
+        self.pieces = (MemoryPiece(0, _system(), compared=False), MemoryPiece(ARENA, _arena()))
 
-    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+    def run(self, engine: Engine, memory: WorldMemory, case: Case) -> CaseOutcome:
         """Run one instruction (REP: all iterations), and the handler if it faults; see :class:`World`."""
         n = prefix_count(case.code)
         prefixes, opcode = case.code[:n], case.code[n : n + 1]
@@ -226,7 +226,7 @@ class RingThree:
                     break
                 left = state.ecx if wide else state.cx
                 state = self._step(engine, max(left, 1) if opcode[0] in _COUNTED and not rewritten else 1)
-        return self._fault(state, memory) if state.cpl == 0 else Outcome(_registers(state))
+        return self._fault(state, memory) if state.cpl == 0 else CaseOutcome(_registers(state))
 
     @staticmethod
     def _step(engine: Engine, budget: int) -> State:
@@ -241,7 +241,7 @@ class RingThree:
         return state
 
     @staticmethod
-    def _fault(state: State, memory: Memory) -> Outcome:
+    def _fault(state: State, memory: WorldMemory) -> CaseOutcome:
         """Read the exception and the interrupted context off the ring-0 stack."""
         size = _STACK - state.esp
         if size not in (_FRAME, _FRAME + 4):
@@ -251,7 +251,7 @@ class RingThree:
         error = values.pop(0) if size > _FRAME else None
         registers = _registers(state)
         registers["eip"], registers["cs"], registers["eflags"], registers["esp"], registers["ss"] = values
-        return Outcome(registers, Fault(state.eip - 1 - _HANDLERS, error))
+        return CaseOutcome(registers, RecordedFault(state.eip - 1 - _HANDLERS, error))
 
 
 def _registers(state: State) -> dict[str, int]:

@@ -14,9 +14,9 @@ from dm.engine.api import Engine
 from dm.machine.architecture import Cr4
 from dm.machine.state import State
 from dm.vectors import hwamd
-from dm.vectors.case import Case, FormatError, Outcome
+from dm.vectors.case import Case, CaseOutcome, FormatError
 from dm.vectors.hwamd import Ldt
-from dm.vectors.memory import Memory
+from dm.vectors.memory import WorldMemory
 from dm.vectors.vendor import cpu
 
 FIELDS: Final = (*hwamd.FIELDS, "fpu", "regs", "xmm", "final_fpu", "final_regs", "final_xmm")
@@ -107,7 +107,7 @@ def registers(state: State) -> dict[str, int]:
 class RingThreeFpu(hwamd.RingThree):
     """The same world with floating point's registers in the outcome."""
 
-    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+    def run(self, engine: Engine, memory: WorldMemory, case: Case) -> CaseOutcome:
         """See :class:`~dm.vectors.case.World`."""
         outcome = super().run(engine, memory, case)
-        return Outcome({**outcome.registers, **registers(engine.get_state())}, outcome.fault)
+        return CaseOutcome({**outcome.registers, **registers(engine.get_state())}, outcome.fault)

@@ -14,7 +14,7 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MemoryPiece:
     """RAM at a guest-physical address with its content before any case; ``compared`` after one, or not."""
 
     gpa: int
@@ -25,21 +25,21 @@ class Piece:
 class _Ram:
     """One piece: what the guest sees, what it should become, and the background that both are restored to."""
 
-    def __init__(self, piece: Piece) -> None:
+    def __init__(self, piece: MemoryPiece) -> None:
         self.piece = piece
         self.end = piece.gpa + len(piece.content)
         self.live = bytearray(piece.content)
         self.wanted = bytearray(piece.content)
 
 
-class Memory:
+class WorldMemory:
     """All pieces of one world.
 
     The whole of every compared piece is checked after a case, not only where a change is expected: a stray store is
     found wherever it went.
     """
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
+    def __init__(self, pieces: Iterable[MemoryPiece]) -> None:
         self._pieces = [_Ram(p) for p in sorted(pieces, key=lambda p: p.gpa)]
         self._touched: list[tuple[_Ram, int, int]] = []
         self._as_wanted: list[_Ram] = []

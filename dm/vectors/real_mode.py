@@ -10,8 +10,8 @@ from typing import Final
 from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Segment, State
-from dm.vectors.case import Case, Fault, Outcome, ended
-from dm.vectors.memory import Memory, Patch, Piece
+from dm.vectors.case import Case, CaseOutcome, RecordedFault, ended
+from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
 
 #: First byte after what real mode can address: FFFF:FFFF is 10FFEFh.
 RAM_SIZE: Final = 0x110000
@@ -90,9 +90,9 @@ class RealMode:
 
     def __init__(self, cpu: CpuConfig) -> None:
         self.cpu = cpu
-        self.pieces = (Piece(0, bytes(RAM_SIZE)), Piece(_PROBE_IVT, bytes(0x1000)))
+        self.pieces = (MemoryPiece(0, bytes(RAM_SIZE)), MemoryPiece(_PROBE_IVT, bytes(0x1000)))
 
-    def run(self, engine: Engine, memory: Memory, case: Case) -> Outcome:
+    def run(self, engine: Engine, memory: WorldMemory, case: Case) -> CaseOutcome:
         """Run until HLT has executed; see :class:`dm.vectors.case.World`."""
         for _ in range(_QUESTIONS):
             end = engine.run(_ONE_CASE)
@@ -107,8 +107,8 @@ class RealMode:
         state = engine.get_state()
         fault = None
         if state.idtr_base == _PROBE_IVT and state.eip - 1 < _PROBE_VECTORS:
-            fault = Fault(state.eip - 1)
-        return Outcome(registers(state), fault)
+            fault = RecordedFault(state.eip - 1)
+        return CaseOutcome(registers(state), fault)
 
 
 def registers(state: State) -> dict[str, int]:

@@ -14,10 +14,10 @@ from dm.engine.parts import part
 from dm.isa.map import coverage
 from dm.isa.map.decode import LONGEST, NeedMore, TooLong, decode
 from dm.vectors import differences
-from dm.vectors.case import Case, Outcome, Stuck, Unimplemented, World
+from dm.vectors.case import Case, CaseOutcome, Stuck, Unimplemented, World
 from dm.vectors.differences import Difference
 from dm.vectors.formats import open_file
-from dm.vectors.memory import Memory
+from dm.vectors.memory import WorldMemory
 
 #: Makes an engine for a CPU; :func:`dm.engine.create` with its first argument bound.
 MakeEngine = Callable[[CpuConfig], Engine]
@@ -29,7 +29,7 @@ _BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CaseFailure:
     """One case whose result differs from hardware's, with a line for each thing that differs."""
 
     opcode: str
@@ -58,7 +58,7 @@ class FileResult:
     excused: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     unimplemented: Counter[str] = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[CaseFailure] = field(default_factory=list)
     executed: set[coverage.Execution] = field(default_factory=set)
 
 
@@ -88,7 +88,7 @@ def run_file(
     form, world, cases = open_file(path, vendor)
     choose = random.Random(f"{seed}:{path.name}")
     result = FileResult(form, part=part_of(world.cpu))
-    memory = Memory(world.pieces)
+    memory = WorldMemory(world.pieces)
     engine = make(world.cpu)
     try:
         engine.set_map(memory.map())
@@ -117,7 +117,9 @@ def run_file(
                 continue
             result.failed += 1
             if len(result.failures) < DESCRIBED:
-                result.failures.append(Failure(case.opcode, case.index, case.name, case.code.hex(" "), tuple(lines)))
+                result.failures.append(
+                    CaseFailure(case.opcode, case.index, case.name, case.code.hex(" "), tuple(lines))
+                )
     finally:
         engine.close()
     if record:
@@ -146,7 +148,9 @@ def executed(case: Case) -> None:
         coverage.executed(decoded, coverage.mode_of(case.state), completed=not case.faults)
 
 
-def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Difference | None = None) -> list[str]:
+def run_case(
+    engine: Engine, world: World, memory: WorldMemory, case: Case, known: Difference | None = None
+) -> list[str]:
     """Run one case and return a line for each thing that differs; none means that it passed.
 
     Args:
@@ -174,7 +178,7 @@ def run_case(engine: Engine, world: World, memory: Memory, case: Case, known: Di
         memory.reset()
 
 
-def compare(case: Case, outcome: Outcome, memory: Memory, known: Difference | None = None) -> list[str]:
+def compare(case: Case, outcome: CaseOutcome, memory: WorldMemory, known: Difference | None = None) -> list[str]:
     """Return a line for each thing in which ``outcome`` and memory are not what hardware left."""
     if known and known.everything:
         return []

@@ -49,7 +49,7 @@ def test_such_a_build_never_takes_the_products_place(words, complaint, capsys):
     assert complaint in capsys.readouterr().err
 
 
-class _Scripted(checks.Variant):
+class _Scripted(checks.EngineBuild):
     """A variant that takes so many milliseconds a round."""
 
     def __init__(self, name, factor):
@@ -75,7 +75,7 @@ def test_a_worker_times_rounds_on_the_extension_it_is_given():
         pytest.skip(native_status()[1])
     from dm.engine import _native
 
-    variant = checks.Variant("all", Path(_native.__file__))
+    variant = checks.EngineBuild("all", Path(_native.__file__))
     try:
         short, long = variant.run("alu", 1), variant.run("alu", 2_000_000)
         assert 0 <= short < long

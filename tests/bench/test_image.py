@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dm.bench import image
-from dm.bench.engines import BenchError, Machine
+from dm.bench.engines import BenchError, BenchMachine
 from dm.bench.image import Reader
 from dm.bench.kernels import KERNELS, Kernel
 
@@ -34,7 +34,7 @@ def test_too_large_a_kernel() -> None:
 
 @pytest.mark.parametrize(("code", "reason"), [(b"\xf4", "halt"), (b"\xe6\x80", "port-out")])
 def test_a_kernel_that_does_not_return(code: bytes, reason: str) -> None:
-    machine = Machine("native")
+    machine = BenchMachine("native")
     with pytest.raises(BenchError, match=f"kernel lost ended with {reason}"):
         machine.run(Kernel("lost", "", code), 1)
     machine.close()

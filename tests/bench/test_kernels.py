@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from dm.bench.engines import Machine
+from dm.bench.engines import BenchMachine
 from dm.bench.kernels import DATA, KERNELS, MEMORY, ORIGIN, real_mode
 from dm.engine import create
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
@@ -80,7 +80,7 @@ def test_str_copies_and_mixes() -> None:
 def test_branchy_is_large_and_runs_all_over() -> None:
     kernel = KERNELS["branchy"]
     assert len(kernel.code) > 20_000
-    machine = Machine("native")
+    machine = BenchMachine("native")
     per_round = (machine.run(kernel, 40).instructions - machine.run(kernel, 20).instructions) / 20
     machine.close()
     assert per_round > 1500 * 5
@@ -89,7 +89,7 @@ def test_branchy_is_large_and_runs_all_over() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_checksum(name: str, engine: str) -> None:
-    machine = Machine(engine)
+    machine = BenchMachine(engine)
     ran = machine.run(KERNELS[name], 3)
     machine.close()
     assert ran.checksum == CHECKSUMS[name], hex(ran.checksum)
@@ -99,7 +99,7 @@ def test_checksum(name: str, engine: str) -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_more_rounds_are_more_instructions(name: str) -> None:
-    machine = Machine("native")
+    machine = BenchMachine("native")
     few, many = (machine.run(KERNELS[name], rounds) for rounds in (10, 20))
     machine.close()
     assert many.instructions > 1.8 * few.instructions - 50
@@ -107,7 +107,7 @@ def test_more_rounds_are_more_instructions(name: str) -> None:
 
 def test_checksum_tells_a_wrong_register_and_a_wrong_byte() -> None:
     right = KERNELS["alu"]
-    machine = Machine("native")
+    machine = BenchMachine("native")
     wanted = machine.run(right, 3).checksum
     for code in (b"\x45" + right.code, b"\xc6\x06\x23\x91\x01" + right.code):  # inc bp; mov byte [9123h], 1
         broken = type(right)("broken", "", code)

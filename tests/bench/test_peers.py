@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dm.bench import peers
-from dm.bench.engines import Machine
+from dm.bench.engines import BenchMachine
 from dm.bench.kernels import KERNELS
 from dm.bench.peers import Missing, Peer, find
 
@@ -47,7 +47,7 @@ def agrees(name: str, kernels: list[str]) -> None:
     peer = find(name)
     if isinstance(peer, Missing):
         pytest.skip(f"{name} is not here: {peer.remedy}")
-    machine = Machine("native")
+    machine = BenchMachine("native")
     for kernel in (KERNELS[kernel] for kernel in kernels):
         if kernel.device and not peer.devices:
             continue

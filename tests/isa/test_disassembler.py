@@ -15,7 +15,7 @@ from dm.isa.map import objdump
 from dm.isa.map.decode import NeedMore
 from dm.isa.map.disassembler import disassemble, listing
 from dm.isa.map.forms import MAPS, ROWS
-from dm.isa.map.objdump import Text
+from dm.isa.map.objdump import InsnText
 
 
 @pytest.mark.parametrize(
@@ -209,15 +209,15 @@ def test_the_comparison_sees_differences(monkeypatch):
 @pytest.mark.parametrize(
     ("ours", "theirs", "same"),
     [
-        (Text(2, "add", "al,bl"), Text(2, "add", "al,bl"), True),
-        (Text(2, "lgdt", "[bx]"), Text(2, "lgdtw", "[bx]"), True),
-        (Text(2, "pushad", ""), Text(2, "pusha", ""), True),
-        (Text(2, "add", "al,bl"), Text(3, "add", "al,bl"), False),
-        (Text(2, "add", "al,bl"), Text(2, "add", "al,cl"), False),
-        (Text(2, "add", "al,bl"), Text(2, "adc", "al,bl"), False),
-        (Text(2, "", ""), Text(5, "", ""), True),
-        (Text(2, "", ""), Text(2, "nop", ""), False),
-        (Text(2, "jmp", "0x10"), Text(2, "jmp", "0x20010"), True),
+        (InsnText(2, "add", "al,bl"), InsnText(2, "add", "al,bl"), True),
+        (InsnText(2, "lgdt", "[bx]"), InsnText(2, "lgdtw", "[bx]"), True),
+        (InsnText(2, "pushad", ""), InsnText(2, "pusha", ""), True),
+        (InsnText(2, "add", "al,bl"), InsnText(3, "add", "al,bl"), False),
+        (InsnText(2, "add", "al,bl"), InsnText(2, "add", "al,cl"), False),
+        (InsnText(2, "add", "al,bl"), InsnText(2, "adc", "al,bl"), False),
+        (InsnText(2, "", ""), InsnText(5, "", ""), True),
+        (InsnText(2, "", ""), InsnText(2, "nop", ""), False),
+        (InsnText(2, "jmp", "0x10"), InsnText(2, "jmp", "0x20010"), True),
     ],
 )
 def test_sameness(ours, theirs, same):

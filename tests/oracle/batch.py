@@ -19,7 +19,7 @@ from dm.engine import create
 from dm.engine.api import CpuConfig, CpuidEntry
 from dm.vectors import hwamd
 from dm.vectors.case import Case, Unimplemented
-from dm.vectors.memory import Memory
+from dm.vectors.memory import WorldMemory
 from dm.vectors.runner import run_case
 
 Rows = list[list[Any]]
@@ -31,7 +31,7 @@ def compared(
     """Run what the host has run on an engine; yield each case and what differs, None if it is left out."""
     world = hwamd.RingThree(CpuConfig(tuple(CpuidEntry(*row) for row in cpuid)))
     known = [{entry[0]: hwamd.segment(*entry) for entry in ldt} for ldt in ldts]
-    memory = Memory(world.pieces)
+    memory = WorldMemory(world.pieces)
     engine = create(engine_name, world.cpu)
     engine.set_map(memory.map())
     for index, row in enumerate(rows):

@@ -27,7 +27,7 @@ from dm.engine.api import CpuConfig, CpuidEntry
 from dm.isa.map.decode import variants
 from dm.isa.map.forms import ROWS
 from dm.vectors import hwamd
-from dm.vectors.memory import Memory
+from dm.vectors.memory import WorldMemory
 from dm.vectors.runner import executed, run_case
 
 pytestmark = pytest.mark.modify_ldt
@@ -73,7 +73,7 @@ def test_every_form_does_what_hardware_does(tmp_path: Path, engine_name: str, ea
         pytest.skip(f"no modify_ldt or no compiler: {error}")
     world = hwamd.RingThree(CpuConfig(tuple(CpuidEntry(*row) for row in cpuid)))
     known = [{entry[0]: hwamd.segment(*entry) for entry in ldt} for ldt in ldts]
-    memory = Memory(world.pieces)
+    memory = WorldMemory(world.pieces)
     engine = create(engine_name, world.cpu)
     engine.set_map(memory.map())
     wrong = []

@@ -17,14 +17,14 @@ from dm.qmp.address import Address, TcpAddress, UnixAddress
 from dm.qmp.commands import SCHEMA
 from dm.qmp.control import (
     ControlError,
-    Event,
+    ControlEvent,
     Resumed,
     RunState,
-    Session,
+    SessionInfo,
     Shutdown,
     ShutdownCause,
     Stopped,
-    Vcpu,
+    VcpuInfo,
     VcpuState,
 )
 from dm.qmp.protocol import VersionInfo
@@ -37,7 +37,7 @@ class FakeControl:
 
     def __init__(self) -> None:
         self.state = RunState.RUNNING
-        self.listeners: list[Callable[[Event], None]] = []
+        self.listeners: list[Callable[[ControlEvent], None]] = []
         self.calls: list[str] = []
         self.may_stop = asyncio.Event()
         self.may_stop.set()
@@ -68,15 +68,15 @@ class FakeControl:
         self.emit(Shutdown(guest=False, reason=ShutdownCause.HOST_QMP_QUIT))
         self.ended.set()
 
-    async def sessions(self) -> list[Session]:
-        vcpus = (Vcpu(0, VcpuState.RUNNING, 7, 2**63 + 1, 3), Vcpu(1, VcpuState.IDLE))
-        return [Session("1", 1500, vcpus, name="vm", engine="python", pid=4711), Session("2", 5)]
+    async def sessions(self) -> list[SessionInfo]:
+        vcpus = (VcpuInfo(0, VcpuState.RUNNING, 7, 2**63 + 1, 3), VcpuInfo(1, VcpuState.IDLE))
+        return [SessionInfo("1", 1500, vcpus, name="vm", engine="python", pid=4711), SessionInfo("2", 5)]
 
-    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[ControlEvent], None]) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener) if listener in self.listeners else None
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: ControlEvent) -> None:
         for listener in list(self.listeners):
             listener(event)
 
@@ -172,7 +172,7 @@ class Daemon:
 
         return self.run(call())
 
-    def emit(self, *events: Event) -> None:
+    def emit(self, *events: ControlEvent) -> None:
         for event in events:
             self.do(self.control.emit, event)
 

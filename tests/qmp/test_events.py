@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dm.qmp.control import Event, SessionClosed, SessionOpened, Stopped, VcpuLost
+from dm.qmp.control import ControlEvent, SessionClosed, SessionOpened, Stopped, VcpuLost
 from dm.qmp.events import EventLimiter, Stamped
 
 
-def at(time: float, event: Event) -> Stamped:
+def at(time: float, event: ControlEvent) -> Stamped:
     return Stamped(event, int(time * 1e9))
 
 

@@ -17,7 +17,7 @@ import pytest
 from dm.qmp.address import UnixAddress
 from dm.qmp.commands import SCHEMA
 from dm.qmp.control import Resumed, SessionClosed, Stopped, VcpuLost
-from dm.qmp.protocol import CommandError, ErrorClass
+from dm.qmp.protocol import CommandError, QmpErrorClass
 from dm.qmp.schema import Command, Schema
 from dm.qmp.server import Limits, _Client
 
@@ -199,7 +199,7 @@ def test_a_failing_command_is_told_and_logged(make_daemon: Any, caplog: Any) -> 
         return "four"  # type: ignore[return-value]
 
     async def refuse(monitor: object) -> None:
-        raise CommandError("not today", ErrorClass.COMMAND_NOT_FOUND)
+        raise CommandError("not today", QmpErrorClass.COMMAND_NOT_FOUND)
 
     schema = extended(Command.of("x-fail", fail), Command.of("x-lie", lie), Command.of("x-refuse", refuse))
     peer = make_daemon(schema=schema).peer().negotiate()

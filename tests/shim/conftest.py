@@ -16,7 +16,7 @@ from dm.machine.state import Activity, State
 from dm.protocol.schema import Io, IoKind
 from dm.shim.bios import rom
 from dm.shim.clock import ManualClock
-from dm.shim.disk import FLOPPIES, Drive, Kind, drives
+from dm.shim.disk import FLOPPIES, DiskKind, Drive, drives
 from dm.shim.memory import TRAPS
 from dm.shim.pc import Pc
 
@@ -175,7 +175,7 @@ def floppy_image() -> bytearray:
 def bench(floppy_image: bytearray) -> Bench:
     """A PC with a bootable diskette, after POST."""
     assert len(floppy_image) in FLOPPIES
-    machine = Bench(drives(floppy_image, Kind.FLOPPY))
+    machine = Bench(drives(floppy_image, DiskKind.FLOPPY))
     machine.post()
     return machine
 
@@ -183,7 +183,7 @@ def bench(floppy_image: bytearray) -> Bench:
 @pytest.fixture
 def disk_bench() -> Bench:
     """A PC with a bootable hard disk of 8 MiB, after POST."""
-    machine = Bench(drives(boot_sector(size=8 << 20), Kind.DISK))
+    machine = Bench(drives(boot_sector(size=8 << 20), DiskKind.DISK))
     machine.post()
     return machine
 

@@ -12,11 +12,11 @@ from dm.machine.state import Activity, EventType
 from dm.protocol.schema import Done, DoneReason, Io, IoKind
 from dm.shim import keys
 from dm.shim.bios import rom
-from dm.shim.boot import Boot, Reason
-from dm.shim.disk import Kind, drives
+from dm.shim.boot import Boot, BootEnd
+from dm.shim.disk import DiskKind, drives
 from dm.shim.ends import Interrupted, Status, TimeOver
 from dm.shim.errors import RunLost, SessionLost
-from dm.shim.script import Expect, Send, Type
+from dm.shim.script import Expect, Send, TypeKeys
 from dm.shim.terminal import PlainConsole
 from dm.shim.trace import Trace
 
@@ -74,7 +74,7 @@ def boot(floppy_image):
     def start(program, **options):
         guest = Guest(program)
         out = io.StringIO()
-        machine = Boot(bytearray(4 << 20), drives(floppy_image, Kind.FLOPPY), **options)
+        machine = Boot(bytearray(4 << 20), drives(floppy_image, DiskKind.FLOPPY), **options)
         console = PlainConsole(out)
         outcome = machine.run(guest, console)
         console.close()
@@ -90,7 +90,7 @@ def test_expected_serial_text_ends_with_0(boot):
             yield done(DoneReason.BUDGET)
 
     outcome, guest, printed, machine = boot(program, script=[Expect("ready")], timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.EXPECTED, 0)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.EXPECTED, 0)
     assert outcome.serial == "ready\n"
     assert "ready" in printed
     assert outcome.stats.runs == len(guest.windows)
@@ -118,7 +118,7 @@ def test_timeout_names_what_is_missing(boot):
             yield done(DoneReason.BUDGET)
 
     outcome, *_ = boot(program, script=[Expect("never")], timeout=0.1)
-    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, Status.MISSING)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.TIMEOUT, Status.MISSING)
     assert "'never' has not appeared" in outcome.detail
 
 
@@ -128,7 +128,7 @@ def test_timeout_with_nothing_left_to_expect_has_a_status_of_its_own(boot):
             yield done(DoneReason.BUDGET)
 
     assert boot(program, timeout=0.05)[0].exit_code == Status.TIMEOUT
-    assert boot(program, script=[Expect("x86"), Type(())], timeout=0.05)[0].exit_code == Status.MISSING
+    assert boot(program, script=[Expect("x86"), TypeKeys(())], timeout=0.05)[0].exit_code == Status.MISSING
 
 
 def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
@@ -146,9 +146,9 @@ def test_keys_wait_for_the_expectation_and_reach_the_guest(boot):
         while True:
             yield guest.halt()
 
-    script = [Expect("login:"), Type(tuple(keys.parse("ab"))), Expect("welcome")]
+    script = [Expect("login:"), TypeKeys(tuple(keys.parse("ab"))), Expect("welcome")]
     outcome, *_ = boot(program, script=script, timeout=60)
-    assert outcome.reason is Reason.EXPECTED
+    assert outcome.reason is BootEnd.EXPECTED
     assert got == [0x1E, 0x9E, 0x30, 0xB0]
 
 
@@ -165,7 +165,7 @@ def test_text_is_sent_to_the_serial_port(boot):
             yield guest.halt()
 
     outcome, *_ = boot(program, script=[Expect("name?"), Send(b"Ada\r"), Expect("hello Ada")], timeout=60)
-    assert outcome.reason is Reason.EXPECTED
+    assert outcome.reason is BootEnd.EXPECTED
 
 
 def test_endless_serial_output_is_bounded(boot):
@@ -192,9 +192,9 @@ def test_leading_keys_wait_until_the_guest_listens(boot):
         while True:
             yield guest.halt()
 
-    outcome, *_ = boot(program, script=[Type(tuple(keys.parse("x"))), Expect("typed")], timeout=60)
+    outcome, *_ = boot(program, script=[TypeKeys(tuple(keys.parse("x"))), Expect("typed")], timeout=60)
     assert not any(seen), "nothing was typed while the guest was busy"
-    assert outcome.reason is Reason.EXPECTED, "then it was"
+    assert outcome.reason is BootEnd.EXPECTED, "then it was"
 
 
 def test_halt_with_interrupts_off_ends_the_boot(boot):
@@ -203,12 +203,12 @@ def test_halt_with_interrupts_off_ends_the_boot(boot):
         yield guest.halt(interrupts=False)
 
     outcome, *_ = boot(program, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 0)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.HALTED, 0)
     assert "interrupts off at 0000:00007c00" in outcome.detail
     outcome, *_ = boot(program, script=[Expect("bye")], timeout=60)
-    assert outcome.reason is Reason.EXPECTED, "what came just before the halt counts"
+    assert outcome.reason is BootEnd.EXPECTED, "what came just before the halt counts"
     outcome, *_ = boot(program, script=[Expect("more")], timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.HALTED, 1)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.HALTED, 1)
 
 
 def test_timer_interrupt_wakes_a_halted_guest(boot):
@@ -224,7 +224,7 @@ def test_timer_interrupt_wakes_a_halted_guest(boot):
                     guest.write("three")
 
     outcome, *_ = boot(program, script=[Expect("three")], timeout=60)
-    assert outcome.reason is Reason.EXPECTED
+    assert outcome.reason is BootEnd.EXPECTED
     assert outcome.stats.runs < 20, "a halted guest costs no runs"
 
 
@@ -240,7 +240,7 @@ def test_shutdown_resets_and_boots_again(boot):
             yield done(DoneReason.BUDGET)
 
     outcome, *_ = boot(program, script=[Expect("again")], timeout=60)
-    assert (outcome.reason, outcome.resets, len(boots)) == (Reason.EXPECTED, 1, 2)
+    assert (outcome.reason, outcome.resets, len(boots)) == (BootEnd.EXPECTED, 1, 2)
 
 
 def test_reset_port_resets(boot):
@@ -265,7 +265,7 @@ def test_failed_run_is_reported_with_its_place(boot, reason):
         yield done(reason, detail="the reason why")
 
     outcome, *_ = boot(program, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.FAILED, Status.FAILED)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.FAILED, Status.FAILED)
     assert f"{reason}" in outcome.detail
     assert "0000:00007c00" in outcome.detail
     assert "the reason why" in outcome.detail
@@ -277,14 +277,14 @@ def test_a_lost_daemon_and_a_lost_run_are_failures(boot):
         yield
 
     outcome, *_ = boot(lost, timeout=60)
-    assert (outcome.reason, outcome.exit_code, outcome.detail) == (Reason.LOST, Status.DAEMON, "the daemon is silent")
+    assert (outcome.reason, outcome.exit_code, outcome.detail) == (BootEnd.LOST, Status.DAEMON, "the daemon is silent")
 
     def in_the_middle(guest):
         raise RunLost("a run was lost in the middle")
         yield
 
     outcome, *_ = boot(in_the_middle, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.RUN_LOST, Status.RUN_LOST)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.RUN_LOST, Status.RUN_LOST)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_signal_ends_the_boot_with_its_status(boot, error, code, script):
         yield
 
     outcome, *_ = boot(program, script=script, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.INTERRUPTED, code)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.INTERRUPTED, code)
 
 
 @pytest.mark.parametrize(("script", "code"), [([], Status.ENDED), ([Expect("x")], Status.MISSING)])
@@ -313,9 +313,9 @@ def test_the_user_may_leave(floppy_image, script, code, woken):
             if woken:
                 raise KeyboardInterrupt
 
-    machine = Boot(bytearray(4 << 20), drives(floppy_image, Kind.FLOPPY), script=script)
+    machine = Boot(bytearray(4 << 20), drives(floppy_image, DiskKind.FLOPPY), script=script)
     outcome = machine.run(Guest(program), Left(io.StringIO()))
-    assert (outcome.reason, outcome.exit_code) == (Reason.LEFT, code)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.LEFT, code)
 
 
 def test_a_daemon_that_does_not_answer_is_not_waited_for_beyond_the_limit(boot):
@@ -324,7 +324,7 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for_beyond_the_limit(boot):
         yield
 
     outcome, *_ = boot(program, timeout=60)
-    assert (outcome.reason, outcome.exit_code) == (Reason.TIMEOUT, Status.TIMEOUT)
+    assert (outcome.reason, outcome.exit_code) == (BootEnd.TIMEOUT, Status.TIMEOUT)
     assert outcome.detail == "time is over after 60 s: the daemon does not answer"
 
 
@@ -337,7 +337,7 @@ def test_no_bootable_device_is_a_failure(boot):
 
     for script in ([], [Expect("never")]):
         outcome, *_ = boot(program, script=script, timeout=60)
-        assert (outcome.reason, outcome.exit_code) == (Reason.NO_BOOT, Status.NO_BOOT)
+        assert (outcome.reason, outcome.exit_code) == (BootEnd.NO_BOOT, Status.NO_BOOT)
 
 
 def test_firmware_calls_are_answered_and_counted(boot):
@@ -350,7 +350,7 @@ def test_firmware_calls_are_answered_and_counted(boot):
             yield done(DoneReason.BUDGET)
 
     outcome, *_ = boot(program, script=[Expect("A")], timeout=60)
-    assert outcome.reason is Reason.EXPECTED
+    assert outcome.reason is BootEnd.EXPECTED
     assert outcome.firmware[0x14] == 1
 
 
@@ -425,8 +425,8 @@ def test_exit_port_ends_the_boot(boot, text, code):
         assert guest.question(IoKind.PORT_OUT, 0xF4, b"\x03").stop
         yield done(DoneReason.STOPPED)
 
-    outcome, *_ = boot(program, script=[Expect(text), Type(())], exit_port=0xF4, timeout=60)
-    assert (outcome.reason, outcome.exit_value, outcome.exit_code) == (Reason.EXITED, 3, code)
+    outcome, *_ = boot(program, script=[Expect(text), TypeKeys(())], exit_port=0xF4, timeout=60)
+    assert (outcome.reason, outcome.exit_value, outcome.exit_code) == (BootEnd.EXITED, 3, code)
     assert ("'hello' has not appeared" in outcome.detail) == (code == 1)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dm.shim.disk import FLOPPIES, Geometry, Kind, detect, disk_geometry, drives, open_image
+from dm.shim.disk import FLOPPIES, DiskKind, Geometry, detect, disk_geometry, drives, open_image
 
 
 def test_geometry_numbers_sectors():
@@ -15,21 +15,21 @@ def test_diskettes_are_known_by_size(size):
     _, g = FLOPPIES[size]
     assert g.cylinders * g.heads * g.sectors * 512 == size
     image = bytearray(size)
-    assert detect(image) is Kind.FLOPPY
-    (drive,) = drives(image, Kind.FLOPPY)
+    assert detect(image) is DiskKind.FLOPPY
+    (drive,) = drives(image, DiskKind.FLOPPY)
     assert (drive.number, drive.sectors) == (0, size // 512)
 
 
 def test_a_cd_counts_as_cd_even_when_it_is_a_hybrid(cd_image):
     image = cd_image()
     image[510:512] = b"\x55\xaa"
-    assert detect(image) is Kind.CD
-    assert drives(image, Kind.DISK)[0].number == 0x80
+    assert detect(image) is DiskKind.CD
+    assert drives(image, DiskKind.DISK)[0].number == 0x80
 
 
 def test_anything_else_is_a_hard_disk():
-    assert detect(bytearray(5000)) is Kind.DISK
-    (drive,) = drives(bytearray(5000), Kind.DISK)
+    assert detect(bytearray(5000)) is DiskKind.DISK
+    (drive,) = drives(bytearray(5000), DiskKind.DISK)
     assert drive.sectors == 10
     assert drive.read(9, 1) == bytes(512), "the last, partial sector ends in zeros"
     assert drive.read(10, 1) is None
@@ -38,7 +38,7 @@ def test_anything_else_is_a_hard_disk():
 
 def test_writing_into_a_partial_sector_keeps_what_fits():
     image = bytearray(700)
-    (drive,) = drives(image, Kind.DISK)
+    (drive,) = drives(image, DiskKind.DISK)
     assert drive.write(1, b"x" * 512)
     assert len(image) == 700
     assert image[512:] == b"x" * 188
@@ -56,7 +56,7 @@ def test_disk_translation(sectors, heads):
 
 @pytest.mark.parametrize(
     ("kind", "size", "complaint"),
-    [(Kind.FLOPPY, 2949121, "no diskette; diskettes have up to 163840"), (Kind.CD, 4096, "no ISO 9660")],
+    [(DiskKind.FLOPPY, 2949121, "no diskette; diskettes have up to 163840"), (DiskKind.CD, 4096, "no ISO 9660")],
 )
 def test_wrong_kinds_are_explained(kind, size, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -65,8 +65,8 @@ def test_wrong_kinds_are_explained(kind, size, complaint):
 
 def test_a_boot_sector_alone_is_a_diskette_cut_short_where_asked_for():
     image = bytearray(b"x" * 512)
-    assert detect(image) is Kind.DISK
-    (drive,) = drives(image, Kind.FLOPPY)
+    assert detect(image) is DiskKind.DISK
+    (drive,) = drives(image, DiskKind.FLOPPY)
     assert (drive.geometry, drive.sectors) == (Geometry(80, 2, 18), 2880)
     assert drive.read(0, 2) == b"x" * 512 + bytes(512)
 
@@ -83,28 +83,28 @@ def bpb(total, sectors, heads, media=0xF0):
 def test_an_unusual_diskette_is_known_by_its_parameter_block():
     total = 83 * 2 * 20
     image = bpb(total, 20, 2).ljust(total * 512, b"\0")
-    assert detect(image) is Kind.FLOPPY
-    (drive,) = drives(image, Kind.FLOPPY)
+    assert detect(image) is DiskKind.FLOPPY
+    (drive,) = drives(image, DiskKind.FLOPPY)
     assert (drive.floppy_type, drive.geometry, drive.sectors) == (4, Geometry(83, 2, 20), total)
 
 
 @pytest.mark.parametrize("change", [{"media": 0xF8}, {"sectors": 63}, {"heads": 16}, {"total": 3319}])
 def test_other_parameter_blocks_are_a_hard_disks(change):
     image = bpb(**{"total": 3320, "sectors": 20, "heads": 2} | change).ljust(3320 * 512, b"\0")
-    assert detect(image) is Kind.DISK
+    assert detect(image) is DiskKind.DISK
 
 
 def test_hard_disk_emulation_takes_geometry_from_the_partition(cd_image):
     mbr = bytearray(512)
     mbr[510:512] = b"\x55\xaa"
     mbr[0x1BE : 0x1BE + 8] = bytes((0x80, 1, 1, 0, 6, 3, 0x11, 9))
-    emulated, cd = drives(cd_image(4, boot=bytes(mbr)), Kind.CD)
+    emulated, cd = drives(cd_image(4, boot=bytes(mbr)), DiskKind.CD)
     assert (emulated.number, cd.number) == (0x80, 0xE0)
     assert emulated.geometry == Geometry(10, 4, 17)
     assert emulated.read(0, 1) == bytes(mbr)
     assert emulated.sectors == 680
     with pytest.raises(ValueError, match="no first partition"):
-        drives(cd_image(4), Kind.CD)
+        drives(cd_image(4), DiskKind.CD)
 
 
 def test_without_write_the_file_stays(write_image):

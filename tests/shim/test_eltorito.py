@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dm.shim import eltorito
-from dm.shim.disk import Kind, drives
+from dm.shim.disk import DiskKind, drives
 
 
 def test_entry(cd_image):
@@ -21,7 +21,7 @@ def test_no_boot_record(cd_image):
     image[17 * 2048] = 2
     assert eltorito.boot_entry(image) is None
     with pytest.raises(ValueError, match="no El Torito boot entry for x86"):
-        drives(image, Kind.CD)
+        drives(image, DiskKind.CD)
 
 
 def test_no_descriptors_at_all():
@@ -63,7 +63,7 @@ def test_boot_image_beyond_the_cd(cd_image):
     image = cd_image()
     image[19 * 2048 + 40 : 19 * 2048 + 44] = b"\xff\xff\xff\x7f"
     with pytest.raises(ValueError, match="beyond the end"):
-        drives(image, Kind.CD)
+        drives(image, DiskKind.CD)
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,7 +4,7 @@ from dm.engine.api import RegionKind
 from dm.machine.state import State
 from dm.shim.clock import ManualClock
 from dm.shim.devices.vga import Vga
-from dm.shim.memory import AddressSpace, GuestMemory, PageFaultError
+from dm.shim.memory import AddressSpace, PageFaultError, PcMemory
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -12,13 +12,13 @@ KIB, MIB = 1 << 10, 1 << 20
 @pytest.fixture
 def memory():
     ram = bytearray(4 * MIB)
-    return GuestMemory(ram, a20=True, display=Vga(ManualClock(), ram))
+    return PcMemory(ram, a20=True, display=Vga(ManualClock(), ram))
 
 
 @pytest.mark.parametrize("size", [MIB, 2 * MIB + 1, 0])
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(ValueError, match="multiple of 4 KiB from 2 MiB"):
-        GuestMemory(bytearray(size))
+        PcMemory(bytearray(size))
 
 
 def test_map_has_ram_rom_and_the_trap_page(memory):
@@ -127,7 +127,7 @@ def test_large_pages_and_pae(memory):
 @pytest.mark.parametrize("size", [64 * KIB, 256 * KIB])
 def test_rom_of_the_users(size):
     rom = bytes(i >> 12 & 0xFF for i in range(size - 1)) + b"\x99"
-    memory = GuestMemory(bytearray(4 * MIB + size), a20=True, rom=rom)
+    memory = PcMemory(bytearray(4 * MIB + size), a20=True, rom=rom)
     assert memory.size == 4 * MIB
     regions = memory.memory_map(1).regions
     assert RegionKind.FIRMWARE not in {r.kind for r in regions}

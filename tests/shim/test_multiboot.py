@@ -4,8 +4,8 @@ import pytest
 
 from dm.machine.state import State
 from dm.shim import multiboot
-from dm.shim.memory import MIB, GuestMemory
-from dm.shim.multiboot import Kernel, Piece
+from dm.shim.memory import MIB, PcMemory
+from dm.shim.multiboot import KernelImage, Piece
 
 REGIONS = [(0, 0x9F000, 1), (0x9F000, 0xA0000, 2), (MIB, 4 * MIB, 1)]
 
@@ -79,14 +79,14 @@ def test_damaged_files_say_why(image, complaint):
 
 @pytest.mark.parametrize("address", [0x9F000, 0xA0000, 4 * MIB - 4, 8 * MIB])
 def test_kernel_must_fit_in_memory(address):
-    kernel = Kernel((Piece(address, b"", 8),), address)
+    kernel = KernelImage((Piece(address, b"", 8),), address)
     with pytest.raises(ValueError, match=f"loaded at {address:#x}"):
         kernel.check(REGIONS)
 
 
 def test_start():
-    memory, state = GuestMemory(bytearray(4 * MIB), a20=True), State.reset()
-    kernel = Kernel((Piece(MIB, b"kernel", 16), Piece(0x1000, b"low", 3)), MIB + 2, "quiet")
+    memory, state = PcMemory(bytearray(4 * MIB), a20=True), State.reset()
+    kernel = KernelImage((Piece(MIB, b"kernel", 16), Piece(0x1000, b"low", 3)), MIB + 2, "quiet")
     kernel.check(REGIONS)
     memory.write(MIB, b"x" * 16)
     kernel.start(memory, state, REGIONS)
@@ -111,10 +111,10 @@ def test_firmware_starts_it(make_bench):
     from dm.shim.pc import Pc
 
     bench = make_bench([])
-    kernel = Kernel((Piece(MIB, b"\xf4", 1),), MIB)
+    kernel = KernelImage((Piece(MIB, b"\xf4", 1),), MIB)
     pc = Pc(bytearray(4 * MIB), [], bench.clock, kernel=kernel)
     pc.state.cs.selector, pc.state.cs.base, pc.state.rip = 0xF000, 0xF0000, rom.Trap.POST
     pc.firmware_call(0xF0000 + rom.Trap.POST)
     assert (pc.state.eip, pc.memory_map.a20, pc.memory.read(MIB, 1)) == (MIB, True, b"\xf4")
     with pytest.raises(ValueError, match="there is memory at"):
-        Pc(bytearray(4 * MIB), [], bench.clock, kernel=Kernel((Piece(4 * MIB, b"", 1),), 0))
+        Pc(bytearray(4 * MIB), [], bench.clock, kernel=KernelImage((Piece(4 * MIB, b"", 1),), 0))

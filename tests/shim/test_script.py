@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from dm.shim import keys
-from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect, Send, Type
+from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect, Send, TypeKeys
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def parser():
 
 def test_steps_keep_their_order(parser):
     args = parser.parse_args(["--expect", "A", "--keys", r"x\n", "--send", r"y\n", "--expect", "B"])
-    assert args.script == [Expect("A"), Type(tuple(keys.parse("x\n"))), Send(b"y\r"), Expect("B")]
+    assert args.script == [Expect("A"), TypeKeys(tuple(keys.parse("x\n"))), Send(b"y\r"), Expect("B")]
 
 
 def test_parsing_twice_starts_anew(parser):

@@ -308,10 +308,10 @@ def test_the_escape_key_begins_commands():
     one = escape.Escape(escape.DEFAULT)
     assert one.feed(b"ab\x03\x1c") == (b"ab\x03\x1c", [])
     assert one.feed(b"\x1d\x1d\x1d\x1ax") == (b"\x1d\x1ax", []), "it sends itself, and Ctrl-Z"
-    assert one.feed(b"a\x1ab\x1dz") == (b"ab", [escape.Command.SUSPEND] * 2)
+    assert one.feed(b"a\x1ab\x1dz") == (b"ab", [escape.EscapeCommand.SUSPEND] * 2)
     assert one.feed(b"a\x1d") == (b"a", [])
-    assert one.feed(b"q") == (b"", [escape.Command.LEAVE])
-    assert one.feed(b"\x1dR\x1d~b") == (b"b", [escape.Command.REDRAW, escape.Command.HELP])
+    assert one.feed(b"q") == (b"", [escape.EscapeCommand.LEAVE])
+    assert one.feed(b"\x1dR\x1d~b") == (b"b", [escape.EscapeCommand.REDRAW, escape.EscapeCommand.HELP])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from dm.commands.explain import parse
 from dm.machine.state import State
-from dm.shim.memory import GuestMemory
+from dm.shim.memory import PcMemory
 from dm.shim.trace import Trace
 
 CODE = bytes.fromhex("b80500 40 6681c078563412")  # mov ax,5; inc ax; add eax,12345678h
@@ -13,7 +13,7 @@ CODE = bytes.fromhex("b80500 40 6681c078563412")  # mov ax,5; inc ax; add eax,12
 
 @pytest.fixture
 def memory():
-    memory = GuestMemory(bytearray(2 << 20), a20=True)
+    memory = PcMemory(bytearray(2 << 20), a20=True)
     memory.write(0x1234, CODE)
     return memory
 

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from dm.vectors import hw286
-from dm.vectors.case import Case, Fault, FormatError
+from dm.vectors.case import Case, FormatError, RecordedFault
 from dm.vectors.formats import open_file
 
 INITIAL = [1, 2, 3, 4, 0x1000, 0x2000, 0x3000, 0x4000, 0x100, 5, 6, 7, 0x20, 0xF002 | 1]
@@ -67,7 +67,7 @@ def test_flags_pushed_by_an_exception_are_masked(tmp_path: Path) -> None:
 
 def test_another_vector_on_a_386_is_found_with_handlers_of_its_own(tmp_path: Path) -> None:
     case = one(tmp_path, x386=12, ram=[[0x400, bytes(0x20)], [0x10020, b"\x50\xf4"]])
-    assert (case.fault, case.vector_only) == (Fault(12), True)
+    assert (case.fault, case.vector_only) == (RecordedFault(12), True)
     assert case.state.idtr_base == 0x110000
     memory = dict(case.patches)
     offset, segment = (int.from_bytes(memory[0x110000][12 * 4 + i : 12 * 4 + i + 2], "little") for i in (0, 2))

@@ -11,7 +11,7 @@ import pytest
 from ring_three import CS32, SS, row, write
 
 from dm.vectors import hwamd
-from dm.vectors.case import Case, Fault, FormatError
+from dm.vectors.case import Case, FormatError, RecordedFault
 from dm.vectors.formats import open_file
 
 
@@ -60,9 +60,12 @@ def test_the_ldt_in_memory_holds_the_same_descriptors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exception", "fault"), [([13, 0x24], Fault(13, 0x24)), ([13, 0], Fault(13, 0)), ([6, 0], Fault(6))]
+    ("exception", "fault"),
+    [([13, 0x24], RecordedFault(13, 0x24)), ([13, 0], RecordedFault(13, 0)), ([6, 0], RecordedFault(6))],
 )
-def test_error_codes_belong_to_the_vectors_that_push_one(tmp_path: Path, exception: list[int], fault: Fault) -> None:
+def test_error_codes_belong_to_the_vectors_that_push_one(
+    tmp_path: Path, exception: list[int], fault: RecordedFault
+) -> None:
     assert one(tmp_path, exception=exception).fault == fault
 
 

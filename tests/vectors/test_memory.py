@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from dm.engine.api import RegionKind
-from dm.vectors.memory import Memory, Piece
+from dm.vectors.memory import MemoryPiece, WorldMemory
 
-LOW, HIGH = Piece(0, bytes(0x2000), compared=False), Piece(0x10000, b"\x55" * 0x3000)
+LOW, HIGH = MemoryPiece(0, bytes(0x2000), compared=False), MemoryPiece(0x10000, b"\x55" * 0x3000)
 
 
-def memory() -> Memory:
-    return Memory((HIGH, LOW))
+def memory() -> WorldMemory:
+    return WorldMemory((HIGH, LOW))
 
 
 def test_the_map_shows_every_piece_as_ram_in_order() -> None:

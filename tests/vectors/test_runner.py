@@ -10,10 +10,10 @@ import pytest
 
 from dm.engine.api import CpuConfig, Engine
 from dm.machine.state import Segment, State
-from dm.vectors.case import Case, Fault, Unimplemented, World
+from dm.vectors.case import Case, RecordedFault, Unimplemented, World
 from dm.vectors.differences import DIFFERENCES, Difference
 from dm.vectors.hwamd import ARENA, RingThree
-from dm.vectors.memory import Memory, Patch
+from dm.vectors.memory import Patch, WorldMemory
 from dm.vectors.real_mode import RealMode, initial_state, probe
 from dm.vectors.runner import run_case
 
@@ -40,7 +40,7 @@ def ring3(code: bytes, registers: Mapping[str, int], changes: tuple[Patch, ...] 
 
 
 def lines(world: World, make: Callable[[CpuConfig], Engine], case: Case, known: Difference | None = None) -> list[str]:
-    memory = Memory(world.pieces)
+    memory = WorldMemory(world.pieces)
     engine = make(world.cpu)
     engine.set_map(memory.map())
     first = run_case(engine, world, memory, case, known)
@@ -101,14 +101,14 @@ def test_an_engine_that_raises_fails_the_case_only(tiny: Tiny) -> None:
 
 
 def test_probed_vectors_are_told_apart(tiny: Tiny) -> None:
-    case = real(b"\x40\xf4", {"ax": 0}, fault=Fault(6), vector_only=True)
+    case = real(b"\x40\xf4", {"ax": 0}, fault=RecordedFault(6), vector_only=True)
     patches = case.patches + probe(case.state, case.patches)
     assert lines(REAL, tiny(), replace(case, patches=patches)) == ["fault: none, hardware: vector 6"]
     # what delivery of vector 6 comes to: on at the handler's HLT
     state = replace(case.state, rip=6, seg=[*case.state.seg])
     state.seg[1] = Segment(0x40, 0x400, 0xFFFF, 0x93)
     assert lines(REAL, tiny(), replace(case, state=state, patches=patches)) == []
-    wrong = replace(case, state=state, patches=patches, fault=Fault(13))
+    wrong = replace(case, state=state, patches=patches, fault=RecordedFault(13))
     assert lines(REAL, tiny(), wrong) == ["fault: vector 6, hardware: vector 13"]
 
 
@@ -123,12 +123,12 @@ def test_ring_three_runs_a_rep_to_its_end(tiny: Tiny) -> None:
 
 def test_ring_three_reads_a_fault_off_the_stack(tiny: Tiny) -> None:
     registers = {"eip": 0x100, "cs": 15, "esp": 0x500, "ss": 7, "eflags": 0x202}
-    assert lines(RING3, tiny(), ring3(b"\xf4", registers, fault=Fault(13, 0))) == []
-    assert lines(RING3, tiny("error"), ring3(b"\xf4", registers, fault=Fault(13, 0))) == [
+    assert lines(RING3, tiny(), ring3(b"\xf4", registers, fault=RecordedFault(13, 0))) == []
+    assert lines(RING3, tiny("error"), ring3(b"\xf4", registers, fault=RecordedFault(13, 0))) == [
         "fault: vector 13, error code 0x4, hardware: vector 13, error code 0x0"
     ]
     assert lines(RING3, tiny(), ring3(b"\xf4", registers)) == ["fault: vector 13, error code 0x0, hardware: none"]
-    assert "hardware: vector 6" in lines(RING3, tiny(), ring3(b"\x40", {"eip": 0x101}, fault=Fault(6)))[0]
+    assert "hardware: vector 6" in lines(RING3, tiny(), ring3(b"\x40", {"eip": 0x101}, fault=RecordedFault(6)))[0]
 
 
 def row(**what: Any) -> Difference:

@@ -95,7 +95,7 @@ class Pair:
 
 
 @dataclass
-class Form:
+class PrintedForm:
     """One form of a row: its functions, and what the run loop has to know of it (struct variant).
 
     ``fast`` is None where it must run exactly.
@@ -143,7 +143,7 @@ class Handlers:
     """All handlers, and the procedures that they and the runtime need."""
 
     def __init__(self) -> None:
-        self.forms: list[Form] = []
+        self.forms: list[PrintedForm] = []
         self.pairs: list[Pair] = []
         self.procedures: set[Procedure] = set()
         #: Handlers by kind (fast, exact) and family of instructions, which is a C file.
@@ -160,7 +160,7 @@ class Handlers:
         missing = sorted({row.mnemonic for row in forms.ROWS if row.mnemonic not in catalogue.DESCRIPTIONS})
         if missing:
             raise MicrocodeError(f"not described in dm.isa: {' '.join(missing)}")
-        by_text: dict[str, list[Form]] = {}
+        by_text: dict[str, list[PrintedForm]] = {}
         for number, row in enumerate(forms.ROWS):
             made = [self._form(number, row, variant) for variant in decode.variants(row)]
             self.forms += made
@@ -170,7 +170,7 @@ class Handlers:
         for entry in (*ENTRIES, *INLINE):
             self.procedures |= uses(entry.code).procedures | {entry}
 
-    def _form(self, number: int, row: Row, variant: Variant) -> Form:
+    def _form(self, number: int, row: Row, variant: Variant) -> PrintedForm:
         code = insn.expand(row, variant, row.text)
         used = uses(code)
         self.procedures |= used.procedures
@@ -186,7 +186,7 @@ class Handlers:
             macros[ends.NEXT.name] = "END_NEXT_SEGMENT"
         if branches:
             macros[ends.JUMP.name] = "END_BRANCH"
-        return Form(
+        return PrintedForm(
             number,
             variant,
             self._handler("fast", row, code, macros) if can_be_fast(code, used) else None,
@@ -211,7 +211,7 @@ class Handlers:
         return made
 
 
-def _find(by_text: Mapping[str, list[Form]], form: pairs.Form) -> Handler:
+def _find(by_text: Mapping[str, list[PrintedForm]], form: pairs.PairedForm) -> Handler:
     """Return the fast handler of a form; if the operand size makes no difference, there is only the 16-bit one.
 
     Raises:

@@ -105,7 +105,7 @@ _SETTERS: Final = (
 _WIDE: Final = ("39 /r CMP Ev,Gv r", "81 /7 CMP Ev,Iz r", "85 /r TEST Ev,Gv r", "48+r DEC Zv r", "D1 /5 SHR Ev,1 r")
 
 
-class Form(NamedTuple):
+class PairedForm(NamedTuple):
     """A form without LOCK or REP: its text in the opcode map, whether rm is memory, operand and address size."""
 
     text: str
@@ -114,11 +114,11 @@ class Form(NamedTuple):
     asize: int
 
 
-def pairs() -> Iterator[tuple[Form, Form]]:
+def pairs() -> Iterator[tuple[PairedForm, PairedForm]]:
     """Yield the forms that are paired, for 16-bit code, then for 32-bit code."""
 
-    def form(text: str, osize: int, mode: int) -> Form:
-        return Form(text[:-2], text.endswith("m"), osize, mode)
+    def form(text: str, osize: int, mode: int) -> PairedForm:
+        return PairedForm(text[:-2], text.endswith("m"), osize, mode)
 
     for mode in (16, 32):
         moves = [form(text, mode, mode) for text in (*_MOVES, *(_MOVES_16 if mode == 16 else ()))]
@@ -128,5 +128,5 @@ def pairs() -> Iterator[tuple[Form, Form]]:
             sizes = (16, 32) if mode == 16 and text in _WIDE else (mode,)
             for osize, condition in itertools.product(sizes, conditions):
                 jump = f"{0x70 + CONDITIONS.index(condition):02X} J{condition} Jb"
-                yield form(text, osize, mode), Form(jump, False, mode, mode)
+                yield form(text, osize, mode), PairedForm(jump, False, mode, mode)
         yield form("58+r POP Zv r", mode, mode), form("C3 RET r", mode, mode)

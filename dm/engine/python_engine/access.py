@@ -12,7 +12,7 @@ from typing import Final
 
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.cells import M32, Cells
-from dm.engine.python_engine.journal import Entry, Input, Journal, Withheld
+from dm.engine.python_engine.journal import Input, Journal, JournalEntry, Withheld
 from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, NeedExact
 from dm.engine.python_engine.translate import PER_WIDTH, RULES
@@ -25,7 +25,7 @@ Span = list[tuple[int, int]]
 _NOTHING: Final[dict[int, Views]] = {}
 
 
-class Access(Cells):
+class MemoryAccess(Cells):
     """Loads, stores and page walks.
 
     What has to run as a transaction raises NeedExact outside one; accesses raise Fault, and what the journal raises.
@@ -50,7 +50,7 @@ class Access(Cells):
     _rmw_at = 0
     _rmw_page: Views
     _rmw_span: Span
-    _rmw_input: Entry
+    _rmw_input: JournalEntry
 
     def __init__(self) -> None:
         self.seg_read_end, self.seg_write_end, self.seg_change_end = [0] * 8, [0] * 8, [0] * 8
@@ -335,10 +335,10 @@ class Access(Cells):
 # The hot primitives, one function per width: inside the segment's end, aligned, in a page that is known.
 
 
-def _loader(size: int) -> Callable[[Access, int, int], int]:
+def _loader(size: int) -> Callable[[MemoryAccess, int, int], int]:
     last, shift = size - 1, size.bit_length() - 1
 
-    def load(self: Access, seg: int, offset: int) -> int:
+    def load(self: MemoryAccess, seg: int, offset: int) -> int:
         linear = self.seg_base[seg] + offset & M32
         views = self.reads.get(linear >> 12)
         if views is None or linear & last or offset + last >= self.seg_read_end[seg]:
@@ -348,10 +348,10 @@ def _loader(size: int) -> Callable[[Access, int, int], int]:
     return load
 
 
-def _storer(size: int) -> Callable[[Access, int, int, int], None]:
+def _storer(size: int) -> Callable[[MemoryAccess, int, int, int], None]:
     last, shift = size - 1, size.bit_length() - 1
 
-    def store(self: Access, seg: int, offset: int, value: int) -> None:
+    def store(self: MemoryAccess, seg: int, offset: int, value: int) -> None:
         linear = self.seg_base[seg] + offset & M32
         views = self.writes.get(linear >> 12)
         if views is None or linear & last or offset + last >= self.seg_write_end[seg]:
@@ -362,10 +362,10 @@ def _storer(size: int) -> Callable[[Access, int, int, int], None]:
     return store
 
 
-def _changer(size: int) -> Callable[[Access, int, int], int]:
+def _changer(size: int) -> Callable[[MemoryAccess, int, int], int]:
     last, shift = size - 1, size.bit_length() - 1
 
-    def rmw(self: Access, seg: int, offset: int) -> int:
+    def rmw(self: MemoryAccess, seg: int, offset: int) -> int:
         linear = self.seg_base[seg] + offset & M32
         views = self.writes.get(linear >> 12)
         if views is None or linear & last or offset + last >= self.seg_change_end[seg]:
@@ -377,8 +377,8 @@ def _changer(size: int) -> Callable[[Access, int, int], int]:
     return rmw
 
 
-def _ender(size: int) -> Callable[[Access, int], None]:
-    def rmw_end(self: Access, value: int) -> None:
+def _ender(size: int) -> Callable[[MemoryAccess, int], None]:
+    def rmw_end(self: MemoryAccess, value: int) -> None:
         view = self._rmw_view
         if view is not None:
             view[self._rmw_at] = value
@@ -392,4 +392,4 @@ _MAKERS: Final = {"load": _loader, "store": _storer, "rmw": _changer, "rmw_locke
 
 for _made in primitives():
     if _made.family in PER_WIDTH:
-        setattr(Access, _made.name, _MAKERS[_made.family](_made.size))
+        setattr(MemoryAccess, _made.name, _MAKERS[_made.family](_made.size))

@@ -8,17 +8,17 @@ from typing import Final
 
 from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RunRequest, Until, check_copied
 from dm.engine.python_engine.cells import M32, Saved
-from dm.engine.python_engine.fetch import Fetcher, Insn
+from dm.engine.python_engine.fetch import Fetcher, InsnRecord
 from dm.engine.python_engine.machine import Machine
 from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import (
     Again,
     Fault,
-    Firmware,
+    FirmwareReached,
     Hypervisor,
     Mismatch,
     NeedExact,
-    PageFault,
+    PagedRealModeFault,
     Question,
     Unsupported,
 )
@@ -57,7 +57,7 @@ class _Open:
 
     question: Question
     delivery: bool
-    insn: Insn | None
+    insn: InsnRecord | None
     code: bytes
     answered: bool = False
 
@@ -81,7 +81,7 @@ class PythonEngine:
         self._mmio: int | None = None
         self._stop_at: int | None = None
         self._look = True
-        self._insn: Insn | None = None
+        self._insn: InsnRecord | None = None
         self._last_fault = Fault("", 0, 0)
         #: The last thing done was the delivery of an event, in this run or the one before.
         self._after_event = False
@@ -232,11 +232,11 @@ class PythonEngine:
             return self._exit(ExitReason.UNSUPPORTED, detail=e.what)
         except Hypervisor as e:
             return self._exit(ExitReason.HYPERVISOR, e.address, detail=e.what)
-        except Firmware as e:
+        except FirmwareReached as e:
             return self._exit(ExitReason.FIRMWARE, e.address)
         except Mismatch as e:
             return self._exit(ExitReason.MMIO_MISMATCH, e.address)
-        except PageFault as e:
+        except PagedRealModeFault as e:
             return self._exit(ExitReason.PAGE_FAULT, e.address, error=e.error)
 
     def _exit(
@@ -341,7 +341,7 @@ class PythonEngine:
         eip = cpu.eip
         rf = cpu.flags & _RF
         cpu.flags ^= rf  # the first instruction that completes clears it
-        i: Insn | None = None
+        i: InsnRecord | None = None
         try:
             while left > 0:
                 i = find(eip)
@@ -393,7 +393,7 @@ class PythonEngine:
 
     # exact mode
 
-    def _step(self, insn: Insn | None) -> None:
+    def _step(self, insn: InsnRecord | None) -> None:
         """Run one instruction, or REP iteration, in exact mode as a transaction."""
         cpu = self._cpu
         if insn is None and not self._code and not cpu.journal.entries:
@@ -480,7 +480,7 @@ class PythonEngine:
         except Fault:
             self._undo(cpu.saved)
             raise
-        except (Unsupported, Hypervisor, Firmware, Mismatch):
+        except (Unsupported, Hypervisor, FirmwareReached, Mismatch):
             self._undo(before)
             raise
         finally:
@@ -516,7 +516,7 @@ class PythonEngine:
     def _refuse(self, fault: Fault) -> None:
         """End the run at a fault that is the hypervisor's, which is not delivered."""
         if RULES.is_hypervisors(self._cpu, fault.vector):
-            raise PageFault(fault.operands[0], fault.error)
+            raise PagedRealModeFault(fault.operands[0], fault.error)
 
     def _raise(self, fault: Fault) -> None:
         self._last_fault = fault

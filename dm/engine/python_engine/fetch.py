@@ -12,7 +12,7 @@ from dm.engine.api import RegionKind
 from dm.engine.python_engine.cells import M32
 from dm.engine.python_engine.machine import Machine
 from dm.engine.python_engine.memory import PAGE
-from dm.engine.python_engine.signals import Firmware, NeedExact
+from dm.engine.python_engine.signals import FirmwareReached, NeedExact
 from dm.engine.python_engine.translate import RULES, Handler, form, invalid
 from dm.isa.map.decode import Decoded, NeedMore, TooLong, decode
 from dm.machine.architecture import Cr0
@@ -24,7 +24,7 @@ _MOST: Final = 1 << 16
 _MOST_SEGMENTS: Final = 64
 
 
-class Insn:
+class InsnRecord:
     """One decoded instruction at one EIP; the operands have the names that microcode uses."""
 
     __slots__ = (
@@ -52,7 +52,7 @@ class Insn:
 Context = tuple[int, int, int, bool]
 
 
-def _drop(contexts: dict[Context, dict[int, Insn]]) -> None:
+def _drop(contexts: dict[Context, dict[int, InsnRecord]]) -> None:
     for context in contexts.values():
         context.clear()  # the run loop may be using it
     contexts.clear()
@@ -64,7 +64,7 @@ class Fetcher:
     def __init__(self, cpu: Machine) -> None:
         self._cpu = cpu
         # Without and with paging: only the latter depend on translations.
-        self._contexts: tuple[dict[Context, dict[int, Insn]], dict[Context, dict[int, Insn]]] = ({}, {})
+        self._contexts: tuple[dict[Context, dict[int, InsnRecord]], dict[Context, dict[int, InsnRecord]]] = ({}, {})
         # (raw bytes, decoded) by guest-physical page, offset and code size: survives TLB flushes.
         self._decoded: dict[tuple[int, int, int], tuple[bytes, Decoded]] = {}
 
@@ -78,7 +78,7 @@ class Fetcher:
             _drop(contexts)
         self._decoded.clear()
 
-    def context(self) -> dict[int, Insn]:
+    def context(self) -> dict[int, InsnRecord]:
         """Return the instructions of the current code segment by EIP."""
         cpu = self._cpu
         key = (cpu.seg_base[_CS] & M32, cpu.seg_limit[_CS], cpu.seg_attributes[_CS] & _CODE32, cpu.cpl == 3)
@@ -90,7 +90,7 @@ class Fetcher:
             found = contexts[key] = {}
         return found
 
-    def fetch(self, eip: int) -> Insn:
+    def fetch(self, eip: int) -> InsnRecord:
         """Decode the instruction at ``eip``, which is cell EIP, from plain memory and keep it.
 
         Raises:
@@ -115,7 +115,7 @@ class Fetcher:
             if len(self._decoded) >= _MOST:
                 self._decoded.clear()
             known = self._decoded[key] = code[: d.length], d
-        made = Insn(known[1], eip, known[0])
+        made = InsnRecord(known[1], eip, known[0])
         made.memory, made.start, made.end = page.memory, at, at + len(known[0])
         context = self.context()
         if len(context) >= _MOST:
@@ -123,7 +123,7 @@ class Fetcher:
         context[eip] = made
         return made
 
-    def fetch_exact(self, eip: int, override: bytes) -> Insn:
+    def fetch_exact(self, eip: int, override: bytes) -> InsnRecord:
         """Exact mode: fetch byte by byte, with every check; bytes of ``override`` take precedence over memory.
 
         Raises:
@@ -138,7 +138,7 @@ class Fetcher:
             try:
                 d = decode(bytes(code), code32, cpu.lineage)
                 cpu.journal.mmio = expected
-                return Insn(d, eip, bytes(code))
+                return InsnRecord(d, eip, bytes(code))
             except NeedMore:
                 code.append(self._byte(len(code)))
             except TooLong:
@@ -148,5 +148,5 @@ class Fetcher:
         cpu = self._cpu
         physical = RULES.fetch_address(cpu, count)
         if cpu.memory.kind(physical) is RegionKind.FIRMWARE:
-            raise Firmware(physical)
+            raise FirmwareReached(physical)
         return cpu.journal.load(cpu.memory, physical, 1)

@@ -48,7 +48,7 @@ REASONS: Final = {
 
 
 @dataclass(slots=True)
-class Entry:
+class JournalEntry:
     """One input.  ``data`` is the answer as it came, for blocks; ``fault`` means it was refused.
 
     A copy reads from ``address`` on and writes from ``value`` on.
@@ -73,7 +73,7 @@ class Withheld:
     physical: int
     data: bytes
     element: int
-    locked: Entry | None = None
+    locked: JournalEntry | None = None
 
 
 @dataclass(slots=True)
@@ -85,10 +85,10 @@ class Journal:
     for, or a replay that goes another way, Unsupported.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[JournalEntry] = field(default_factory=list)
     cursor: int = 0
     stores: list[Withheld] = field(default_factory=list)
-    pending: Entry | None = None
+    pending: JournalEntry | None = None
     #: Address that the first instruction must touch; None if it has touched it, or need not.
     mmio: int | None = None
 
@@ -103,7 +103,7 @@ class Journal:
         self.stores.clear()
         self.pending = None
 
-    def replay(self, kind: Input, address: int, size: int) -> Entry | None:
+    def replay(self, kind: Input, address: int, size: int) -> JournalEntry | None:
         """Return the next known input, None when it is a new one.
 
         Raises:
@@ -118,15 +118,15 @@ class Journal:
         return known
 
     @property
-    def ahead(self) -> Entry | None:
+    def ahead(self) -> JournalEntry | None:
         """The input that comes next in a replay."""
         return self.entries[self.cursor] if self.cursor < len(self.entries) else None
 
-    def record(self, kind: Input, address: int, size: int, value: int) -> Entry:
+    def record(self, kind: Input, address: int, size: int, value: int) -> JournalEntry:
         """Add an input."""
         if len(self.entries) >= MOST_INPUTS:
             raise Unsupported("TOO_MANY_ACCESSES")
-        made = Entry(kind, address, size, value)
+        made = JournalEntry(kind, address, size, value)
         self.entries.append(made)
         self.cursor = len(self.entries)
         return made
@@ -141,7 +141,7 @@ class Journal:
         *,
         down: bool = False,
         target: int = 0,
-    ) -> Entry:
+    ) -> JournalEntry:
         """Return the outside's answer, replayed or, by abandoning the instruction, asked for."""
         known = self.replay(kind, address, size)
         if known is not None:
@@ -153,7 +153,7 @@ class Journal:
             if not address <= self.mmio < address + size:
                 raise Mismatch(address)
             self.mmio = None
-        self.pending = Entry(kind, address, size, target, count)
+        self.pending = JournalEntry(kind, address, size, target, count)
         raise Question(REASONS[kind], address, size, count, data, down, target)
 
     def answer(self, data: bytes, fault: bool) -> None:

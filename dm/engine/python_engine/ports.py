@@ -6,9 +6,9 @@ import contextlib
 from typing import Final
 
 from dm.engine.api import RegionKind
-from dm.engine.python_engine.access import Access, Span
+from dm.engine.python_engine.access import MemoryAccess, Span
 from dm.engine.python_engine.cells import M32
-from dm.engine.python_engine.journal import Entry, Input
+from dm.engine.python_engine.journal import Input, JournalEntry
 from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.translate import RULES
@@ -23,7 +23,7 @@ def _first_element(to: int, first: int, end: int, n: int, down: int, size: int) 
     return n if (to + size <= first if down else to >= end) else 0
 
 
-class Ports(Access):
+class Ports(MemoryAccess):
     """Primitives for IN, OUT, INS, OUTS, RDMSR and WRMSR."""
 
     #: Steps left in the run: the limit of a block's length.
@@ -123,7 +123,7 @@ class Ports(Access):
         elements = [self.memory.load(page, at + (-k if down else k) * size, size) for k in range(count)]
         return b"".join(element.to_bytes(size, "little") for element in elements)
 
-    def _msr(self, kind: Input, number: int, data: bytes = b"") -> Entry:
+    def _msr(self, kind: Input, number: int, data: bytes = b"") -> JournalEntry:
         if not self.recording:
             raise NeedExact
         answer = self.journal.ask(kind, number, 8, 1, data)

@@ -41,7 +41,7 @@ class Mismatch(Abandon):
         self.address = address
 
 
-class PageFault(Abandon):
+class PagedRealModeFault(Abandon):
     """A page fault of SVM's paged real mode, which is the hypervisor's: linear address and error code."""
 
     def __init__(self, address: int, error: int) -> None:
@@ -57,7 +57,7 @@ class Hypervisor(Abandon):
         self.address, self.what = address, what
 
 
-class Firmware(Abandon):
+class FirmwareReached(Abandon):
     """An instruction was to be fetched from a FIRMWARE region, at this guest-physical address."""
 
     def __init__(self, address: int) -> None:

@@ -112,7 +112,7 @@ Handler = Callable[[Any, Any], int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class CompiledForm:
     """A compiled form.  ``exact``: it must run as a transaction (see :func:`dm.microcode.effects.is_transaction`)."""
 
     run: Handler
@@ -163,7 +163,7 @@ def procedure(target: Procedure) -> Any:
 
 
 @cache
-def form(row: Row, variant: Variant) -> Form:
+def form(row: Row, variant: Variant) -> CompiledForm:
     """Return the handler of one form of a row of the opcode map."""
     if row.mnemonic not in DESCRIPTIONS:
         what = f"NOT_DESCRIBED {row.names[variant.osize == 32]}"
@@ -171,11 +171,11 @@ def form(row: Row, variant: Variant) -> Form:
         def refuse(cpu: Any, i: Any) -> int | None:
             raise Unsupported(what)
 
-        return Form(refuse, False, "")
+        return CompiledForm(refuse, False, "")
     with _lock:
         code = expand(row, variant, "handler")
         run, source = _compile(code)
-        return Form(run, is_transaction(code), source)
+        return CompiledForm(run, is_transaction(code), source)
 
 
 def invalid(cpu: Any, i: Any) -> int | None:

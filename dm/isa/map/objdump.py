@@ -77,7 +77,7 @@ def cases() -> Iterator[bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class InsnText:
     """An instruction by one convention: length, mnemonic (empty: none) and operands."""
 
     length: int
@@ -106,20 +106,20 @@ def _our_name(name: str) -> str:
     return _OTHER_NAMES.get(name, name)
 
 
-def ours(line: Line) -> Text:
+def ours(line: Line) -> InsnText:
     """Return our text by that convention."""
     if line.row is None or line.row.mnemonic == "UD":
-        return Text(len(line.code), "", "")
+        return InsnText(len(line.code), "", "")
     words = line.text.split(" ", 1)
     repeat = ""
     while words[0] in ("lock", "rep", "repe", "repne"):
         if words[0] != "lock":
             repeat = {"repe": "repz ", "repne": "repnz "}.get(words[0], "rep ")
         words = words[1].split(" ", 1)
-    return Text(len(line.code), repeat + _our_name(words[0]), words[1] if len(words) > 1 else "")
+    return InsnText(len(line.code), repeat + _our_name(words[0]), words[1] if len(words) > 1 else "")
 
 
-def theirs(lines: list[tuple[int, str]]) -> Text:
+def theirs(lines: list[tuple[int, str]]) -> InsnText:
     """Return objdump's text by that convention; ``lines`` are (length, text) from the case's first byte on."""
     total = 0
     repeat = ""
@@ -132,21 +132,21 @@ def theirs(lines: list[tuple[int, str]]) -> Text:
         if not words:
             continue  # prefixes on a line of their own
         if "(bad)" in words:
-            return Text(total, "", "")
+            return InsnText(total, "", "")
         name, operands = words[0], " ".join(words[1:])
         operands = re.sub(r"\+?e?[ir]?iz\*\d", "", operands).replace("+0x0]", "]")
         if name in ("movs", "stos", "lods", "ins", "outs") and repeat:
             name = f"rep {name}"  # F2 repeats them as F3 does
         elif name in ("cmps", "scas") and repeat:
             name = f"{'repnz' if repeat == 'repnz' else 'repz'} {name}"
-        return Text(total, name, operands)
-    return Text(total, "", "")
+        return InsnText(total, name, operands)
+    return InsnText(total, "", "")
 
 
 _TARGET: Final = re.compile(r"0x[0-9a-f]+$")
 
 
-def same(a: Text, b: Text) -> bool:
+def same(a: InsnText, b: InsnText) -> bool:
     """Return whether ours and theirs are the same instruction; their mnemonics may end in a size."""
     if not a.name and not b.name:
         return True  # how long nothing is does not matter
@@ -154,7 +154,7 @@ def same(a: Text, b: Text) -> bool:
     return named and a.length == b.length and _operands(a) == _operands(b)
 
 
-def _operands(text: Text) -> str:
+def _operands(text: InsnText) -> str:
     if text.name[0] in "jcl" and _TARGET.match(text.operands):
         return hex(int(text.operands, 16) & 0xFFFF)  # objdump leaves 16-bit targets beyond 64 KiB
     return text.operands
@@ -173,7 +173,7 @@ class Reviewed:
     since: tuple[int, int] = (0, 0)
 
 
-def describe(code: bytes, a: Text, b: Text) -> str:
+def describe(code: bytes, a: InsnText, b: InsnText) -> str:
     """Return the description of a disagreement."""
     bare = code.lstrip(_PREFIX_BYTES)
     return f"{code[: len(code) - len(bare)].hex() or '-'} {bare.hex()}: {a}, objdump: {b}"
@@ -272,7 +272,7 @@ def run_objdump(codes: list[bytes], code32: bool) -> list[list[tuple[int, str]]]
 
 
 @dataclass
-class Comparison:
+class DisassemblyComparison:
     """What a comparison has found; ``reviewed`` counts by reason, ``examples`` has all descriptions of each."""
 
     compared: int = 0
@@ -281,9 +281,9 @@ class Comparison:
     errors: list[str] = field(default_factory=list)
 
 
-def compare(codes: Iterable[bytes], code32: bool) -> Comparison:
+def compare(codes: Iterable[bytes], code32: bool) -> DisassemblyComparison:
     """Compare byte strings; see the module."""
-    result = Comparison()
+    result = DisassemblyComparison()
     batch: list[bytes] = []
     for code in codes:
         batch.append(code)
@@ -295,7 +295,7 @@ def compare(codes: Iterable[bytes], code32: bool) -> Comparison:
     return result
 
 
-def _compare_batch(codes: list[bytes], code32: bool, result: Comparison) -> None:
+def _compare_batch(codes: list[bytes], code32: bool, result: DisassemblyComparison) -> None:
     known = [row for row in REVIEWED if row.since <= version()]
     for n, (code, lines) in enumerate(zip(codes, run_objdump(codes, code32), strict=True)):
         line = disassemble(code.ljust(_SLOT, _NOP), code32, n * _SLOT)

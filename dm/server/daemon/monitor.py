@@ -16,7 +16,7 @@ class DaemonMonitor(Listener):
     """Implements Control, and turns the supervisor's reports into events."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[control.Event], None]] = []
+        self._listeners: list[Callable[[control.ControlEvent], None]] = []
         self._supervisor: Supervisor
         self._turn = asyncio.Lock()  # stop and cont come one after the other
 
@@ -64,15 +64,15 @@ class DaemonMonitor(Listener):
             self._emit(control.Shutdown(guest=False, reason=cause))
             self._supervisor.quit()
 
-    async def sessions(self) -> Sequence[control.Session]:
+    async def sessions(self) -> Sequence[control.SessionInfo]:
         """Return all sessions, from what workers last reported (at most a fifth of a second ago)."""
         now = time.monotonic()
         return [
-            control.Session(
+            control.SessionInfo(
                 id=str(session.number),
                 uptime_ms=int((now - session.since) * 1000),
                 vcpus=tuple(
-                    control.Vcpu(v.number, control.VcpuState(v.doing), v.requests, v.instructions, v.io)
+                    control.VcpuInfo(v.number, control.VcpuState(v.doing), v.requests, v.instructions, v.io)
                     for v in session.vcpus
                 ),
                 name=session.name or None,
@@ -83,7 +83,7 @@ class DaemonMonitor(Listener):
             if session.live
         ]
 
-    def subscribe(self, listener: Callable[[control.Event], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[control.ControlEvent], None]) -> Callable[[], None]:
         """Call ``listener`` with every later event; returns what ends that."""
         self._listeners.append(listener)
 
@@ -111,6 +111,6 @@ class DaemonMonitor(Listener):
         for vcpu in session.vcpus:
             self._emit(control.VcpuLost(str(session.number), vcpu.number, f"memory-lost: {reason}"))
 
-    def _emit(self, event: control.Event) -> None:
+    def _emit(self, event: control.ControlEvent) -> None:
         for listener in list(self._listeners):
             listener(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dm.shim.memory import CONVENTIONAL_END, GuestMemory
+from dm.shim.memory import CONVENTIONAL_END, PcMemory
 
 BASE: Final = 0x400
 EBDA: Final = CONVENTIONAL_END - 0x400
@@ -66,7 +66,7 @@ class Bda:
     keyboard_mode = _Field(0x96, 1)
     keyboard_leds = _Field(0x97, 1)
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: PcMemory) -> None:
         self.memory = memory
 
     def reset(self) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dm.machine.architecture import Eflags
 from dm.machine.state import Seg, State
 from dm.shim.bios import rom
-from dm.shim.memory import AddressSpace, GuestMemory
+from dm.shim.memory import AddressSpace, PcMemory
 
 
-class Call:
+class BiosCall:
     """Registers by name (8-bit ones here, the rest on ``state``) and the flags the caller will get back.
 
     The caller's IP, CS and FLAGS are on its stack, where INT put them; results in CF and ZF are stored into that
     FLAGS image, as BIOSes do, and the final IRET is executed by the guest in its own mode.
     """
 
-    def __init__(self, memory: GuestMemory, state: State) -> None:
+    def __init__(self, memory: PcMemory, state: State) -> None:
         self.state = state
         self.memory = memory
         self.space = AddressSpace(memory, state)

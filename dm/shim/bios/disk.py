@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dm.machine.state import Seg
 from dm.shim.bios import rom
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import Call
-from dm.shim.disk import SECTOR, Drive, Kind
+from dm.shim.bios.call import BiosCall
+from dm.shim.disk import SECTOR, DiskKind, Drive
 
 # Error codes in AH.
 OK, BAD_COMMAND, NOT_FOUND, CHANGED, DMA_BOUNDARY, WRITE_PROTECTED = 0x00, 0x01, 0x04, 0x06, 0x09, 0x03
@@ -26,7 +26,7 @@ class DiskServices:
         self.drives = list(drives)
         self.sectors_read = 0
         self.sectors_written = 0
-        self._functions: dict[int, Callable[[Call, Drive], int]] = {
+        self._functions: dict[int, Callable[[BiosCall, Drive], int]] = {
             0x00: self._nothing, 0x02: self._transfer, 0x03: self._transfer, 0x04: self._transfer,
             0x05: self._format, 0x08: self._parameters, 0x09: self._nothing, 0x0C: self._nothing, 0x0D: self._nothing,
             0x10: self._nothing, 0x11: self._nothing, 0x14: self._nothing, 0x15: self._type, 0x16: self._nothing,
@@ -37,19 +37,19 @@ class DiskServices:
 
     def reset(self) -> None:
         """Fill in the data area: number of hard disks, status."""
-        self._bda.disk_count = sum(d.kind is Kind.DISK for d in self.drives)
+        self._bda.disk_count = sum(d.kind is DiskKind.DISK for d in self.drives)
         self._bda.disk_status = self._bda.floppy_status = 0
 
     @property
     def floppies(self) -> list[Drive]:
         """The diskette drives."""
-        return [d for d in self.drives if d.kind is Kind.FLOPPY]
+        return [d for d in self.drives if d.kind is DiskKind.FLOPPY]
 
     def drive(self, number: int) -> Drive | None:
         """Return the drive with an INT 13h number (8 bits)."""
         return next((d for d in self.drives if d.number == number), None)
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 13h."""
         function, number = call.ah, call.dl
         if function == 0x01:
@@ -80,7 +80,7 @@ class DiskServices:
             call.succeed()
         call.finish()
 
-    def _absent(self, call: Call) -> int:
+    def _absent(self, call: BiosCall) -> int:
         if call.ah == 0x08 and not call.dl & 0x80:
             # The number of diskette drives is returned even for a drive that is not there.
             call.state.bx = call.state.cx = 0
@@ -91,12 +91,12 @@ class DiskServices:
             return OK
         return BAD_COMMAND
 
-    def _nothing(self, call: Call, drive: Drive) -> int:
+    def _nothing(self, call: BiosCall, drive: Drive) -> int:
         return OK
 
     # --- CHS
 
-    def _transfer(self, call: Call, drive: Drive) -> int:
+    def _transfer(self, call: BiosCall, drive: Drive) -> int:
         count = call.al
         sector = drive.geometry.lba((call.cl & 0xC0) << 2 | call.ch, call.dh, call.cl & 0x3F)
         if not 1 <= count <= 128:
@@ -110,7 +110,7 @@ class DiskServices:
             call.al = count
         return status
 
-    def _move(self, call: Call, drive: Drive, sector: int, count: int, buffer: int, function: int) -> int:
+    def _move(self, call: BiosCall, drive: Drive, sector: int, count: int, buffer: int, function: int) -> int:
         """Read (x2h), write (x3h) or verify (x4h, x7h) whole sectors at linear address ``buffer``."""
         if sector + count > drive.sectors:
             return NOT_FOUND
@@ -126,8 +126,8 @@ class DiskServices:
             self.sectors_written += count
         return OK
 
-    def _format(self, call: Call, drive: Drive) -> int:
-        if drive.kind is not Kind.FLOPPY:
+    def _format(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is not DiskKind.FLOPPY:
             return BAD_COMMAND
         if drive.read_only:
             return WRITE_PROTECTED
@@ -137,34 +137,34 @@ class DiskServices:
         drive.write(sector, b"\xf6" * (drive.geometry.sectors * SECTOR))
         return OK
 
-    def _parameters(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.CD:
+    def _parameters(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.CD:
             return BAD_COMMAND
         g = drive.geometry
         last = g.cylinders - 1
         call.ch, call.cl = last & 0xFF, g.sectors | last >> 2 & 0xC0
         call.dh = g.heads - 1
-        if drive.kind is Kind.FLOPPY:
+        if drive.kind is DiskKind.FLOPPY:
             call.dl, call.state.bx = len(self.floppies), drive.floppy_type
             call.set_segment(Seg.ES, rom.SEGMENT)
             call.state.di = rom.FLOPPY_TABLE
         else:
-            call.dl = sum(d.kind is Kind.DISK for d in self.drives)
+            call.dl = sum(d.kind is DiskKind.DISK for d in self.drives)
         call.al = 0
         return OK
 
-    def _type(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.CD:
+    def _type(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.CD:
             return BAD_COMMAND
-        if drive.kind is Kind.FLOPPY:
+        if drive.kind is DiskKind.FLOPPY:
             call.ah = 2  # with change line
         else:
             call.ah = 3
             call.state.cx, call.state.dx = drive.sectors >> 16 & 0xFFFF, drive.sectors & 0xFFFF
         return OK
 
-    def _media_type(self, call: Call, drive: Drive) -> int:
-        if drive.kind is not Kind.FLOPPY:
+    def _media_type(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is not DiskKind.FLOPPY:
             return BAD_COMMAND
         if (call.cl & 0x3F, call.ch + 1) != (drive.geometry.sectors, drive.geometry.cylinders):
             return 0x0C
@@ -174,16 +174,16 @@ class DiskServices:
 
     # --- LBA extensions
 
-    def _extensions(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.FLOPPY or call.state.bx != 0x55AA:
+    def _extensions(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.FLOPPY or call.state.bx != 0x55AA:
             return BAD_COMMAND
         call.state.bx = 0xAA55
         # Fixed disk access; drive locking and ejecting for the CD; enhanced drive parameters.
-        call.state.cx = 0b111 if drive.kind is Kind.CD else 0b101
+        call.state.cx = 0b111 if drive.kind is DiskKind.CD else 0b101
         return OK
 
-    def _extended(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.FLOPPY:
+    def _extended(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.FLOPPY:
             return BAD_COMMAND
         at = call.state.ds.base + call.state.si
         packet = call.space.read_linear(at, 16)
@@ -200,8 +200,8 @@ class DiskServices:
             call.space.write_linear(at + 2, b"\0\0")  # blocks moved
         return status
 
-    def _extended_parameters(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.FLOPPY:
+    def _extended_parameters(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.FLOPPY:
             return BAD_COMMAND
         size = call.space.read_word(call.state.ds, call.state.si)
         if size < 26:
@@ -209,7 +209,7 @@ class DiskServices:
         size = 30 if size >= 30 else 26
         g = drive.geometry
         # Information flags: DMA boundary errors handled; CHS valid, or removable with change line and lock.
-        flags = 0x0003 if drive.kind is Kind.DISK else 0x0075
+        flags = 0x0003 if drive.kind is DiskKind.DISK else 0x0075
         table = size.to_bytes(2, "little") + flags.to_bytes(2, "little")
         table += b"".join(value.to_bytes(4, "little") for value in (g.cylinders, g.heads, g.sectors))
         table += drive.sectors.to_bytes(8, "little") + drive.sector_size.to_bytes(2, "little")
@@ -217,27 +217,27 @@ class DiskServices:
         call.space.write(call.state.ds, call.state.si, table[:size])
         return OK
 
-    def _lock(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.FLOPPY:
+    def _lock(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.FLOPPY:
             return BAD_COMMAND
         call.al = 0
-        return OK if drive.kind is Kind.CD else NOT_REMOVABLE
+        return OK if drive.kind is DiskKind.CD else NOT_REMOVABLE
 
-    def _eject(self, call: Call, drive: Drive) -> int:
-        return NO_MEDIA if drive.kind is Kind.CD else NOT_REMOVABLE if drive.kind is Kind.DISK else BAD_COMMAND
+    def _eject(self, call: BiosCall, drive: Drive) -> int:
+        return NO_MEDIA if drive.kind is DiskKind.CD else NOT_REMOVABLE if drive.kind is DiskKind.DISK else BAD_COMMAND
 
-    def _unchanged(self, call: Call, drive: Drive) -> int:
-        return OK if drive.kind is not Kind.FLOPPY else BAD_COMMAND
+    def _unchanged(self, call: BiosCall, drive: Drive) -> int:
+        return OK if drive.kind is not DiskKind.FLOPPY else BAD_COMMAND
 
-    def _configure(self, call: Call, drive: Drive) -> int:
-        if drive.kind is Kind.FLOPPY:
+    def _configure(self, call: BiosCall, drive: Drive) -> int:
+        if drive.kind is DiskKind.FLOPPY:
             return BAD_COMMAND
         call.al = 0
         return OK
 
     # --- El Torito
 
-    def _emulation(self, call: Call, drive: Drive) -> int:
+    def _emulation(self, call: BiosCall, drive: Drive) -> int:
         """AX=4B00h/4B01h: status packet of the boot CD at DS:SI; AX=4B00h also ends the emulation."""
         entry = drive.boot
         if entry is None or call.al > 1:
@@ -249,7 +249,7 @@ class DiskServices:
         last = max(g.cylinders - 1, 0)
         packet += bytes((last & 0xFF, g.sectors & 0x3F | last >> 2 & 0xC0, max(g.heads - 1, 0)))
         call.space.write(call.state.ds, call.state.si, packet)
-        if call.al == 0 and emulated.kind is not Kind.CD:
+        if call.al == 0 and emulated.kind is not DiskKind.CD:
             self.drives.remove(emulated)
-            self._bda.disk_count = sum(d.kind is Kind.DISK for d in self.drives)
+            self._bda.disk_count = sum(d.kind is DiskKind.DISK for d in self.drives)
         return OK

@@ -10,7 +10,7 @@ from dm.machine.state import Seg, State
 from dm.shim import cmos
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.bios.disk import DiskServices
 from dm.shim.bios.keyboard import Keyboard
 from dm.shim.bios.ports import SerialServices, printer_service
@@ -22,9 +22,9 @@ from dm.shim.bus import PortBus
 from dm.shim.devices import rtc
 from dm.shim.devices.pic import PicPair
 from dm.shim.devices.rtc import Rtc
-from dm.shim.disk import SECTOR, Drive, Kind
-from dm.shim.memory import BIOS, GuestMemory, PageFaultError
-from dm.shim.multiboot import Kernel
+from dm.shim.disk import SECTOR, DiskKind, Drive
+from dm.shim.memory import BIOS, PageFaultError, PcMemory
+from dm.shim.multiboot import KernelImage
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Firmware:
 
     def __init__(
         self,
-        memory: GuestMemory,
+        memory: PcMemory,
         bus: PortBus,
         pic: PicPair,
         clock: Rtc,
@@ -54,7 +54,7 @@ class Firmware:
         timer: Timer,
         system: SystemServices,
         serial: SerialServices,
-        kernel: Kernel | None = None,
+        kernel: KernelImage | None = None,
         check_signature: bool = True,
     ) -> None:
         """``kernel`` is started instead of a drive; ``check_signature``: a diskette boots only with 55AAh at its end.
@@ -74,12 +74,12 @@ class Firmware:
         self.no_boot = False
         self.why = "no bootable device"
         self._complained: set[int] = set()
-        self._vectors: dict[int, Callable[[Call], None]] = {
+        self._vectors: dict[int, Callable[[BiosCall], None]] = {
             0x10: video.service, 0x13: disks.service, 0x14: serial.service, 0x15: system.service,
             0x16: keyboard.service, 0x17: printer_service, 0x18: self._no_boot, 0x19: self._bootstrap,
             0x1A: timer.service, 0x40: disks.service, 0x70: self._clock_interrupt,
         }  # fmt: skip
-        self._traps: dict[int, Callable[[Call], None]] = {
+        self._traps: dict[int, Callable[[BiosCall], None]] = {
             Trap.POST: self._post, Trap.KEY: keyboard.key, Trap.REST: keyboard.rest,
         }  # fmt: skip
 
@@ -91,7 +91,7 @@ class Firmware:
         """
         offset = address & 0xFFFF
         registers, es = state.gpr.copy(), (state.es.selector, state.es.base, state.es.unusable)
-        call = Call(self._memory, state)
+        call = BiosCall(self._memory, state)
         try:
             if offset in self._traps:
                 self._traps[offset](call)
@@ -117,7 +117,7 @@ class Firmware:
 
     # --- POST
 
-    def _post(self, call: Call) -> None:
+    def _post(self, call: BiosCall) -> None:
         """Power-on or restart: initialise everything and boot, or resume at 40:67 as CMOS byte 0Fh asks."""
         shutdown = self._rtc.cmos[rtc.SHUTDOWN]
         self._rtc.cmos[rtc.SHUTDOWN] = 0
@@ -167,7 +167,7 @@ class Firmware:
 
     # --- bootstrap
 
-    def _bootstrap(self, call: Call) -> None:
+    def _bootstrap(self, call: BiosCall) -> None:
         """INT 19h: load the kernel, or the first drive's boot record, and jump to it."""
         if self._kernel:
             self._system.open_a20()
@@ -189,7 +189,7 @@ class Firmware:
 
     def _load(self, drive: Drive) -> int | None:
         """Load the boot record of ``drive``; return its physical address, None if it has none."""
-        if drive.kind is Kind.CD:
+        if drive.kind is DiskKind.CD:
             assert drive.boot is not None
             address = drive.boot.load_segment << 4
             size = drive.boot.sectors * SECTOR
@@ -200,15 +200,15 @@ class Firmware:
             return address
         data = drive.read(0, 1)
         signed = data is not None and data[510:512] == b"\x55\xaa"
-        if data is None or not (signed or (drive.kind is Kind.FLOPPY and not self._check_signature)):
-            if data is not None and drive.kind is Kind.FLOPPY:
+        if data is None or not (signed or (drive.kind is DiskKind.FLOPPY and not self._check_signature)):
+            if data is not None and drive.kind is DiskKind.FLOPPY:
                 self.why += ": the diskette's first sector does not end in 55 AA"
             return None
         address = drive.boot.load_segment << 4 if drive.boot else _BOOT_ADDRESS
         self._memory.write(address, data)
         return address
 
-    def _no_boot(self, call: Call) -> None:
+    def _no_boot(self, call: BiosCall) -> None:
         """Say so, in the guest's own code, and halt."""
         self.no_boot = True
         text = f"{self.why[:1].upper()}{self.why[1:]}.\r\n\0"
@@ -217,11 +217,11 @@ class Firmware:
 
     # --- small services
 
-    def _clock_interrupt(self, call: Call) -> None:
+    def _clock_interrupt(self, call: BiosCall) -> None:
         self._system.clock_interrupt(call)
         self._timer.clock_interrupt(call)
 
-    def _unexpected(self, vector: int, call: Call) -> None:
+    def _unexpected(self, vector: int, call: BiosCall) -> None:
         """An interrupt nobody handles: end it if it is the hardware's, else name the exception once."""
         irq = _HARDWARE.get(vector)
         if irq is not None and (self._pic.slave.isr if irq >= 8 else self._pic.master.isr) >> (irq & 7) & 1:

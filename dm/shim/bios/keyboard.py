@@ -8,7 +8,7 @@ from dm.machine.architecture import Eflags
 from dm.shim import keys
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.memory import BIOS
 
 # BDA 40:17 and 40:18 bits of each shifting key; grey keys have their own bits in the second byte.
@@ -58,7 +58,7 @@ class Keyboard:
 
     # --- INT 16h: what the ROM does not handle
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 16h."""
         if call.ah == 0x05:
             call.al = 0 if self._bda.put_key(call.state.cx) else 1
@@ -66,7 +66,7 @@ class Keyboard:
             call.al = 0x20  # AH=10h-12h are there
         call.finish()
 
-    def rest(self, call: Call) -> None:
+    def rest(self, call: BiosCall) -> None:
         """Let the host sleep when the guest does nothing but ask for a key or the time; the ROM has answered it."""
         work = self._work()
         if work - self._last_work < _WORK * self._polls:
@@ -81,7 +81,7 @@ class Keyboard:
 
     # --- INT 9, entered after the guest's INT 15h AH=4Fh hook has seen the scan code in AL
 
-    def key(self, call: Call) -> None:
+    def key(self, call: BiosCall) -> None:
         """Take the scan code in AL if CF is set, send the EOI, and leave through ``pop ax; iret``."""
         if call.state.rflags & Eflags.CF:
             self._scan_code(call.al)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.devices.serial import Serial
 
 _DIVISORS = (1047, 768, 384, 192, 96, 48, 24, 12)  # 110 to 9600 baud
@@ -15,7 +15,7 @@ class SerialServices:
     def __init__(self, serial: Serial) -> None:
         self._serial = serial
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 14h."""
         serial, function = self._serial, call.ah
         if call.state.dx != 0:
@@ -37,7 +37,7 @@ class SerialServices:
         call.finish()
 
 
-def printer_service(call: Call) -> None:
+def printer_service(call: BiosCall) -> None:
     """Answer one INT 17h: there is no printer, so it times out."""
     call.ah = 0x01
     call.finish()

@@ -13,7 +13,7 @@ from typing import Final
 from dm.isa.map.assembler import Assembly
 from dm.shim.bios import services
 from dm.shim.bios.font import font
-from dm.shim.memory import BIOS, TRAPS, GuestMemory
+from dm.shim.memory import BIOS, TRAPS, PcMemory
 
 SEGMENT: Final = 0xF000
 _PAGE = TRAPS - BIOS
@@ -69,7 +69,7 @@ def code() -> Assembly:
 SERVICES: Final = {0x08: "int08", 0x10: "int10", 0x11: "int11", 0x12: "int12", 0x16: "int16", 0x1A: "int1a"}
 
 
-def install(memory: GuestMemory) -> None:
+def install(memory: PcMemory) -> None:
     """Write the image below 1 MiB."""
     image = bytearray(0x10000)
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dm.machine.state import Seg
 from dm.shim.bios import rom
 from dm.shim.bios.bda import EBDA, Bda
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.clock import Clock
 from dm.shim.devices import rtc
 from dm.shim.devices.rtc import Rtc
 from dm.shim.devices.system import SystemControl
-from dm.shim.memory import BIOS, CONVENTIONAL_END, EXTENDED, KIB, MIB, RESET_ALIAS, GuestMemory
+from dm.shim.memory import BIOS, CONVENTIONAL_END, EXTENDED, KIB, MIB, RESET_ALIAS, PcMemory
 
 _SMAP = 0x534D4150
 _USABLE, _RESERVED = 1, 2
@@ -28,7 +28,7 @@ class SystemServices:
     def __init__(
         self,
         bda: Bda,
-        memory: GuestMemory,
+        memory: PcMemory,
         system: SystemControl,
         real_time_clock: Rtc,
         clock: Clock,
@@ -49,7 +49,7 @@ class SystemServices:
         """Open address line 20, as kernels in protected mode expect it."""
         self._system.set_a20(True)
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 15h."""
         handler = {
             0x24: self._a20, 0x4F: self._key_intercept, 0x83: self._event_wait, 0x87: self._block_move,
@@ -65,7 +65,7 @@ class SystemServices:
             call.fail(_UNSUPPORTED)
         call.finish()
 
-    def _a20(self, call: Call) -> None:
+    def _a20(self, call: BiosCall) -> None:
         function = call.al
         if function in (0, 1):
             self._system.set_a20(bool(function))
@@ -78,15 +78,15 @@ class SystemServices:
             return
         call.succeed()
 
-    def _key_intercept(self, call: Call) -> None:
+    def _key_intercept(self, call: BiosCall) -> None:
         call.carry(True)  # process the scan code in AL
 
-    def _device_hook(self, call: Call) -> None:
+    def _device_hook(self, call: BiosCall) -> None:
         call.succeed()
 
     # --- waiting
 
-    def _wait(self, call: Call) -> None:
+    def _wait(self, call: BiosCall) -> None:
         """AH=86h: return after CX:DX microseconds, serving the guest's interrupts meanwhile."""
         now = self._clock.now()
         if self._deadline is None:
@@ -100,7 +100,7 @@ class SystemServices:
         call.succeed()
         call.finish()
 
-    def _event_wait(self, call: Call) -> None:
+    def _event_wait(self, call: BiosCall) -> None:
         """AH=83h: set bit 7 of the byte at ES:BX after CX:DX microseconds; AL=1 cancels."""
         if call.al == 1:
             self._end_event()
@@ -118,7 +118,7 @@ class SystemServices:
         self._event = None
         self._rtc.write(rtc.B, self._rtc.cmos[rtc.B] & ~0x40)
 
-    def clock_interrupt(self, call: Call) -> None:
+    def clock_interrupt(self, call: BiosCall) -> None:
         """Let INT 70h end an event wait whose time has come."""
         if self._event and self._clock.now() >= self._event[1]:
             at = self._event[0]
@@ -128,7 +128,7 @@ class SystemServices:
 
     # --- memory
 
-    def _block_move(self, call: Call) -> None:
+    def _block_move(self, call: BiosCall) -> None:
         """AH=87h: copy CX words between the addresses of two descriptors in the table at ES:SI."""
         count = call.state.cx
         if count > 0x8000:
@@ -141,11 +141,11 @@ class SystemServices:
         self._memory.a20 = a20
         call.succeed()
 
-    def _extended_memory(self, call: Call) -> None:
+    def _extended_memory(self, call: BiosCall) -> None:
         call.state.ax = min((self._memory.size - EXTENDED) // KIB, 0xFC00)
         call.carry(False)
 
-    def _big_memory(self, call: Call) -> None:
+    def _big_memory(self, call: BiosCall) -> None:
         if call.al == 0x20 and call.state.edx == _SMAP:
             self._memory_map(call)
         elif call.al in (0x01, 0x81):
@@ -168,7 +168,7 @@ class SystemServices:
             (RESET_ALIAS, 1 << 32, _RESERVED),
         ]
 
-    def _memory_map(self, call: Call) -> None:
+    def _memory_map(self, call: BiosCall) -> None:
         regions, index = self.regions(), call.state.ebx
         if index >= len(regions) or call.state.ecx < 20:
             call.fail(_UNSUPPORTED)
@@ -182,12 +182,12 @@ class SystemServices:
 
     # --- configuration
 
-    def _configuration(self, call: Call) -> None:
+    def _configuration(self, call: BiosCall) -> None:
         call.set_segment(Seg.ES, rom.SEGMENT)
         call.state.bx = rom.CONFIGURATION
         call.succeed()
 
-    def _ebda(self, call: Call) -> None:
+    def _ebda(self, call: BiosCall) -> None:
         call.set_segment(Seg.ES, self._bda.ebda_segment)
         call.carry(False)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.devices import rtc
 from dm.shim.devices.rtc import Rtc
 
@@ -26,13 +26,13 @@ class Timer:
         seconds = t.hour * 3600 + t.minute * 60 + t.second
         self._bda.ticks = seconds * TICKS_PER_DAY // 86400
 
-    def clock_interrupt(self, call: Call) -> None:
+    def clock_interrupt(self, call: BiosCall) -> None:
         """Answer INT 70h: acknowledge the clock; alarm and periodic users poll or hook it themselves."""
         self._rtc.read(rtc.C)
         self._eoi(8)
         call.finish()
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 1Ah that is not about ticks; unknown ones, the PCI BIOS (AH=B1h) among them, return CF."""
         function = call.ah
         handler = {
@@ -45,27 +45,27 @@ class Timer:
             call.carry(True)
         call.finish()
 
-    def _get_time(self, call: Call) -> None:
+    def _get_time(self, call: BiosCall) -> None:
         t = self._rtc.time
         call.ch, call.cl, call.dh, call.dl = _bcd(t.hour), _bcd(t.minute), _bcd(t.second), 0
         call.succeed()
 
-    def _set_time(self, call: Call) -> None:
+    def _set_time(self, call: BiosCall) -> None:
         self._change(call, hour=call.ch, minute=call.cl, second=call.dh)
 
-    def _get_date(self, call: Call) -> None:
+    def _get_date(self, call: BiosCall) -> None:
         t = self._rtc.time
         call.ch, call.cl, call.dh, call.dl = _bcd(t.year // 100), _bcd(t.year % 100), _bcd(t.month), _bcd(t.day)
         call.succeed()
 
-    def _set_date(self, call: Call) -> None:
+    def _set_date(self, call: BiosCall) -> None:
         century, year = _binary(call.ch), _binary(call.cl)
         if century is None or year is None:
             call.fail(0)
             return
         self._change(call, year=century * 100 + year, month=call.dh, day=call.dl)
 
-    def _change(self, call: Call, *, year: int | None = None, **parts: int) -> None:
+    def _change(self, call: BiosCall, *, year: int | None = None, **parts: int) -> None:
         values = {name: _binary(value) for name, value in parts.items()}
         try:
             if None in values.values():
@@ -78,7 +78,7 @@ class Timer:
         except ValueError:
             call.carry(True)
 
-    def _set_alarm(self, call: Call) -> None:
+    def _set_alarm(self, call: BiosCall) -> None:
         if self._rtc.cmos[rtc.B] & 0x20:
             call.fail(0)
             return
@@ -87,7 +87,7 @@ class Timer:
         self._rtc.write(rtc.B, self._rtc.cmos[rtc.B] | 0x20)
         call.succeed()
 
-    def _clear_alarm(self, call: Call) -> None:
+    def _clear_alarm(self, call: BiosCall) -> None:
         self._rtc.write(rtc.B, self._rtc.cmos[rtc.B] & ~0x20)
         call.succeed()
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dm.machine.state import Seg
 from dm.shim.bios import modes, rom
 from dm.shim.bios.bda import Bda
-from dm.shim.bios.call import Call
+from dm.shim.bios.call import BiosCall
 from dm.shim.bios.font import font
 from dm.shim.bios.modes import MODES, Mode
 from dm.shim.bios.raster import Raster
 from dm.shim.devices.vga import Vga
-from dm.shim.memory import GuestMemory
+from dm.shim.memory import PcMemory
 
 #: Vectors of the font of graphics modes, and of its upper half in the CGA's modes.
 _FONT_VECTOR, _HIGH_VECTOR = 0x43, 0x1F
@@ -27,16 +27,16 @@ _FONT_PLANE, _GLYPH = 2, 32
 class Video:
     """A VGA in modes 0 to 7 and 0Dh to 13h.  Other modes are refused and change nothing."""
 
-    def __init__(self, bda: Bda, memory: GuestMemory, vga: Vga) -> None:
+    def __init__(self, bda: Bda, memory: PcMemory, vga: Vga) -> None:
         self._bda, self._memory, self._vga = bda, memory, vga
-        self._functions: dict[int, Callable[[Call], None]] = {
+        self._functions: dict[int, Callable[[BiosCall], None]] = {
             0x00: self._mode, 0x01: self._shape, 0x04: self._light_pen, 0x05: self._page, 0x06: self._scroll,
             0x07: self._scroll, 0x08: self._read, 0x09: self._write, 0x0A: self._write, 0x0B: self._cga_colours,
             0x0C: self._write_dot, 0x0D: self._read_dot, 0x10: self._colours, 0x11: self._fonts, 0x12: self._alternate,
             0x1A: self._display_code, 0x1B: self._state_info,
         }  # fmt: skip
 
-    def service(self, call: Call) -> None:
+    def service(self, call: BiosCall) -> None:
         """Answer one INT 10h; unknown functions (VBE among them) change nothing, so AX does not say 004Fh."""
         handler = self._functions.get(call.ah)
         if handler:
@@ -107,19 +107,19 @@ class Video:
 
     # --- functions by AH
 
-    def _mode(self, call: Call) -> None:
+    def _mode(self, call: BiosCall) -> None:
         if self.set_mode(call.al):
             number = self.mode.number
             call.al = 0x3F if number == 6 else 0x30 if number <= 7 else 0x20
 
-    def _shape(self, call: Call) -> None:
+    def _shape(self, call: BiosCall) -> None:
         self._bda.cursor_shape = call.state.cx
         self._vga.set_cursor_shape(call.ch, call.cl, self._bda.character_height)
 
-    def _light_pen(self, call: Call) -> None:
+    def _light_pen(self, call: BiosCall) -> None:
         call.ah = 0
 
-    def _page(self, call: Call) -> None:
+    def _page(self, call: BiosCall) -> None:
         bda, page = self._bda, call.al
         if page >= 8:
             return
@@ -134,14 +134,14 @@ class Video:
     def _raster(self, page: int) -> Raster:
         return Raster(self._vga.memory, self.mode, page)
 
-    def _scroll(self, call: Call) -> None:
+    def _scroll(self, call: BiosCall) -> None:
         mode = self.mode
         top, left, bottom, right = call.ch, call.cl, min(call.dh, mode.rows - 1), min(call.dl, mode.columns - 1)
         if left <= right and top <= bottom:
             with self._raster(self._bda.page) as raster:
                 raster.scroll(top, left, bottom, right, call.al if call.ah == 6 else -call.al, call.bh)
 
-    def _glyph(self, call: Call, char: int) -> bytes:
+    def _glyph(self, call: BiosCall, char: int) -> bytes:
         """Return the shape of a character from the guest's font tables."""
         height = self.mode.height
         vector, index = _FONT_VECTOR, char
@@ -150,7 +150,7 @@ class Video:
         pointer = int.from_bytes(call.space.read_linear(vector * 4, 4), "little")
         return call.space.read_linear((pointer >> 16 << 4) + (pointer & 0xFFFF) + index * height, height)
 
-    def _read(self, call: Call) -> None:
+    def _read(self, call: BiosCall) -> None:
         page = call.bh & 7
         with self._raster(page) as raster:
             shape = raster.shape(*self._at(page))
@@ -161,7 +161,7 @@ class Video:
         column, row = self._bda.cursor(page)
         return min(column, self.mode.columns - 1), min(row, self.mode.rows - 1)
 
-    def _write(self, call: Call) -> None:
+    def _write(self, call: BiosCall) -> None:
         mode, page = self.mode, call.bh & 7
         background = call.bh if mode.bits == 8 else 0
         column, row = self._at(0 if mode.bits == 8 else page)
@@ -173,7 +173,7 @@ class Video:
                     break
                 raster.draw(column, row, glyph, call.bl, background)
 
-    def _cga_colours(self, call: Call) -> None:
+    def _cga_colours(self, call: BiosCall) -> None:
         """AH=0Bh: BH=0 border and background (the intensity too), BH=1 one of the CGA's two palettes."""
         attributes = self._vga.attributes
         if call.bh == 0:
@@ -184,19 +184,19 @@ class Video:
             for i in range(1, 4):
                 attributes[i] = attributes[i] & 0x10 | 2 * i | call.bl & 1
 
-    def _write_dot(self, call: Call) -> None:
+    def _write_dot(self, call: BiosCall) -> None:
         mode, x, y = self.mode, call.state.cx, call.state.dx
         if not mode.text and x < mode.width and y < mode.lines:
             with self._raster(call.bh & 7 if mode.bits < 8 else 0) as raster:
                 raster.set_dot(x, y, call.al)
 
-    def _read_dot(self, call: Call) -> None:
+    def _read_dot(self, call: BiosCall) -> None:
         mode, x, y = self.mode, call.state.cx, call.state.dx
         if not mode.text and x < mode.width and y < mode.lines:
             with self._raster(call.bh & 7 if mode.bits < 8 else 0) as raster:
                 call.al = raster.dot(x, y)
 
-    def _colours(self, call: Call) -> None:
+    def _colours(self, call: BiosCall) -> None:
         vga, function = self._vga, call.al
         if function == 0x00 and call.bl < 21:
             vga.attributes[call.bl] = call.bh
@@ -232,7 +232,7 @@ class Video:
         elif function == 0x19:
             call.bl = vga.palette_mask
 
-    def _fonts(self, call: Call) -> None:
+    def _fonts(self, call: BiosCall) -> None:
         function, state = call.al, call.state
         height = {1: 14, 2: 8, 4: 16}.get(function & 0x0F, 0)
         if function in (0x00, 0x10):  # the caller's, in text modes
@@ -256,7 +256,7 @@ class Video:
         if function >= 0x10:
             self._set_height(height)
 
-    def _graphics_font(self, call: Call) -> None:
+    def _graphics_font(self, call: BiosCall) -> None:
         bda, state, height = self._bda, call.state, {0x22: 14, 0x23: 8, 0x24: 16}.get(call.al, 0)
         if height:
             self._set_vector(_FONT_VECTOR, _FONTS[height])
@@ -266,7 +266,7 @@ class Video:
         bda.character_height = height
         bda.last_row = ({1: 14, 2: 25, 3: 43}.get(call.bl, call.dl) - 1) & 0xFF
 
-    def _font_pointer(self, call: Call) -> None:
+    def _font_pointer(self, call: BiosCall) -> None:
         pointer = rom.SEGMENT << 16 | {
             3: rom.FONT_8X8,
             4: rom.FONT_8X8 + 0x400,
@@ -280,20 +280,20 @@ class Video:
         call.state.cx = self._bda.character_height
         call.dl = self._bda.last_row
 
-    def _alternate(self, call: Call) -> None:
+    def _alternate(self, call: BiosCall) -> None:
         if call.bl == 0x10:
             call.state.bx, call.state.cx = 0x0003, 0x0009  # colour, 256 KiB
         elif call.bl in (0x30, 0x31, 0x32, 0x33, 0x34, 0x36):
             call.al = 0x12
 
-    def _display_code(self, call: Call) -> None:
+    def _display_code(self, call: BiosCall) -> None:
         if call.al == 0:
             call.state.bx = self._bda.display_code
         else:
             self._bda.display_code = call.bl
         call.al = 0x1A
 
-    def _state_info(self, call: Call) -> None:
+    def _state_info(self, call: BiosCall) -> None:
         bda, memory = self._bda, self._memory
         rows = bda.last_row + 1
         info = (

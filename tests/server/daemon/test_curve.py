@@ -16,7 +16,7 @@ from dm.keys import Curve
 from dm.protocol import schema
 from dm.protocol.schema import DoneReason, ErrorClass, Kind, Region
 from dm.shim.client import Shim
-from dm.shim.control import Control
+from dm.shim.control import ControlSocket
 from dm.shim.errors import SessionLost, ShimError
 
 IN60 = b"I\x60\x00\x01"
@@ -139,7 +139,7 @@ class TestStrangers:
         """Before, while and after ZeroMQ takes the connection down: then there is nobody left to send to."""
         for tenths in range(40):
             context = zmq.Context()
-            control = Control(context, daemon.endpoint, daemon.curve("stranger"))
+            control = ControlSocket(context, daemon.endpoint, daemon.curve("stranger"))
             time.sleep(tenths / 10_000)
             with pytest.raises(SessionLost, match="does not know these CURVE keys"):
                 control.request(schema.Hello(seq=0, min_version=1, max_version=1), schema.Welcome, 60)

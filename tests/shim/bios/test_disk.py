@@ -1,6 +1,6 @@
 import pytest
 
-from dm.shim.disk import Drive, Kind, drives
+from dm.shim.disk import DiskKind, Drive, drives
 
 
 def number(bench, address):
@@ -130,7 +130,7 @@ def test_extended_parameters(disk_bench):
 
 
 def test_cd_sectors_have_2048_bytes(make_bench, cd_image):
-    bench = make_bench(drives(cd_image(boot=b"BOOT" + bytes(2044) + b"NEXT"), Kind.CD))
+    bench = make_bench(drives(cd_image(boot=b"BOOT" + bytes(2044) + b"NEXT"), DiskKind.CD))
     bench.post()
     packet(bench, 21, 1)
     assert not bench.interrupt(0x13, ax=0x4200, dx=0xE0, ds=0x600, si=0).cf
@@ -145,7 +145,7 @@ def test_cd_sectors_have_2048_bytes(make_bench, cd_image):
 
 
 def test_el_torito_status_packet(make_bench, cd_image):
-    bench = make_bench(drives(cd_image(), Kind.CD))
+    bench = make_bench(drives(cd_image(), DiskKind.CD))
     bench.post()
     assert not bench.interrupt(0x13, ax=0x4B01, dx=0xE0, ds=0x600, si=0).cf
     table = bench.memory.read(0x6000, 0x13)
@@ -157,7 +157,7 @@ def test_el_torito_status_packet(make_bench, cd_image):
 
 def test_ending_floppy_emulation(make_bench, cd_image):
     boot = bytes(510) + b"\x55\xaa" + b"sector two"
-    bench = make_bench(drives(cd_image(2, boot=boot), Kind.CD))
+    bench = make_bench(drives(cd_image(2, boot=boot), DiskKind.CD))
     bench.post()
     assert not bench.interrupt(0x13, ax=0x0201, cx=2, dx=0, es=0x800, bx=0).cf
     assert bench.memory.read(0x8000, 10) == b"sector two"
@@ -184,9 +184,9 @@ def test_every_function_returns_with_an_error_or_a_result(bench, disk_bench):
 def test_drive_list_is_not_the_callers(floppy_image):
     from dm.shim.bios.bda import Bda
     from dm.shim.bios.disk import DiskServices
-    from dm.shim.memory import GuestMemory
+    from dm.shim.memory import PcMemory
 
-    mine: list[Drive] = drives(floppy_image, Kind.FLOPPY)
-    services = DiskServices(Bda(GuestMemory(bytearray(2 << 20))), mine)
+    mine: list[Drive] = drives(floppy_image, DiskKind.FLOPPY)
+    services = DiskServices(Bda(PcMemory(bytearray(2 << 20))), mine)
     services.drives.clear()
     assert len(mine) == 1

@@ -8,7 +8,7 @@ from dm.machine.architecture import Eflags
 from dm.machine.state import EventType
 from dm.shim.bios import rom
 from dm.shim.devices import rtc
-from dm.shim.disk import Kind, drives
+from dm.shim.disk import DiskKind, drives
 
 
 def test_reset_vector_jumps_to_post(bench):
@@ -33,7 +33,7 @@ def test_hard_disk_boots_with_drive_80(disk_bench):
 
 @pytest.mark.parametrize(("segment", "cs", "ip"), [(0, 0, 0x7C00), (0x2000, 0x2000, 0)])
 def test_cd_boot_image_is_loaded_where_its_entry_says(make_bench, cd_image, segment, cs, ip):
-    bench = make_bench(drives(cd_image(segment=segment, boot=b"BOOT" + bytes(3000) + b"END"), Kind.CD))
+    bench = make_bench(drives(cd_image(segment=segment, boot=b"BOOT" + bytes(3000) + b"END"), DiskKind.CD))
     bench.post()
     s = bench.state
     assert (s.cs.selector, s.eip, s.edx) == (cs, ip, 0xE0)
@@ -50,7 +50,7 @@ def test_cd_boot_image_is_loaded_where_its_entry_says(make_bench, cd_image, segm
     ],
 )
 def test_nothing_to_boot_says_so_and_halts(make_bench, image, text):
-    bench = make_bench(drives(image, Kind.FLOPPY) if image else [])
+    bench = make_bench(drives(image, DiskKind.FLOPPY) if image else [])
     bench.post()
     bench.run()
     assert bench.row(0) == text
@@ -58,7 +58,7 @@ def test_nothing_to_boot_says_so_and_halts(make_bench, image, text):
 
 
 def test_a_diskette_without_signature_boots_where_it_is_not_asked_for(make_bench):
-    bench = make_bench(drives(bytearray(1474560), Kind.FLOPPY), check_signature=False)
+    bench = make_bench(drives(bytearray(1474560), DiskKind.FLOPPY), check_signature=False)
     bench.post()
     assert bench.state.eip == 0x7C00
     assert bench.pc.rtc.cmos[0x38] & 1
@@ -84,7 +84,7 @@ def test_bda_after_post(bench):
 @pytest.mark.parametrize("post", [False, True])
 def test_cmos_describes_the_machine(make_bench, floppy_image, post):
     """Whether its own firmware has run or, as under a ROM of the user's, none."""
-    bench = make_bench(drives(floppy_image, Kind.FLOPPY))
+    bench = make_bench(drives(floppy_image, DiskKind.FLOPPY))
     if post:
         bench.post()
     cmos = bench.pc.rtc.cmos

@@ -59,7 +59,7 @@ def _words(enum: type[StrEnum]) -> Iterator[str]:
     yield f"static const char *const {name.lower()}_words[] = {{" + ", ".join(f'"{word}"' for word in enum) + "};"
 
 
-def _kind(row: schema.Row) -> tuple[str, int, str]:
+def _kind(row: schema.FieldRow) -> tuple[str, int, str]:
     """Return the kind's name in C, its limit, and its words."""
     match row.kind:
         case schema.U(bits):
@@ -80,7 +80,7 @@ def _kind(row: schema.Row) -> tuple[str, int, str]:
             return "OTHER", 0, "NULL"
 
 
-def _preset(row: schema.Row) -> int:
+def _preset(row: schema.FieldRow) -> int:
     if row.optional and isinstance(row.kind, schema.Choice):
         return list(row.kind.enum).index(row.default)
     return int(row.default) if row.optional and isinstance(row.default, int) else 0
