@@ -17,8 +17,7 @@ from dm.isa.map.decode import LONGEST, decode
 from dm.isa.parts import INTEL
 from dm.machine.architecture import Eflags
 from dm.machine.state import Seg
-from dm.vectors.case import Case
-from dm.vectors.code import prefix_count
+from dm.vectors.case import Case, prefix_count
 
 
 @dataclass(frozen=True, slots=True)

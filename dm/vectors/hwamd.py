@@ -16,8 +16,7 @@ from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.architecture import Cr0, Eflags, Rights, System, Vector
 from dm.machine.state import Segment, State
 from dm.vectors import packed
-from dm.vectors.case import Case, CaseOutcome, FormatError, RecordedFault, Stuck, ended
-from dm.vectors.code import REP, prefix_count
+from dm.vectors.case import REP, Case, CaseOutcome, FormatError, RecordedFault, Stuck, ended, prefix_count
 from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
 from dm.vectors.vendor import cpu
 
