@@ -154,11 +154,11 @@ class Door:
             raise OSError(2) from e
 
     def paint(self):
-        """See :class:`Kind`."""
+        """See :class:`Knob`."""
         raise SchemaError(7)
 
     def decode(self):
-        """See :class:`Kind`."""
+        """See :class:`Knob`."""
         raise SchemaError(7)
 
     def _hidden(self):
@@ -168,6 +168,7 @@ class Door:
 
 def test_the_search_finds_what_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "Closed", {"ValueError"})
+    monkeypatch.setitem(CONTRACTS, "Knob.decode", "SchemaError: it does not fit.")
     found = [(name, what) for _, name, what in untold(ast.parse(EXAMPLE))]
     assert found == [("Door.close", ["Closed"]), ("Door.knock", ["OSError"]), ("Door.paint", ["SchemaError"])]
 
