@@ -210,7 +210,7 @@ def random_state(rng: random.Random, state: State, accel: str) -> None:
     fx = bytearray(512)
     fx[0:2] = (rng.getrandbits(13) & 0x0F3F | 0x40).to_bytes(2, "little")
     status = rng.getrandbits(16) & 0x7F7F
-    if status & ~fx[0] & 0x3F:  # an unmasked exception: processors see to ES and B themselves
+    if status & ~fx[0] & 0x3F:  # an unmasked exception: processors set ES and B themselves
         status |= 0x8080
     fx[2:4] = status.to_bytes(2, "little")
     fx[4] = rng.getrandbits(8)

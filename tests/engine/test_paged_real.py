@@ -49,7 +49,7 @@ def test_a_page_fault_ends_the_run_before_the_instruction(vm, code, address, err
     assert (done.reason, done.address, done.error) == (ExitReason.PAGE_FAULT, address, error)
     assert (done.steps, vm.state.eip) == ((2, ABSENT) if jump else (1, CODE + 1))
     assert (vm.state.cr2, vm.state.inject_type) == (0, EventType.NONE)
-    # The hypervisor sees to the page, and the instruction goes on as if nothing had been.
+    # The hypervisor provides the page, and the instruction continues as if nothing had happened.
     page = address >> 12
     vm.ram[TABLE + 4 * page : TABLE + 4 * page + 4] = (TARGET | 7).to_bytes(4, "little")
     vm.ram[TARGET] = 0xF4

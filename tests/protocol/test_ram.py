@@ -61,7 +61,7 @@ def test_a_descriptor_that_may_shrink_is_refused(vm):
     assert error.error is ErrorClass.BAD_MEMORY
 
 
-# ---------------------------------------------------------------------------------------------- by messages
+# ------------------------------------------------------------------------------------------- carried in messages
 
 
 class Far:

@@ -94,7 +94,7 @@ class Owner:
         return MemoryMap(generation, (ram, Region(0xA0000, 1 << 16, RegionKind.COALESCED)), a20)
 
     def pages_moved(self, by):
-        raise AssertionError("no memory by messages here")
+        raise AssertionError("no RAM carried in messages here")
 
     def replace_map(self, wire, by):
         if wire.generation <= self.current.generation:

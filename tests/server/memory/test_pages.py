@@ -1,4 +1,4 @@
-"""The page cache of memory by messages: what is kept, what is sent, whatever the order of things."""
+"""The page cache of RAM carried in messages: what is kept, what is sent, in any order."""
 
 import random
 

@@ -55,7 +55,7 @@ class Owner:
         self.several = False
 
     def pages_moved(self, by):
-        raise AssertionError("no memory by messages here")
+        raise AssertionError("no RAM carried in messages here")
 
     def replace_map(self, wire, by):
         if wire.generation <= self.current.generation:
