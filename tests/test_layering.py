@@ -31,14 +31,15 @@ ALLOWED = {
     "version": set(),
     "keys": set(),
     "claim": set(),
+    "extension": set(),
     "streams": set(),
 }
 #: Rooms of dm/server: what each may import of the others.  All may know what stands beside them; that knows no room.
 ROOMS = {"daemon": set(), "memory": set(), "vcpu": {"memory"}, "session": {"memory", "vcpu"}}
 #: The rooms of dm/isa likewise.
 ISA_ROOMS = {"map": set(), "mechanisms": set(), "instructions": {"map", "mechanisms"}}
-#: Anyone may know the version, what a key is, and who may remove a socket.
-COMMON = {"version", "keys", "claim"}
+#: Anyone may know the version, what a key is, who may remove a socket, and what an extension module was made from.
+COMMON = {"version", "keys", "claim", "extension"}
 #: The engine and everything below it do no input or output over a network.
 SILENT = ("microcode", "machine", "isa", "engine")
 NETWORK = {"socket", "zmq", "asyncio", "selectors", "ssl", "http", "urllib"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from dm import extension
 from dm.engine.api import CpuConfig, Engine
 
 #: Names that :func:`create` takes.
@@ -20,15 +21,14 @@ _REBUILD: Final = "python -m dm.engine.native.build (in an installation: reinsta
 @cache
 def native_status() -> tuple[bool, str]:
     """Return whether the native engine can be used, and why (not)."""
-    try:
-        from dm.engine import _native
-    except ImportError as error:
-        return False, f"the native engine is not built ({error}); to build it: {_REBUILD}"
     from dm.engine.native.digest import digest
 
-    if _native.ffi.string(_native.lib.dm_digest()).decode() != digest():
-        return False, f"the native engine was built from other sources; to rebuild it: {_REBUILD}"
-    return True, "built from these sources"
+    def made_from() -> str:
+        from dm.engine import _native
+
+        return str(_native.ffi.string(_native.lib.dm_digest()).decode())
+
+    return extension.status("the native engine", made_from, digest, _REBUILD)
 
 
 def engine_in_use() -> tuple[str, str]:

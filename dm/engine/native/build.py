@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 import cffi
+
+from dm import extension
 
 HERE: Final = Path(__file__).resolve().parent
 #: Where the extension is put in the source tree.
@@ -98,7 +99,7 @@ def scratch_args(flags: list[str]) -> list[str]:
 
     Only threaded handlers may have it: a dispatch loop keeps its own values in those registers.
     """
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    compiler = extension.compiler()
     trial = '#include "cpu.h"\n#if !DM_THREADED\n#error "not threaded"\n#endif\n'
     command = [*compiler, *flags, *_SCRATCH_ARGS, "-fsyntax-only", "-x", "c", "-"]
     done = subprocess.run(command, input=trial.encode(), capture_output=True)
@@ -112,7 +113,7 @@ def _compile(source: Path, out: Path, flags: list[str], headers: bytes) -> Path:
     told = [flag for flag in flags if not flag.startswith("-I")]
     key = hashlib.sha256(headers + source.read_bytes() + "\0".join(told).encode()).hexdigest()
     if not (made.exists() and mark.exists() and mark.read_text() == key):
-        compiler = shlex.split(os.environ.get("CC", "cc"))
+        compiler = extension.compiler()
         subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(made)], check=True)
         mark.write_text(key)
     return made
@@ -161,12 +162,11 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
         objects = list(pool.map(compiled, [glue, *sources]))
     module = target / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     fresh = out / module.name
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    compiler = extension.compiler()
     subprocess.run([*compiler, "-shared", *extra, *map(str, objects), "-o", str(fresh)], check=True)
     if not any("DM_THREADED" in flag or "sanitize" in flag for flag in extra):
         check_tail_calls(fresh)
-    # Replaced, not rewritten: processes that run the old one keep it.
-    os.replace(shutil.copy2(fresh, module.with_suffix(".new")), module)
+    extension.put(fresh, module)
     return module
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
+
+from dm import extension
 
 _HERE: Final = Path(__file__).resolve().parent
 _PACKAGE: Final = _HERE.parent.parent
@@ -18,8 +19,4 @@ def digest() -> str:
         *(_PACKAGE / "machine" / name for name in ("architecture.py", "header.py", "state.py", "cells.py", "rules.py")),
         *(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")),
     ]
-    sha = hashlib.sha256()
-    for path in sorted(sources):
-        sha.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
-        sha.update(path.read_bytes() + b"\0")
-    return sha.hexdigest()
+    return extension.digest(_PACKAGE, sources)
