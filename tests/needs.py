@@ -47,6 +47,7 @@ PACKAGES = {
     "/usr/lib/u-boot/qemu-x86/u-boot.rom": "u-boot-qemu",
     "/usr/share/qemu/grub.bin": "grub-firmware-qemu",
     "/usr/share/seabios": "seabios",
+    "/usr/share/seabios/bios-256k.bin": "seabios",
     "/usr/share/seabios/bios.bin": "seabios",
 }
 
