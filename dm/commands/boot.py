@@ -24,8 +24,8 @@ from dm.shim.endpoint import check
 from dm.shim.ends import Interrupted, Signals, Status, TimeLimit, TimeOver, epilog, of_signal
 from dm.shim.errors import EndpointError, SessionLost, ShimError
 from dm.shim.keep import Dump, check_writable, parse_dump, write_dump, write_screenshot
-from dm.shim.memory import MAX_RAM, MIB, MIN_RAM, check_rom
 from dm.shim.multiboot import KernelImage
+from dm.shim.pc_memory import MAX_RAM, MIB, MIN_RAM, check_rom
 from dm.shim.ram import Ram
 from dm.shim.remote import RemoteVcpu
 from dm.shim.script import AppendExpect, AppendKeys, AppendSend, Expect

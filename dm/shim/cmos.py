@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dm.shim.disk import DiskKind, Drive
-from dm.shim.memory import CONVENTIONAL_END, EXTENDED, KIB, MIB
+from dm.shim.pc_memory import CONVENTIONAL_END, EXTENDED, KIB, MIB
 
 #: Offsets in CMOS.
 FLOPPIES, DISKS, EQUIPMENT, BASE, EXTENDED_SIZE = 0x10, 0x12, 0x14, 0x15, 0x17

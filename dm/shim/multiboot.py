@@ -14,7 +14,7 @@ from typing import Final
 
 from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Seg, State
-from dm.shim.memory import TEXT, PcMemory
+from dm.shim.pc_memory import TEXT, PcMemory
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002

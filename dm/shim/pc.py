@@ -32,8 +32,8 @@ from dm.shim.devices.serial import Serial
 from dm.shim.devices.system import SystemControl
 from dm.shim.devices.vga import Vga
 from dm.shim.disk import Drive
-from dm.shim.memory import BIOS, PageFaultError, PcMemory
 from dm.shim.multiboot import KernelImage
+from dm.shim.pc_memory import BIOS, PageFaultError, PcMemory
 from dm.shim.remote import MachineAnswer
 
 #: IA32_APIC_BASE where there is no local APIC: the usual base, BSP, not enabled.  Writing it adds none

@@ -9,7 +9,7 @@ from dm.isa.map.decode import NeedMore
 from dm.isa.map.disassembler import Line, disassemble
 from dm.machine.state import State
 from dm.machine.text import to_json
-from dm.shim.memory import AddressSpace, PageFaultError, PcMemory
+from dm.shim.pc_memory import AddressSpace, PageFaultError, PcMemory
 
 #: CS.D in the attributes of a segment.
 _DEFAULT_32: Final = 1 << 14

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from dm.engine.api import CpuConfig, Engine, Exit, ExitReason
 from dm.machine.state import State
-from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
+from dm.vectors.world_memory import MemoryPiece, Patch, WorldMemory
 
 #: Prefixes of repeated string instructions.
 REP: Final = frozenset({0xF2, 0xF3})

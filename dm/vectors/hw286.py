@@ -13,9 +13,9 @@ from typing import Any, Final
 from dm.machine.architecture import Eflags
 from dm.vectors import packed
 from dm.vectors.case import Case, FormatError, RecordedFault
-from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state, probe
 from dm.vectors.vendor import cpu
+from dm.vectors.world_memory import Patch
 
 REGISTERS: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 FIELDS: Final = (

@@ -17,8 +17,8 @@ from dm.machine.architecture import Cr0, Eflags, Rights, System, Vector
 from dm.machine.state import Segment, State
 from dm.vectors import packed
 from dm.vectors.case import REP, Case, CaseOutcome, FormatError, RecordedFault, Stuck, ended, prefix_count
-from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
 from dm.vectors.vendor import cpu
+from dm.vectors.world_memory import MemoryPiece, Patch, WorldMemory
 
 GPR: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEG: Final = ("es", "cs", "ss", "ds", "fs", "gs")

@@ -16,8 +16,8 @@ from dm.machine.state import State
 from dm.vectors import hwamd
 from dm.vectors.case import Case, CaseOutcome, FormatError
 from dm.vectors.hwamd import Ldt
-from dm.vectors.memory import WorldMemory
 from dm.vectors.vendor import cpu
+from dm.vectors.world_memory import WorldMemory
 
 FIELDS: Final = (*hwamd.FIELDS, "fpu", "regs", "xmm", "final_fpu", "final_regs", "final_xmm")
 FPU: Final = ("fcw", "fsw", "ftw", "fop", "fip", "fdp", "mxcsr")

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from dm.machine.architecture import Cr0, Dr6, Dr7
 from dm.vectors.case import Case, FormatError
-from dm.vectors.memory import Patch
 from dm.vectors.real_mode import FLAGS, RealMode, frame_address, initial_state
 from dm.vectors.vendor import cpu
+from dm.vectors.world_memory import Patch
 
 _REGS16: Final = ("ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags")
 _REGS32: Final = (

@@ -11,7 +11,7 @@ from dm.engine.api import CpuConfig, Engine, ExitReason, RunRequest
 from dm.machine.architecture import Cr0, Eflags, Rights
 from dm.machine.state import Segment, State
 from dm.vectors.case import Case, CaseOutcome, RecordedFault, ended
-from dm.vectors.memory import MemoryPiece, Patch, WorldMemory
+from dm.vectors.world_memory import MemoryPiece, Patch, WorldMemory
 
 #: First byte after what real mode can address: FFFF:FFFF is 10FFEFh.
 RAM_SIZE: Final = 0x110000

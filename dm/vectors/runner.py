@@ -17,7 +17,7 @@ from dm.vectors import differences
 from dm.vectors.case import Case, CaseOutcome, Stuck, Unimplemented, World
 from dm.vectors.differences import Difference
 from dm.vectors.formats import open_file
-from dm.vectors.memory import WorldMemory
+from dm.vectors.world_memory import WorldMemory
 
 #: Makes an engine for a CPU; :func:`dm.engine.create` with its first argument bound.
 MakeEngine = Callable[[CpuConfig], Engine]

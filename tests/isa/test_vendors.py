@@ -23,7 +23,7 @@ from dm.isa.map.decode import TooLong, decode
 from dm.isa.map.forms import ROWS
 from dm.vectors import hwamd
 from dm.vectors.case import RecordedFault
-from dm.vectors.memory import WorldMemory
+from dm.vectors.world_memory import WorldMemory
 
 ENGINES = ("native", "python")
 INTEL, AMD, AMD_1A = "x86-64", "amd-x86-64", "AMD of family 1Ah"

@@ -19,8 +19,8 @@ from dm.engine import create
 from dm.engine.api import CpuConfig, CpuidEntry
 from dm.vectors import hwamd
 from dm.vectors.case import Case, Unimplemented
-from dm.vectors.memory import WorldMemory
 from dm.vectors.runner import run_case
+from dm.vectors.world_memory import WorldMemory
 
 Rows = list[list[Any]]
 

@@ -27,8 +27,8 @@ from dm.engine.api import CpuConfig, CpuidEntry
 from dm.isa.map.decode import variants
 from dm.isa.map.forms import ROWS
 from dm.vectors import hwamd
-from dm.vectors.memory import WorldMemory
 from dm.vectors.runner import executed, run_case
+from dm.vectors.world_memory import WorldMemory
 
 pytestmark = pytest.mark.modify_ldt
 SEED = 286

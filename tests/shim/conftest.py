@@ -17,8 +17,8 @@ from dm.protocol.schema import Io, IoKind
 from dm.shim.bios import rom
 from dm.shim.clock import ManualClock
 from dm.shim.disk import FLOPPIES, DiskKind, Drive, drives
-from dm.shim.memory import TRAPS
 from dm.shim.pc import Pc
+from dm.shim.pc_memory import TRAPS
 
 RAM = 32 << 20
 RETURN = 0x1234_5678  # segment:offset of the caller's next instruction, which halts

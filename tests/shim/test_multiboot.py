@@ -4,8 +4,8 @@ import pytest
 
 from dm.machine.state import State
 from dm.shim import multiboot
-from dm.shim.memory import MIB, PcMemory
 from dm.shim.multiboot import KernelImage, Piece
+from dm.shim.pc_memory import MIB, PcMemory
 
 REGIONS = [(0, 0x9F000, 1), (0x9F000, 0xA0000, 2), (MIB, 4 * MIB, 1)]
 

@@ -5,7 +5,7 @@ import pytest
 
 from dm.commands.explain import parse
 from dm.machine.state import State
-from dm.shim.memory import PcMemory
+from dm.shim.pc_memory import PcMemory
 from dm.shim.trace import Trace
 
 CODE = bytes.fromhex("b80500 40 6681c078563412")  # mov ax,5; inc ax; add eax,12345678h

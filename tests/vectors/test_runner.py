@@ -13,9 +13,9 @@ from dm.machine.state import Segment, State
 from dm.vectors.case import Case, RecordedFault, Unimplemented, World
 from dm.vectors.differences import DIFFERENCES, Difference
 from dm.vectors.hwamd import ARENA, RingThree
-from dm.vectors.memory import Patch, WorldMemory
 from dm.vectors.real_mode import RealMode, initial_state, probe
 from dm.vectors.runner import run_case
+from dm.vectors.world_memory import Patch, WorldMemory
 
 Tiny = Callable[..., Callable[[CpuConfig], Engine]]
 

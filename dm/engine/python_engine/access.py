@@ -12,8 +12,8 @@ from typing import Final
 
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.cells import M32, Cells
+from dm.engine.python_engine.guest_memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.journal import Input, Journal, JournalEntry, Withheld
-from dm.engine.python_engine.memory import PAGE, GuestMemory, Page, Views
 from dm.engine.python_engine.signals import Abandon, NeedExact
 from dm.engine.python_engine.translate import PER_WIDTH, RULES
 from dm.isa.primitives import primitives

@@ -9,8 +9,8 @@ from typing import Final
 from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RunRequest, Until, check_copied
 from dm.engine.python_engine.cells import M32, Saved
 from dm.engine.python_engine.fetch import Fetcher, InsnRecord
+from dm.engine.python_engine.guest_memory import GuestMemory
 from dm.engine.python_engine.machine import Machine
-from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import (
     Again,
     Fault,

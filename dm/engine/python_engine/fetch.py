@@ -10,8 +10,8 @@ from typing import Final
 
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.cells import M32
+from dm.engine.python_engine.guest_memory import PAGE
 from dm.engine.python_engine.machine import Machine
-from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import FirmwareReached, NeedExact
 from dm.engine.python_engine.translate import RULES, Handler, form, invalid
 from dm.isa.map.decode import Decoded, NeedMore, TooLong, decode

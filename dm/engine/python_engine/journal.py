@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from dm.engine.api import ExitReason, RegionKind
-from dm.engine.python_engine.memory import PAGE, GuestMemory
+from dm.engine.python_engine.guest_memory import PAGE, GuestMemory
 from dm.engine.python_engine.signals import Again, Hypervisor, Mismatch, Question, Unsupported
 
 #: Most inputs and stores of one instruction; no guest can make it grow further.

@@ -8,9 +8,9 @@ from typing import Final
 
 from dm.engine.api import CpuConfig, MemoryMap
 from dm.engine.python_engine.cells import Saved
+from dm.engine.python_engine.guest_memory import GuestMemory
 from dm.engine.python_engine.host_tsc import host_tsc
 from dm.engine.python_engine.journal import Input, Journal
-from dm.engine.python_engine.memory import GuestMemory
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.strings import Strings
 from dm.engine.python_engine.translate import RULES

@@ -8,8 +8,8 @@ from typing import Final
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.access import MemoryAccess, Span
 from dm.engine.python_engine.cells import M32
+from dm.engine.python_engine.guest_memory import PAGE
 from dm.engine.python_engine.journal import Input, JournalEntry
-from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.translate import RULES
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.access import Span
+from dm.engine.python_engine.guest_memory import PAGE
 from dm.engine.python_engine.journal import Input
-from dm.engine.python_engine.memory import PAGE
 from dm.engine.python_engine.ports import Ports
 from dm.engine.python_engine.signals import Unsupported
 from dm.engine.python_engine.translate import RULES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dm.shim.memory import CONVENTIONAL_END, PcMemory
+from dm.shim.pc_memory import CONVENTIONAL_END, PcMemory
 
 BASE: Final = 0x400
 EBDA: Final = CONVENTIONAL_END - 0x400

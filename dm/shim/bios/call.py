@@ -5,7 +5,7 @@ from __future__ import annotations
 from dm.machine.architecture import Eflags
 from dm.machine.state import Seg, State
 from dm.shim.bios import rom
-from dm.shim.memory import AddressSpace, PcMemory
+from dm.shim.pc_memory import AddressSpace, PcMemory
 
 
 class BiosCall:

@@ -23,8 +23,8 @@ from dm.shim.devices import rtc
 from dm.shim.devices.pic import PicPair
 from dm.shim.devices.rtc import Rtc
 from dm.shim.disk import SECTOR, DiskKind, Drive
-from dm.shim.memory import BIOS, PageFaultError, PcMemory
 from dm.shim.multiboot import KernelImage
+from dm.shim.pc_memory import BIOS, PageFaultError, PcMemory
 
 log = logging.getLogger(__name__)
 

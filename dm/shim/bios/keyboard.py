@@ -9,7 +9,7 @@ from dm.shim import keys
 from dm.shim.bios import rom, services
 from dm.shim.bios.bda import Bda
 from dm.shim.bios.call import BiosCall
-from dm.shim.memory import BIOS
+from dm.shim.pc_memory import BIOS
 
 # BDA 40:17 and 40:18 bits of each shifting key; grey keys have their own bits in the second byte.
 _SHIFTS = {keys.RIGHT_SHIFT: 1, keys.LEFT_SHIFT: 2, keys.CONTROL: 4, keys.ALT: 8}

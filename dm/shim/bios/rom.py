@@ -13,7 +13,7 @@ from typing import Final
 from dm.isa.map.assembler import Assembly
 from dm.shim.bios import services
 from dm.shim.bios.font import font
-from dm.shim.memory import BIOS, TRAPS, PcMemory
+from dm.shim.pc_memory import BIOS, TRAPS, PcMemory
 
 SEGMENT: Final = 0xF000
 _PAGE = TRAPS - BIOS

@@ -15,7 +15,7 @@ from dm.shim.clock import Clock
 from dm.shim.devices import rtc
 from dm.shim.devices.rtc import Rtc
 from dm.shim.devices.system import SystemControl
-from dm.shim.memory import BIOS, CONVENTIONAL_END, EXTENDED, KIB, MIB, RESET_ALIAS, PcMemory
+from dm.shim.pc_memory import BIOS, CONVENTIONAL_END, EXTENDED, KIB, MIB, RESET_ALIAS, PcMemory
 
 _SMAP = 0x534D4150
 _USABLE, _RESERVED = 1, 2

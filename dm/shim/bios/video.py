@@ -16,7 +16,7 @@ from dm.shim.bios.font import font
 from dm.shim.bios.modes import MODES, Mode
 from dm.shim.bios.raster import Raster
 from dm.shim.devices.vga import Vga
-from dm.shim.memory import PcMemory
+from dm.shim.pc_memory import PcMemory
 
 #: Vectors of the font of graphics modes, and of its upper half in the CGA's modes.
 _FONT_VECTOR, _HIGH_VECTOR = 0x43, 0x1F

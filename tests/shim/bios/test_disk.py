@@ -184,7 +184,7 @@ def test_every_function_returns_with_an_error_or_a_result(bench, disk_bench):
 def test_drive_list_is_not_the_callers(floppy_image):
     from dm.shim.bios.bda import Bda
     from dm.shim.bios.disk import DiskServices
-    from dm.shim.memory import PcMemory
+    from dm.shim.pc_memory import PcMemory
 
     mine: list[Drive] = drives(floppy_image, DiskKind.FLOPPY)
     services = DiskServices(Bda(PcMemory(bytearray(2 << 20))), mine)

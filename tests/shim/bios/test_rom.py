@@ -1,5 +1,5 @@
 from dm.shim.bios import rom
-from dm.shim.memory import TRAPS
+from dm.shim.pc_memory import TRAPS
 
 
 def test_every_vector_has_its_own_entry_point_in_the_trap_page():

@@ -4,7 +4,7 @@ from dm.engine.api import RegionKind
 from dm.machine.state import State
 from dm.shim.clock import ManualClock
 from dm.shim.devices.vga import Vga
-from dm.shim.memory import AddressSpace, PageFaultError, PcMemory
+from dm.shim.pc_memory import AddressSpace, PageFaultError, PcMemory
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dm.engine.api import RegionKind
-from dm.vectors.memory import MemoryPiece, WorldMemory
+from dm.vectors.world_memory import MemoryPiece, WorldMemory
 
 LOW, HIGH = MemoryPiece(0, bytes(0x2000), compared=False), MemoryPiece(0x10000, b"\x55" * 0x3000)
 
