@@ -1,8 +1,8 @@
 """The wire contract as one table: every message, field, type and limit.
 
 The dataclasses below are the schema.  The codec (:mod:`dm.protocol.codec`), the tables in ``README.md`` and the golden
-messages are made from :data:`MESSAGES`; nothing else may list fields.  This module imports nothing of the package;
-:mod:`dm.machine.state` says what is in a state.
+messages are made from :data:`MESSAGES`; nothing else may list fields.  Of the package it imports the words of a run
+alone (:mod:`dm.machine.words`); :mod:`dm.machine.state` says what is in a state.
 
 On the wire a message is one MessagePack map: key ``type`` holds the message's name, the other keys are field names.
 A field that has its default is left out.  Records are MessagePack arrays in field order; values after the last known
@@ -14,6 +14,9 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Final, TypeAlias
+
+from dm.machine.words import ExitReason, RegionKind
+from dm.machine.words import Until as Until
 
 #: Newest and oldest protocol version this schema describes.
 VERSION: Final = 3
@@ -186,12 +189,12 @@ class ErrorClass(StrEnum):
 class Kind(StrEnum):
     """How a region of guest-physical memory answers; what no region covers is a hole and answers like ``mmio``."""
 
-    RAM = "ram"
-    ROM = "rom"
-    MMIO = "mmio"
-    COALESCED = "coalesced"
-    HYPERVISOR = "hypervisor"
-    FIRMWARE = "firmware"
+    RAM = RegionKind.RAM.name.lower()
+    ROM = RegionKind.ROM.name.lower()
+    MMIO = RegionKind.MMIO.name.lower()
+    COALESCED = RegionKind.COALESCED.name.lower()
+    HYPERVISOR = RegionKind.HYPERVISOR.name.lower()
+    FIRMWARE = RegionKind.FIRMWARE.name.lower()
 
 
 class Reason(StrEnum):
@@ -208,19 +211,6 @@ class Reason(StrEnum):
     MMIO = "mmio"
 
 
-class UntilWord(StrEnum):
-    """Who will run the state next; the run ends with ``enterable`` as soon as that one can take it."""
-
-    VMX = "vmx"
-    VMX_UG = "vmx-ug"
-    VMX_RAW = "vmx-raw"
-    SVM = "svm"
-    SVM_RAW = "svm-raw"
-    PROTECTED = "protected"
-    INSTRUCTIONS = "instructions"
-    NEVER = "never"
-
-
 class IoKind(StrEnum):
     """What an ``io`` asks.
 
@@ -230,16 +220,16 @@ class IoKind(StrEnum):
     times.
     """
 
-    PORT_IN = "port-in"
-    PORT_OUT = "port-out"
-    MMIO_READ = "mmio-read"
-    MMIO_WRITE = "mmio-write"
-    MSR_READ = "msr-read"
-    MSR_WRITE = "msr-write"
+    PORT_IN = ExitReason.PORT_IN
+    PORT_OUT = ExitReason.PORT_OUT
+    MMIO_READ = ExitReason.MMIO_READ
+    MMIO_WRITE = ExitReason.MMIO_WRITE
+    MSR_READ = ExitReason.MSR_READ
+    MSR_WRITE = ExitReason.MSR_WRITE
     INTERRUPT_ACK = "interrupt-ack"
     REPORT = "report"
     MEMORY_READ = "memory-read"
-    MEMORY_COPY = "memory-copy"
+    MEMORY_COPY = ExitReason.MEMORY_COPY
 
 
 class Stop(StrEnum):
@@ -256,20 +246,20 @@ class Stop(StrEnum):
 class DoneReason(StrEnum):
     """Why a run ended; always at an instruction (or REP iteration) boundary."""
 
-    BUDGET = "budget"
-    KICKED = "kicked"
+    BUDGET = ExitReason.BUDGET
+    KICKED = ExitReason.KICKED
     STOPPED = "stopped"
-    ENTERABLE = "enterable"
-    HALT = "halt"
-    SHUTDOWN = "shutdown"
-    DEBUG = "debug"
-    INTERRUPT_WINDOW = "interrupt-window"
-    FIRMWARE = "firmware"
-    HYPERVISOR = "hypervisor"
-    UNSUPPORTED = "unsupported"
-    MMIO_MISMATCH = "mmio-mismatch"
-    MEMORY_LOST = "memory-lost"
-    PAGE_FAULT = "page-fault"
+    ENTERABLE = ExitReason.ENTERABLE
+    HALT = ExitReason.HALT
+    SHUTDOWN = ExitReason.SHUTDOWN
+    DEBUG = ExitReason.DEBUG
+    INTERRUPT_WINDOW = ExitReason.INTERRUPT_WINDOW
+    FIRMWARE = ExitReason.FIRMWARE
+    HYPERVISOR = ExitReason.HYPERVISOR
+    UNSUPPORTED = ExitReason.UNSUPPORTED
+    MMIO_MISMATCH = ExitReason.MMIO_MISMATCH
+    MEMORY_LOST = ExitReason.MEMORY_LOST
+    PAGE_FAULT = ExitReason.PAGE_FAULT
 
 
 # ---------------------------------------------------------------------------------------------------- records
@@ -574,7 +564,7 @@ class Emulate(Message):
     base: int = optional(U64, "`seq` of the run whose final state `state` differs from; 0: `state` is whole", 0)
     state: Groups = required(STATE, "whole state, or the groups that differ from `base`")
     reason: Reason = optional(Choice(Reason), "why", Reason.REQUEST)
-    until: UntilWord = optional(Choice(UntilWord), "who runs the state next", UntilWord.NEVER)
+    until: Until = optional(Choice(Until), "who runs the state next", Until.NEVER)
     steps: int | None = optional(U64, "end after this many instructions or REP iterations", None)
     microseconds: int | None = optional(U64, "end after running this long, without waits for answers", None)
     window: bool = optional(FLAG, "an external interrupt is pending: act at the interrupt window", False)
@@ -744,7 +734,7 @@ BY_NAME: Final[dict[str, type[Message]]] = {cls.NAME: cls for cls in MESSAGES}
 #: Records in the order of the text.
 RECORDS: Final = (Region, Map, Cpuid, Event, Posted, Patch, PageRange, PortRange, Failing, VcpuCounters)
 #: Enumerations in the order of the text.
-ENUMS: Final[tuple[type[StrEnum], ...]] = (Kind, Reason, UntilWord, IoKind, Stop, DoneReason, ErrorClass)
+ENUMS: Final[tuple[type[StrEnum], ...]] = (Kind, Reason, Until, IoKind, Stop, DoneReason, ErrorClass)
 #: Features that a shim may ask for, with the version that brought them.
 FEATURES: Final = {
     "ram-fd": 1,

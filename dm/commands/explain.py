@@ -7,11 +7,11 @@ import json
 import sys
 from typing import Any, Final
 
-from dm.machine.rules import Failure, Policy, failing
+from dm.machine.rules import POLICIES, Failure, Policy, failing
 from dm.machine.stretches import Step, summary
 from dm.machine.text import from_json
 
-_POLICIES: Final = {policy.name.lower().replace("_", "-"): policy for policy in Policy if policy is not Policy.NEVER}
+_POLICIES: Final = {str(word): policy for word, policy in POLICIES.items() if policy is not Policy.NEVER}
 
 
 EXIT_STATUS: Final = "Exit status: 0 when the state can be entered, 1 when not, 2 for bad input."

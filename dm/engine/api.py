@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from dm.machine.state import EventType, State
+from dm.machine.words import QUESTIONS as QUESTIONS
+from dm.machine.words import ExitReason as ExitReason
+from dm.machine.words import RegionKind as RegionKind
+from dm.machine.words import Until as Until
 
 #: Most steps of one run.
 MOST_STEPS: Final = 1 << 62
@@ -20,24 +23,6 @@ _LONGEST: Final = 15
 
 #: State groups: name to flat list of values, as :func:`dm.machine.state.get_group` gives them.
 Groups: TypeAlias = dict[str, list[int | bytes]]
-
-
-class RegionKind(IntEnum):
-    """How a range of guest-physical memory answers.  Addresses that no region covers are holes.
-
-    RAM: reads, writes and fetches are local.  ROM: reads and fetches local, writes exit as MMIO.  MMIO: all exit.
-    COALESCED: reads exit, writes are posted in order (:attr:`Exit.posted`).  HYPERVISOR: touching it ends the run
-    before the instruction.  FIRMWARE: as ROM, but fetching an instruction there ends the run with exit ``firmware``.
-    HOLE: as MMIO; the kind of an address without a region.
-    """
-
-    RAM = 0
-    ROM = 1
-    MMIO = 2
-    COALESCED = 3
-    HYPERVISOR = 4
-    FIRMWARE = 5
-    HOLE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +71,6 @@ class MemoryMap:
                 raise ValueError(f"{where}: backing has {len(r.memory):#x} bytes, offset {r.offset:#x} + size needed")
 
 
-class Until(StrEnum):
-    """Who will run the state next, and so when a run may end (dm.machine.rules has the rules of each)."""
-
-    VMX = "vmx"
-    VMX_UG = "vmx-ug"
-    VMX_RAW = "vmx-raw"
-    SVM = "svm"
-    SVM_RAW = "svm-raw"
-    PROTECTED = "protected"
-    INSTRUCTIONS = "instructions"
-    NEVER = "never"
-
-
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """What a run is to do and what ends it.  Reusing one costs less than making another one.
@@ -145,50 +117,6 @@ class RunRequest:
 
 #: Run until something other than a limit ends it.
 FREELY: Final = RunRequest()
-
-
-class ExitReason(StrEnum):
-    """Why :meth:`Engine.run` returned.
-
-    The first block are questions in the middle of an instruction: call :meth:`Engine.answer`, then run again.  All
-    others occur at an instruction boundary.
-    """
-
-    PORT_IN = "port-in"
-    PORT_OUT = "port-out"
-    MMIO_READ = "mmio-read"
-    MMIO_WRITE = "mmio-write"
-    MSR_READ = "msr-read"
-    MSR_WRITE = "msr-write"
-    MEMORY_COPY = "memory-copy"
-
-    BUDGET = "budget"
-    KICKED = "kicked"
-    ENTERABLE = "enterable"
-    HALT = "halt"
-    SHUTDOWN = "shutdown"
-    DEBUG = "debug"
-    INTERRUPT_WINDOW = "interrupt-window"
-    FIRMWARE = "firmware"
-    HYPERVISOR = "hypervisor"
-    UNSUPPORTED = "unsupported"
-    MMIO_MISMATCH = "mmio-mismatch"
-    MEMORY_LOST = "memory-lost"
-    PAGE_FAULT = "page-fault"
-
-
-#: Reasons that are questions in mid-instruction.
-QUESTIONS = frozenset(
-    {
-        ExitReason.PORT_IN,
-        ExitReason.PORT_OUT,
-        ExitReason.MMIO_READ,
-        ExitReason.MMIO_WRITE,
-        ExitReason.MSR_READ,
-        ExitReason.MSR_WRITE,
-        ExitReason.MEMORY_COPY,
-    }
-)
 
 
 @dataclass(slots=True)  # frozen would cost a microsecond for each exit

@@ -18,13 +18,12 @@ from dm.engine.api import (
     MemoryMap,
     RegionKind,
     RunRequest,
-    Until,
     check_copied,
 )
 from dm.isa import features
 from dm.isa.lineage import lineage
 from dm.isa.parts import DEFAULT_CPUID
-from dm.machine.rules import Policy
+from dm.machine.rules import POLICIES
 from dm.machine.state import (
     FIELD,
     FIELDS,
@@ -42,43 +41,11 @@ from dm.machine.state import (
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
-#: Numbers of enum exit_reason in cpu.h.
-REASONS: Final = (
-    ExitReason.PORT_IN,
-    ExitReason.PORT_OUT,
-    ExitReason.MMIO_READ,
-    ExitReason.MMIO_WRITE,
-    ExitReason.MSR_READ,
-    ExitReason.MSR_WRITE,
-    ExitReason.MEMORY_COPY,
-    ExitReason.BUDGET,
-    ExitReason.KICKED,
-    ExitReason.ENTERABLE,
-    ExitReason.HALT,
-    ExitReason.SHUTDOWN,
-    ExitReason.INTERRUPT_WINDOW,
-    ExitReason.FIRMWARE,
-    ExitReason.HYPERVISOR,
-    ExitReason.UNSUPPORTED,
-    ExitReason.MMIO_MISMATCH,
-    ExitReason.PAGE_FAULT,
-    ExitReason.DEBUG,
-)
+#: By the numbers of enum exit_reason in words.h.
+REASONS: Final = tuple(ExitReason)
 _READS: Final = frozenset({ExitReason.PORT_IN, ExitReason.MMIO_READ, ExitReason.MSR_READ})
 _WRITES: Final = QUESTIONS - _READS - {ExitReason.MEMORY_COPY}
 _MSRS: Final = frozenset({ExitReason.MSR_READ, ExitReason.MSR_WRITE})
-#: Policies as the runtime numbers them.
-POLICIES: Final = {
-    Until.NEVER: int(Policy.NEVER),
-    Until.INSTRUCTIONS: int(Policy.NEVER),
-    Until.VMX: int(Policy.VMX),
-    Until.VMX_UG: int(Policy.VMX_UG),
-    Until.VMX_RAW: int(Policy.VMX_RAW),
-    Until.SVM: int(Policy.SVM),
-    Until.SVM_RAW: int(Policy.SVM_RAW),
-    Until.PROTECTED: int(Policy.PROTECTED),
-}
-
 _VALUE_TYPES: Final = {int, bytes}
 
 
@@ -339,7 +306,7 @@ class NativeEngine:
     def _write(self, request: RunRequest) -> None:
         """Write a request where C reads it."""
         c, self._asked = self._request, None  # should a value be refused, what stands there is nobody's request
-        c.policy, c.budget = POLICIES[request.until], request.budget
+        c.policy, c.budget = int(POLICIES[request.until]), request.budget
         c.progress, c.window = request.progress, request.window
         c.has_mmio, c.mmio = request.mmio is not None, request.mmio or 0
         c.has_stop_at, c.stop_at = request.stop_at is not None, request.stop_at or 0

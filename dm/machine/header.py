@@ -1,4 +1,4 @@
-"""Prints the architectural constants as C: ``CR0_PG``, ``EFLAGS_IF``, ``VECTOR_GP`` and the like."""
+"""Prints constants as C: ``CR0_PG``, ``EFLAGS_IF``, ``VECTOR_GP`` and the like, and the words of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 
 from dm.machine import architecture as arch
 from dm.machine.state import Activity, EventType, Seg, Shadow
+from dm.machine.words import QUESTIONS, ExitReason, RegionKind
 
 #: What is printed, by the prefix of its names in C.
 PRINTED: Final[dict[str, type[IntEnum]]] = {
@@ -35,6 +36,16 @@ PRINTED: Final[dict[str, type[IntEnum]]] = {
     "SHADOW": Shadow,
     "EVENT": EventType,
 }
+
+
+def words_header() -> str:
+    """Return the text of ``words.h``: kinds of regions and reasons of exits as enumerations."""
+    kinds = ", ".join(kind.name for kind in RegionKind)
+    reasons = [f"    EXIT_{reason.name}," for reason in ExitReason]
+    lines = ["/* Printed from dm.machine.words. */", "#ifndef DM_WORDS_H", "#define DM_WORDS_H", ""]
+    lines += [f"enum region_kind {{ {kinds} }};", "", "enum exit_reason {", *reasons, "};", ""]
+    last = max(QUESTIONS, key=list(ExitReason).index)
+    return "\n".join([*lines, f"enum {{ LAST_QUESTION = EXIT_{last.name} }};", "", "#endif", ""])
 
 
 def header() -> str:

@@ -29,6 +29,7 @@ from dm.machine.architecture import (
 )
 from dm.machine.cells import FLAGS, cell
 from dm.machine.state import Activity, EventType, Seg, Shadow, State
+from dm.machine.words import Until
 from dm.microcode import Field, Microcode, Procedure, Value
 from dm.microcode.print_python import RUNTIME, PythonPrinter, PythonTarget
 
@@ -44,6 +45,9 @@ class Policy(IntEnum):
     SVM_RAW = 5
     PROTECTED = 6
 
+
+#: The policy that a run is given with a word; NEVER where nobody is to take the CPU.
+POLICIES: Final = {until: Policy.__members__.get(until.name, Policy.NEVER) for until in Until}
 
 VMX_ALL: Final = frozenset({Policy.VMX, Policy.VMX_UG, Policy.VMX_RAW})
 #: Without unrestricted guest.

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from dm.protocol.schema import IoKind, Kind, Reason, Region, Stop, UntilWord
+    from dm.protocol.schema import IoKind, Kind, Reason, Region, Stop, Until
     from dm.shim.answer import Answer
     from dm.shim.client import Shim
     from dm.shim.daemon import OwnDaemon
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOME: Final = {
     **dict.fromkeys(("Refused", "RunLost", "SessionLost", "ShimError"), "dm.shim.errors"),
-    **dict.fromkeys(("IoKind", "Kind", "Reason", "Region", "Stop", "UntilWord"), "dm.protocol.schema"),
+    **dict.fromkeys(("IoKind", "Kind", "Reason", "Region", "Stop", "Until"), "dm.protocol.schema"),
     "Answer": "dm.shim.answer",
     "OwnDaemon": "dm.shim.daemon",
     "Ram": "dm.shim.ram",
@@ -41,7 +41,7 @@ __all__ = [
     "Shim",
     "ShimError",
     "Stop",
-    "UntilWord",
+    "Until",
     "Vcpu",
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dm.engine.api import MemoryMap, RegionKind
+from dm.engine.api import MemoryMap
 from dm.machine.state import State
 from dm.protocol import schema
 from dm.protocol.schema import Done, Io, Kind, Stop
@@ -153,9 +153,6 @@ class RemoteVcpu:
 
     def _regions(self, memory: MemoryMap) -> list[schema.Region]:
         return [
-            schema.Region(r.gpa, r.size, _KINDS[r.kind], 0 if r.memory is None else self._block, r.offset)
+            schema.Region(r.gpa, r.size, Kind[r.kind.name], 0 if r.memory is None else self._block, r.offset)
             for r in memory.regions
         ]
-
-
-_KINDS: dict[RegionKind, Kind] = {kind: Kind[kind.name] for kind in RegionKind if kind is not RegionKind.HOLE}

@@ -32,7 +32,7 @@ from dm.protocol.schema import (
     Message,
     Reason,
     Stop,
-    UntilWord,
+    Until,
 )
 from dm.shim.answer import Answer, OnIo, OnPages, OnPosted, no_devices
 from dm.shim.copies import Copy
@@ -186,7 +186,7 @@ class Vcpu:
         self,
         state: State,
         *,
-        until: UntilWord | str = UntilWord.NEVER,
+        until: Until | str = Until.NEVER,
         steps: int | None = None,
         microseconds: int | None = None,
         reason: Reason | str = Reason.REQUEST,
@@ -239,7 +239,7 @@ class Vcpu:
         request.state = delta = groups.delta(state, self._known)
         request.session, request.generation, request.base = shim.session, shim.generation, self._base
         request.reason = reason if reason.__class__ is Reason else Reason(reason)
-        request.until = until if until.__class__ is UntilWord else UntilWord(until)
+        request.until = until if until.__class__ is Until else Until(until)
         request.steps, request.microseconds = steps, microseconds
         request.window, request.acknowledge, request.inject = window, acknowledge, inject
         request.code, request.mmio, request.explain, request.checkpoint = code, mmio, explain, checkpoint

@@ -16,7 +16,7 @@ import dm.engine
 from dm.engine.api import CpuConfig, ExitReason, MemoryMap, Region, RegionKind
 from dm.engine.native import build, generate, macros, structures
 from dm.isa.map import decode
-from dm.machine.header import header
+from dm.machine.header import header, words_header
 from dm.machine.state import State
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +210,7 @@ def test_only_threaded_handlers_may_use_registers_without_saving_them(flag, tmp_
     (tmp_path / "fields.h").write_text(structures.fields_header())
     (tmp_path / "architecture.h").write_text(header())
     (tmp_path / "primitives.h").write_text(macros.prototypes())
+    (tmp_path / "words.h").write_text(words_header())
     flags = [*build.COMPILE_ARGS, f"-I{tmp_path}", f"-I{build.HERE}"]
     assert "-fcall-used-rbx" in build.scratch_args(flags)
     assert build.scratch_args([*flags, flag]) == []

@@ -139,7 +139,7 @@ def checks(kind, at, value):
             if data:
                 yield f"memcmp({at}.data, {literal(data)}, {len(data)}) == 0"
         case schema.Choice(enum):
-            name = {"UntilWord": "UNTIL", "IoKind": "IO_KIND", "DoneReason": "DONE_REASON"}.get(
+            name = {"IoKind": "IO_KIND", "DoneReason": "DONE_REASON"}.get(
                 enum.__name__, {"ErrorClass": "ERROR_CLASS"}.get(enum.__name__, enum.__name__.upper())
             )
             yield f"{at} == X86_DM_{name}_{value.replace('-', '_').upper()}"

@@ -5,7 +5,7 @@ from harness import Peer, groups
 from live import CODE, DEVICE, MAP, real_mode
 
 from dm.machine.state import EventType
-from dm.protocol.schema import Done, DoneReason, ErrorClass, Event, Io, IoKind, Kind, Reason, Region, UntilWord
+from dm.protocol.schema import Done, DoneReason, ErrorClass, Event, Io, IoKind, Kind, Reason, Region, Until
 
 
 def test_a_state_comes_back_as_it_went(vm):
@@ -57,14 +57,14 @@ def test_microseconds_are_a_budget(vm):
 @pytest.mark.parametrize(
     ("until", "code", "rip"),
     [
-        (UntilWord.VMX_UG, "90 f4", CODE),
-        (UntilWord.PROTECTED, "0f22c0 90 f4", None),
-        (UntilWord.NEVER, "90 f4", CODE + 2),
+        (Until.VMX_UG, "90 f4", CODE),
+        (Until.PROTECTED, "0f22c0 90 f4", None),
+        (Until.NEVER, "90 f4", CODE + 2),
     ],
 )
 def test_until(vm, until, code, rip):
     """Unrestricted guest takes real mode at once; ``protected`` waits for the far transfer behind MOV CR0."""
-    if until is UntilWord.PROTECTED:
+    if until is Until.PROTECTED:
         gdt = 0x3000
         vm.ram.view[gdt + 8 : gdt + 16] = bytes.fromhex("ffff0000009acf00")
         code = "0f20c0 0c01 0f22c0 66ea107c00000800"  # mov eax, cr0; or al, 1; mov cr0, eax; jmp 8:7c10h
@@ -74,20 +74,20 @@ def test_until(vm, until, code, rip):
         assert (done.reason, vm.state.cs.selector, vm.state.rip) == (DoneReason.ENTERABLE, 8, 0x7C10)
         return
     _, done = vm.run(code, None, until=until)
-    reason = DoneReason.HALT if until is UntilWord.NEVER else DoneReason.ENTERABLE
+    reason = DoneReason.HALT if until is Until.NEVER else DoneReason.ENTERABLE
     assert (done.reason, vm.state.rip) == (reason, rip)
 
 
 @pytest.mark.parametrize("reason", [Reason.FAILURE, Reason.INVALID_STATE])
 def test_a_run_for_a_failure_makes_a_step_before_until_is_looked_at(vm, reason):
-    _, done = vm.run("90 90 f4", None, reason=reason, until=UntilWord.VMX_UG)
+    _, done = vm.run("90 90 f4", None, reason=reason, until=Until.VMX_UG)
     assert (done.reason, done.steps) == (DoneReason.ENTERABLE, 1)
 
 
 def test_failing_rules_are_explained(vm):
     state = real_mode()
     state.cs.base = 0x12345
-    done = vm.emulate(state, until=UntilWord.VMX, steps=0, explain=True)
+    done = vm.emulate(state, until=Until.VMX, steps=0, explain=True)
     assert "cs.base" in {row.field for row in done.failing}
     assert all(row.section for row in done.failing)
 
@@ -285,7 +285,7 @@ def test_paged_real_mode_is_for_svm_raw_and_its_page_faults_are_the_shims(vm):
     vm.load("90 c606009001 f4")  # nop; mov byte [9000h],1
     refusal = vm.refused(vm.emulate(state))
     assert (refusal.error, refusal.expected) == (ErrorClass.BAD_STATE, "until svm-raw for it, else PE with PG")
-    first = {"reason": Reason.FAILURE, "until": UntilWord.SVM_RAW}
+    first = {"reason": Reason.FAILURE, "until": Until.SVM_RAW}
     _, done = vm.finish(vm.emulate(state, **first))
     assert (done.reason, done.steps) == (DoneReason.ENTERABLE, 1)
     _, done = vm.finish(vm.emulate(vm.state, **first))

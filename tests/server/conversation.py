@@ -30,7 +30,7 @@ from dm.protocol.schema import (
     Kick,
     Reason,
     Stop,
-    UntilWord,
+    Until,
 )
 from dm.server.memory.pages import PageCache
 from dm.server.run_table import RunTable
@@ -211,7 +211,7 @@ class Conversation:
             base=0 if whole else self.base,
             state=state,
             reason=rng.choice((Reason.REQUEST, Reason.REAL_MODE, Reason.FAILURE)),
-            until=rng.choice((UntilWord.NEVER, UntilWord.NEVER, UntilWord.VMX, UntilWord.PROTECTED)),
+            until=rng.choice((Until.NEVER, Until.NEVER, Until.VMX, Until.PROTECTED)),
             secret=self.secret(),
             steps=rng.choice((1, 1, 2, 30, 0)),  # a slice has at least 32; how many, depends on speed
         )
@@ -258,7 +258,7 @@ class Conversation:
             {"inject": Event(0, 0x20)}, {"inject": Event(4, 0x21, length=2)}, {"inject": Event(3, 13, True, 5)},
             {"reason": Reason.MMIO}, {"reason": Reason.MMIO, "mmio": 0xD0010}, {"reason": Reason.MMIO, "mmio": 5},
             {"stop_at": 0}, {"stop_at": 0x7C00},
-            {"applied": 3}, {"until": UntilWord.SVM_RAW}, {"base": 0, "state": {}},
+            {"applied": 3}, {"until": Until.SVM_RAW}, {"base": 0, "state": {}},
             {"changed": [schema.PageRange(1, 0, 1)]}, {"secret": SECRET}, {"secret": b"wrong"},
             {"secret": b"wrong", "epoch": 99}, {"secret": b"", "epoch": 99},
         ]  # fmt: skip

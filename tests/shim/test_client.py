@@ -17,7 +17,7 @@ from harness import Daemon, eventually, flat, session
 
 from dm.protocol import codec, schema
 from dm.protocol.codec import ProtocolError
-from dm.protocol.schema import DoneReason, ErrorClass, Io, IoKind, Reason, Stop, UntilWord
+from dm.protocol.schema import DoneReason, ErrorClass, Io, IoKind, Reason, Stop, Until
 from dm.shim.answer import Answer
 from dm.shim.client import Shim
 from dm.shim.errors import Refused, RunLost, SessionLost
@@ -136,7 +136,7 @@ class TestRuns:
     def test_options_reach_the_engine(self, daemon):
         with session(daemon.endpoint, b"E" + FOREVER) as (_, vcpu):
             state = flat()
-            assert vcpu.run(state, until=UntilWord.VMX).reason is DoneReason.ENTERABLE
+            assert vcpu.run(state, until=Until.VMX).reason is DoneReason.ENTERABLE
             assert vcpu.run(state, until="vmx", reason="failure", steps=5).steps == 5
             assert vcpu.run(flat(), code=b"h").reason is DoneReason.HALT
             assert vcpu.run(flat(), reason=Reason.MMIO, mmio=0xFEC00000).reason is DoneReason.MMIO_MISMATCH

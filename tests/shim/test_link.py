@@ -15,7 +15,7 @@ from dm import fast
 from dm.machine.groups import changed, flatten
 from dm.machine.state import GROUPS, State, group_layout, set_group
 from dm.protocol import codec, schema
-from dm.protocol.schema import Done, DoneReason, Emulate, Io, IoAnswer, IoKind, Reason, Stop, UntilWord
+from dm.protocol.schema import Done, DoneReason, Emulate, Io, IoAnswer, IoKind, Reason, Stop, Until
 from dm.shim import link
 from dm.shim.answer import Answer
 from dm.shim.errors import RunLost
@@ -201,7 +201,7 @@ ARGUMENTS = st.fixed_dictionaries(
     optional={
         "steps": NUMBER,
         "microseconds": NUMBER,
-        "until": st.sampled_from(list(UntilWord)),
+        "until": st.sampled_from(list(Until)),
         "reason": st.sampled_from([*Reason, "failure"]),
         "window": st.booleans(),
         "acknowledge": st.booleans(),

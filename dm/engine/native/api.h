@@ -5,7 +5,7 @@ struct cpu;
 struct dm_region {
     uint64_t gpa, size;
     uint8_t *memory; /* NULL for kinds without backing */
-    uint32_t kind;   /* dm.engine.api.RegionKind */
+    uint32_t kind;   /* dm.machine.words.RegionKind */
 };
 
 struct dm_cpuid {
@@ -28,7 +28,7 @@ struct dm_posted {
 };
 
 struct dm_exit {
-    uint32_t reason; /* enum exit_reason of cpu.h */
+    uint32_t reason; /* enum exit_reason of words.h */
     uint32_t size, count;
     uint32_t posted_count, page_count;
     uint32_t tlb_flush;

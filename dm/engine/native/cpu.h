@@ -11,6 +11,7 @@
 #include "api.h"
 #include "arithmetic.h"
 #include "architecture.h"
+#include "words.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the native engine needs a little-endian host"
@@ -129,30 +130,6 @@ struct tlb {
     struct write_entry write[TLB_SIZE];
     struct fetch_entry fetch[TLB_SIZE];
     bool used;
-};
-
-enum region_kind { RAM, ROM, MMIO, COALESCED, HYPERVISOR, FIRMWARE, HOLE };
-
-enum exit_reason {
-    EXIT_PORT_IN,
-    EXIT_PORT_OUT,
-    EXIT_MMIO_READ,
-    EXIT_MMIO_WRITE,
-    EXIT_MSR_READ,
-    EXIT_MSR_WRITE,
-    EXIT_MEMORY_COPY, /* the last question */
-    EXIT_BUDGET,
-    EXIT_KICKED,
-    EXIT_ENTERABLE,
-    EXIT_HALT,
-    EXIT_SHUTDOWN,
-    EXIT_INTERRUPT_WINDOW,
-    EXIT_FIRMWARE,
-    EXIT_HYPERVISOR,
-    EXIT_UNSUPPORTED,
-    EXIT_MMIO_MISMATCH,
-    EXIT_PAGE_FAULT,
-    EXIT_DEBUG,
 };
 
 /* Why an instruction or procedure was abandoned. */

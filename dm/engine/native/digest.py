@@ -16,7 +16,10 @@ def digest() -> str:
     sources = [
         *(_PACKAGE / "isa").rglob("*.py"),
         *(_PACKAGE / "microcode").glob("*.py"),
-        *(_PACKAGE / "machine" / name for name in ("architecture.py", "header.py", "state.py", "cells.py", "rules.py")),
+        *(
+            _PACKAGE / "machine" / f"{name}.py"
+            for name in ("architecture", "cells", "header", "rules", "state", "words")
+        ),
         *(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")),
     ]
     return extension.digest(_PACKAGE, sources)

@@ -13,7 +13,7 @@ from dm.engine.native.structures import fields_header, state_source
 from dm.engine.native.tables import labels_header, tables_source
 from dm.engine.native.target import Target
 from dm.isa.entries import INLINE
-from dm.machine.header import header
+from dm.machine.header import header, words_header
 from dm.microcode import MicrocodeError, Procedure
 from dm.microcode.print_c import CPrinter
 from dm.microcode.uses import uses
@@ -32,6 +32,7 @@ def files() -> dict[str, str]:
     procedures = sorted(handlers.procedures, key=lambda made: made.name)
     return {
         "architecture.h": header(),
+        "words.h": words_header(),
         "fields.h": fields_header(),
         "primitives.h": prototypes(),
         "exact_primitives.h": exact_macros(),

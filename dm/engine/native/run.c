@@ -176,7 +176,7 @@ void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *o
         .tlb_flush = cpu->flushed,
         .count = 1,
     };
-    if (reason <= EXIT_MEMORY_COPY) {
+    if (reason <= LAST_QUESTION) {
         out->address = cpu->question.address;
         out->target = cpu->question.value;
         out->size = cpu->question.size;

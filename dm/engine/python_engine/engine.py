@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RunRequest, Until, check_copied
+from dm.engine.api import FREELY, CpuConfig, Exit, ExitReason, Groups, MemoryMap, RunRequest, check_copied
 from dm.engine.python_engine.cells import M32, Saved
 from dm.engine.python_engine.fetch import Fetcher, InsnRecord
 from dm.engine.python_engine.guest_memory import GuestMemory
@@ -25,7 +25,7 @@ from dm.engine.python_engine.signals import (
 from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, RULES, TRANSFER
 from dm.isa.mechanisms.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.architecture import Eflags
-from dm.machine.rules import Policy
+from dm.machine.rules import POLICIES, Policy
 from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update
 
 #: Steps between two looks at the kick.
@@ -40,9 +40,6 @@ MOST_DELIVERIES: Final = 8
 _RF: Final = int(Eflags.RF)
 _NONE: Final = int(EventType.NONE)
 
-_POLICIES: Final[dict[Until, Policy]] = {
-    until: Policy[until.name] for until in Until if until not in (Until.INSTRUCTIONS, Until.NEVER)
-}
 _ENDS: Final = {
     HALTED: ExitReason.HALT,
     WAIT_FOR_SIPI: ExitReason.HALT,
@@ -225,7 +222,7 @@ class PythonEngine:
             if self._open is not None:
                 self._resume(self._open)
             self._code, self._mmio, self._stop_at = request.code, request.mmio, request.stop_at
-            return self._boundaries(_POLICIES.get(request.until), request.window)
+            return self._boundaries(POLICIES[request.until], request.window)
         except Question as q:
             return self._exit(q.reason, q.address, q.size, q.count, q.data, down=q.down, target=q.target)
         except Unsupported as e:
@@ -274,7 +271,7 @@ class PythonEngine:
         cpu.forget_writable()
         return made
 
-    def _boundaries(self, policy: Policy | None, window: bool) -> Exit:
+    def _boundaries(self, policy: Policy, window: bool) -> Exit:
         """Go from boundary to boundary until the run ends."""
         cpu = self._cpu
         enterable, boundary = RULES.enterable, RULES.boundary
@@ -282,7 +279,7 @@ class PythonEngine:
             look = self._look = self._look or self._single()
             if look:
                 cpu.refresh()
-                if policy is not None and self._progressed and enterable(cpu, policy):
+                if policy and self._progressed and enterable(cpu, policy):
                     return self._exit(ExitReason.ENTERABLE)
             if self._kicked:
                 self._kicked = False

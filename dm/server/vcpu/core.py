@@ -74,9 +74,6 @@ _BROUGHT_IN: Final = frozenset(
     {ExitReason.MMIO_READ, ExitReason.MMIO_WRITE, ExitReason.MMIO_MISMATCH, ExitReason.MEMORY_COPY}
 )
 _SLICE_OVER: Final = frozenset({ExitReason.BUDGET, ExitReason.KICKED})
-_UNTIL: Final = {word: Until(str(word)) for word in schema.UntilWord}
-_KINDS: Final = {reason: IoKind(str(reason)) for reason in QUESTIONS}
-_ENDS: Final = {reason: DoneReason(str(reason)) for reason in ExitReason if reason not in QUESTIONS}
 
 _CR0: Final = [name for name, _ in group_layout("control")].index("cr0")
 
@@ -326,7 +323,7 @@ class Core:
         last = open_steps > 0 and (run.registers is not None or run.ending(open_steps) is not None)
         made, taken = self._run_engine(
             RunRequest(
-                Until.NEVER if last else _UNTIL[request.until],
+                Until.NEVER if last else request.until,
                 0 if last else run.budget(self.slice.steps, open_steps),
                 progress=first and run.must_progress,  # an open one is progress already
                 window=run.window and not last,
@@ -490,14 +487,14 @@ class Core:
         if reason is ExitReason.INTERRUPT_WINDOW and run.request.acknowledge:
             yield from self._acknowledge(run)
         elif reason not in _SLICE_OVER:
-            return (yield from self.finish(run, _ENDS[reason], made))
+            return (yield from self.finish(run, DoneReason(reason), made))
         return None
 
     def _ask_device(self, run: Run, made: Exit) -> Course:
         registers = self._shown_registers(made)
         answer = yield from self.ask(
             run,
-            _KINDS[made.reason],
+            IoKind(made.reason),
             address=made.address,
             size=made.size,
             count=made.count,
@@ -599,7 +596,7 @@ class Core:
             expected = f"{known}, or 0 with a whole state" if known else "0, with a whole state"
             raise ProtocolError(ErrorClass.UNKNOWN_BASE, f"base is {request.base}", expected, "base")
         control = given.get("control") or self.groups["control"]
-        if control[_CR0 : _CR0 + 1] and request.until is not schema.UntilWord.SVM_RAW and _paged_real(control[_CR0]):
+        if control[_CR0 : _CR0 + 1] and request.until is not schema.Until.SVM_RAW and _paged_real(control[_CR0]):
             text = "cr0 has PG without PE, SVM's paged real mode"
             raise ProtocolError(ErrorClass.BAD_STATE, text, "until svm-raw for it, else PE with PG", "state")
         self.known = False  # a state that is refused half-way leaves no base behind
@@ -677,11 +674,11 @@ def _difference(old: Groups, new: Groups) -> Groups:
     return {group: values for group, values in new.items() if values is not old[group] and values != old[group]}
 
 
-def _failing(state: State, until: schema.UntilWord) -> list[schema.Failing]:
+def _failing(state: State, until: schema.Until) -> list[schema.Failing]:
     """Return the entry rules of ``until`` that a state breaks."""
     from dm.machine import rules  # compiles its conditions: only for those who ask
 
-    policy = rules.Policy.__members__.get(until.name, rules.Policy.NEVER)
+    policy = rules.POLICIES[until]
     return [
         schema.Failing(
             failure.rule.name,

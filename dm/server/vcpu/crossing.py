@@ -12,7 +12,7 @@ from dm.server.vcpu.run import Run
 
 _REASONS: Final = list(Reason)
 _STOPS: Final = list(Stop)
-_UNTIL_WORDS: Final = list(schema.UntilWord)
+_UNTIL_WORDS: Final = list(schema.Until)
 
 
 class Crossing:

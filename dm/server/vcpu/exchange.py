@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import zmq
 
-from dm.engine.api import QUESTIONS, Engine, ExitReason, Until
+from dm.engine.api import QUESTIONS, Engine, ExitReason
+from dm.machine.rules import POLICIES
 from dm.protocol import libzmq, schema, waiter
-from dm.protocol.schema import DoneReason, IoKind, UntilWord
+from dm.protocol.schema import DoneReason, IoKind, Until
 from dm.server.memory import guard
 from dm.server.run_table import RunTable
 
@@ -95,26 +96,26 @@ class Exchange:
         self._runs = self._ffi.from_buffer("uint8_t[]", runs.bytes if runs is not None else bytearray(vcpu + 1))
         links.runs = self._runs + vcpu
         c.awake.longest, c.awake.taken, c.awake.rest, c.awake.longest_rest = waiter.TIMES
-        self._set_words(native_engine.REASONS, native_engine.POLICIES)
+        self._set_words(native_engine.REASONS)
         self._ffi.memmove(c.reset, engine.pack(reset), c.wire_size)
 
-    def _set_words(self, reasons: Iterable[ExitReason], policies: dict[Until, int]) -> None:
+    def _set_words(self, reasons: Iterable[ExitReason]) -> None:
         words, kinds, ends, numbers = self.c.words, list(IoKind), list(DoneReason), list(reasons)
         for number, reason in enumerate(numbers):
             asks = reason in _ASKED
-            words.kinds[number] = kinds.index(IoKind(str(reason))) if asks else -1
+            words.kinds[number] = kinds.index(IoKind(reason)) if asks else -1
             ended = not asks and reason not in QUESTIONS | _IN_WORDS
-            words.ends[number] = ends.index(DoneReason(str(reason))) if ended else -1
+            words.ends[number] = ends.index(DoneReason(reason)) if ended else -1
         for number, kind in enumerate(kinds):
             words.reads[number] = kind in (IoKind.PORT_IN, IoKind.MMIO_READ, IoKind.MSR_READ)
             words.ports[number] = kind in (IoKind.PORT_IN, IoKind.PORT_OUT)
-        for number, word in enumerate(UntilWord):
-            words.policies[number] = policies[Until(str(word))]
+        for number, word in enumerate(Until):
+            words.policies[number] = POLICIES[word]
         words.exit_budget = numbers.index(ExitReason.BUDGET)
         words.exit_kicked = numbers.index(ExitReason.KICKED)
         words.exit_window = numbers.index(ExitReason.INTERRUPT_WINDOW)
-        words.until_never = list(UntilWord).index(UntilWord.NEVER)
-        words.until_raw = list(UntilWord).index(UntilWord.SVM_RAW)
+        words.until_never = list(Until).index(Until.NEVER)
+        words.until_raw = list(Until).index(Until.SVM_RAW)
 
     def attach(self, socket: zmq.Socket[bytes], wake: int, slice_ns: int, most_slice: int, posted_ns: int) -> None:
         """Use this socket, and this eventfd that announces calls.

@@ -8,7 +8,7 @@ from harness import Daemon
 from dm.engine import native_status
 from dm.machine.state import GROUPS, State, get_group
 from dm.protocol import schema
-from dm.protocol.schema import DoneReason, Event, IoKind, Kind, Reason, Region, Stop, UntilWord
+from dm.protocol.schema import DoneReason, Event, IoKind, Kind, Reason, Region, Stop, Until
 from dm.shim.answer import Answer
 from dm.shim.client import Shim
 from dm.shim.ram import Ram
@@ -186,7 +186,7 @@ def test_screen_output_is_posted(vm):
 
 def test_stop_in_an_answer_ends_behind_its_instruction(vm):
     vm.load("E460 E460 F4")  # in al, 60h; in al, 60h; hlt
-    for until in (UntilWord.NEVER, UntilWord.VMX_UG):
+    for until in (Until.NEVER, Until.VMX_UG):
         state = vm.start()
         done = vm.vcpu.run(state, until=until, reason=Reason.FAILURE, on_io=lambda io: Answer(b"a", stop=Stop.RESET))
         assert (done.reason, done.stop, done.steps, state.rip) == (DoneReason.STOPPED, Stop.RESET, 1, 2)
@@ -332,9 +332,9 @@ def test_given_instruction_bytes_win(vm):
 def test_an_enterable_state_is_handed_back(vm):
     state = vm.start()
     vm.load("90 F4")
-    assert vm.vcpu.run(state, until=UntilWord.VMX_UG).reason is DoneReason.ENTERABLE
+    assert vm.vcpu.run(state, until=Until.VMX_UG).reason is DoneReason.ENTERABLE
     state.ds.base = 0x12340  # not 16 times the selector: no virtual-8086 mode can hold it
-    done = vm.vcpu.run(state, until=UntilWord.VMX, explain=True)
+    done = vm.vcpu.run(state, until=Until.VMX, explain=True)
     assert done.reason is DoneReason.HALT
     assert "ds.base" in [rule.field for rule in done.failing]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dm.engine import native_status
 from dm.protocol import codec
-from dm.protocol.schema import Done, DoneReason, Io, IoKind, Kick, Kind, Reason, Region, Stop, UntilWord
+from dm.protocol.schema import Done, DoneReason, Io, IoKind, Kick, Kind, Reason, Region, Stop, Until
 from dm.server.session import worker
 from dm.server.vcpu import core, exchange
 from dm.server.vcpu.native import generate
@@ -54,7 +54,7 @@ def test_both_answer_alike_to_nothing_but_usual_messages(directory, piece):
 
 #: What leaves nothing to chance, and nothing to Python.
 USUAL = {
-    "reason": Reason.REQUEST, "until": UntilWord.NEVER, "window": False, "acknowledge": False, "code": b"",
+    "reason": Reason.REQUEST, "until": Until.NEVER, "window": False, "acknowledge": False, "code": b"",
     "explain": False, "microseconds": None,
 }  # fmt: skip
 

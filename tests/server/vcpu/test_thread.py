@@ -26,7 +26,7 @@ from dm.protocol.schema import (
     Posted,
     Reason,
     Stop,
-    UntilWord,
+    Until,
 )
 from dm.server.memory.pages import PageCache
 from dm.server.vcpu.endpoint import IpcEndpoint
@@ -284,7 +284,7 @@ class TestStopping:
 
     def test_a_stop_wins_over_other_ends(self, bench):
         bench.program(IN60 + b"E" + b"nn")
-        io = bench.peer.ask(emulate(flat(rflags=0x202), until=UntilWord.VMX, acknowledge=True))
+        io = bench.peer.ask(emulate(flat(rflags=0x202), until=Until.VMX, acknowledge=True))
         done = bench.peer.ask(answer(io, data=b"a", stop=Stop.RESET, window=True))
         assert (done.reason, done.stop, done.steps) == (DoneReason.STOPPED, Stop.RESET, 1)
 
@@ -306,10 +306,10 @@ class TestStopping:
     @pytest.mark.parametrize("reason", [Reason.FAILURE, Reason.INVALID_STATE])
     def test_a_failed_instruction_is_run_even_when_kicked(self, bench, reason):
         bench.program(b"E" + FOREVER)
-        bench.peer.send(emulate(reason=reason, until=UntilWord.VMX))
+        bench.peer.send(emulate(reason=reason, until=Until.VMX))
         bench.peer.send(kick())
         assert bench.peer.receive().steps >= 1
-        done = bench.peer.ask(emulate(seq=2, reason=Reason.REQUEST, until=UntilWord.VMX))
+        done = bench.peer.ask(emulate(seq=2, reason=Reason.REQUEST, until=Until.VMX))
         assert (done.reason, done.steps) == (DoneReason.ENTERABLE, 0)
 
     def test_pause_holds_and_resume_goes_on(self, bench):
@@ -682,11 +682,11 @@ def test_failing_rules_are_listed_when_asked_for(bench):
     state.cs.base = 0x12340  # not selector * 16
     state.rip = -0x12340 & 0xFFFF
     bench.owner.ram[0x12340 + state.rip & 0xFFFF] = ord("h")
-    done = bench.peer.ask(emulate(state, until=UntilWord.VMX, explain=True))
+    done = bench.peer.ask(emulate(state, until=Until.VMX, explain=True))
     assert done.failing
     assert all(rule.field and rule.expected and "SDM" in rule.section for rule in done.failing)
-    assert bench.peer.ask(emulate(seq=2, until=UntilWord.NEVER, explain=True)).failing == []
-    assert bench.peer.ask(emulate(seq=3, until=UntilWord.VMX)).failing == []
+    assert bench.peer.ask(emulate(seq=2, until=Until.NEVER, explain=True)).failing == []
+    assert bench.peer.ask(emulate(seq=3, until=Until.VMX)).failing == []
 
 
 def test_an_answer_that_does_not_fit_is_an_error_not_an_end(bench, monkeypatch, caplog):

@@ -39,7 +39,7 @@ struct dx_words {
     int ends[32];     /* exit reason: DoneReason */
     uint8_t reads[32]; /* IoKind: the answer has data */
     uint8_t ports[32]; /* IoKind: a port's */
-    uint8_t policies[32]; /* UntilWord: the engine's policy */
+    uint8_t policies[32]; /* Until: the engine's policy */
     uint8_t until_never, until_raw, exit_budget, exit_kicked, exit_window;
 };
 

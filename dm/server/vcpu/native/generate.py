@@ -23,7 +23,7 @@ _PACKAGE: Final = _HERE.parents[2]
 MESSAGES: Final[tuple[type[schema.Message], ...]] = (schema.Emulate, schema.IoAnswer, schema.Io, schema.Done)
 _ENUMS: Final[tuple[type[StrEnum], ...]] = (
     schema.Reason,
-    schema.UntilWord,
+    schema.Until,
     schema.IoKind,
     schema.Stop,
     schema.DoneReason,
@@ -35,6 +35,7 @@ _SOURCES: Final = (
     "machine/architecture.py",
     "machine/header.py",
     "machine/state.py",
+    "machine/words.py",
     "engine/native/api.h",
     "server/vcpu/report.py",
 )
