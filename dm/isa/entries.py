@@ -9,7 +9,7 @@ from typing import Final
 
 from dm.isa import flags
 from dm.isa.instructions import msr
-from dm.isa.mechanisms import access, debug, events, fetch
+from dm.isa.mechanisms import access, boundary, debug, events, fetch
 from dm.machine import rules
 from dm.microcode import Procedure
 
@@ -34,7 +34,7 @@ ENTRIES: Final[tuple[Procedure, ...]] = (
     # events
     events.raise_exception,
     events.deliver,
-    events.boundary,
+    boundary.boundary,
     # the state
     flags.join_eflags,
     flags.split_eflags,
@@ -56,6 +56,6 @@ INLINE: Final[tuple[Procedure, ...]] = (
     debug.watched,
     debug.begin_instruction,
     debug.branch_taken,
-    events.retire,
+    boundary.retire,
     events.is_hypervisors,
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from machine import Fault, Machine, function
 
-from dm.isa.mechanisms import access, events, paging
+from dm.isa.mechanisms import access, boundary, events, paging
 from dm.machine.architecture import Access, Cr0, Dr6, Dr7, Eflags, PendingDebug, Rights, Vector
 from dm.machine.state import Activity, EventType
 
@@ -283,7 +283,7 @@ class System(Machine):
 
     def boundary(self, window: int = 0) -> int:
         """Call the procedure ``boundary``."""
-        return int(function("boundary", events.boundary)(self, window))
+        return int(function("boundary", boundary.boundary)(self, window))
 
     def go(self, code: bytes) -> System:
         """Execute one instruction and deliver its fault, if any."""

@@ -6,7 +6,7 @@ import pytest
 from machine import function
 from system_machine import CS, DS, ES, FS, GS, NO_EVENT, SS, TSS, System, descriptor, gate
 
-from dm.isa.mechanisms import events
+from dm.isa.mechanisms import boundary, events
 from dm.machine.state import Activity, EventType
 
 DE, DB, NMI, OF, BR, UD, DF, TSF, NP, SSF, GP, PF = 0, 1, 2, 4, 5, 6, 8, 10, 11, 12, 13, 14
@@ -100,7 +100,7 @@ class TestRealMode:
         machine = System().real_mode()
         machine.put(4 * DB, 0x777, 4)
         assert machine.attempt(ICEBP) is None
-        assert machine.boundary() == events.EVENT
+        assert machine.boundary() == boundary.EVENT
         machine.deliver()
         assert (machine.eip, machine.stack(1, 2), machine.dr6) == (0x777, [0x8001], 0xFFFF0FF0)
 
@@ -563,7 +563,7 @@ class TestBoundary:
         machine = System()
         machine.cpl, machine.cr4 = cpl, cr4
         machine.set_eflags(2 | vm | bits | iopl << 12)
-        assert machine.boundary() == (events.EVENT if fault else events.RUN_ON)
+        assert machine.boundary() == (boundary.EVENT if fault else boundary.RUN_ON)
         if fault:
             assert (machine.inject_type, machine.inject_vector) == (EventType.EXCEPTION, GP)
             assert (machine.inject_has_error, machine.inject_error) == (1, 0)
@@ -572,31 +572,35 @@ class TestBoundary:
     @pytest.mark.parametrize(
         ("fields", "window", "expected"),
         [
-            ({}, 0, events.RUN_ON),
-            ({}, 1, events.RUN_ON),
-            ({"activity": Activity.WAIT_FOR_SIPI, "nmi_pending": 1}, 0, events.WAIT_FOR_SIPI),
-            ({"activity": Activity.SHUTDOWN}, 0, events.SHUTDOWN),
-            ({"activity": Activity.SHUTDOWN, "nmi_pending": 1}, 0, events.EVENT),
-            ({"activity": Activity.SHUTDOWN, "nmi_pending": 1, "nmi_blocked": 1}, 0, events.SHUTDOWN),
-            ({"activity": Activity.SHUTDOWN, "inject_type": EventType.NMI, "inject_vector": 2}, 0, events.EVENT),
-            ({"activity": Activity.SHUTDOWN, "inject_type": EventType.EXCEPTION, "inject_vector": 18}, 0, events.EVENT),
-            ({"activity": Activity.SHUTDOWN, "inject_type": EventType.EXTERNAL}, 0, events.SHUTDOWN),
-            ({"activity": Activity.SHUTDOWN, "pending_debug": 0x4000}, 0, events.SHUTDOWN),
-            ({"activity": Activity.HALTED}, 0, events.HALTED),
-            ({"activity": Activity.HALTED, "nmi_pending": 1}, 0, events.EVENT),
-            ({"activity": Activity.HALTED, "nmi_pending": 1, "nmi_blocked": 1}, 0, events.HALTED),
-            ({"activity": Activity.HALTED, "flags": IF}, 1, events.WINDOW),
-            ({"flags": IF}, 1, events.WINDOW),
-            ({"flags": IF}, 0, events.RUN_ON),
-            ({"flags": IF, "shadow": 1}, 1, events.RUN_ON),
-            ({"flags": IF, "shadow": 2}, 1, events.RUN_ON),
-            ({"nmi_pending": 1, "shadow": 2}, 0, events.RUN_ON),
-            ({"nmi_pending": 1, "shadow": 1}, 0, events.EVENT),
-            ({"pending_debug": 0x4000}, 0, events.EVENT),
-            ({"pending_debug": 0x4000, "shadow": 2}, 0, events.RUN_ON),
-            ({"pending_debug": 0x0001}, 0, events.RUN_ON),
-            ({"pending_debug": 0x1001}, 0, events.EVENT),
-            ({"pending_debug": 0x8000}, 0, events.EVENT),
+            ({}, 0, boundary.RUN_ON),
+            ({}, 1, boundary.RUN_ON),
+            ({"activity": Activity.WAIT_FOR_SIPI, "nmi_pending": 1}, 0, boundary.WAIT_FOR_SIPI),
+            ({"activity": Activity.SHUTDOWN}, 0, boundary.SHUTDOWN),
+            ({"activity": Activity.SHUTDOWN, "nmi_pending": 1}, 0, boundary.EVENT),
+            ({"activity": Activity.SHUTDOWN, "nmi_pending": 1, "nmi_blocked": 1}, 0, boundary.SHUTDOWN),
+            ({"activity": Activity.SHUTDOWN, "inject_type": EventType.NMI, "inject_vector": 2}, 0, boundary.EVENT),
+            (
+                {"activity": Activity.SHUTDOWN, "inject_type": EventType.EXCEPTION, "inject_vector": 18},
+                0,
+                boundary.EVENT,
+            ),
+            ({"activity": Activity.SHUTDOWN, "inject_type": EventType.EXTERNAL}, 0, boundary.SHUTDOWN),
+            ({"activity": Activity.SHUTDOWN, "pending_debug": 0x4000}, 0, boundary.SHUTDOWN),
+            ({"activity": Activity.HALTED}, 0, boundary.HALTED),
+            ({"activity": Activity.HALTED, "nmi_pending": 1}, 0, boundary.EVENT),
+            ({"activity": Activity.HALTED, "nmi_pending": 1, "nmi_blocked": 1}, 0, boundary.HALTED),
+            ({"activity": Activity.HALTED, "flags": IF}, 1, boundary.WINDOW),
+            ({"flags": IF}, 1, boundary.WINDOW),
+            ({"flags": IF}, 0, boundary.RUN_ON),
+            ({"flags": IF, "shadow": 1}, 1, boundary.RUN_ON),
+            ({"flags": IF, "shadow": 2}, 1, boundary.RUN_ON),
+            ({"nmi_pending": 1, "shadow": 2}, 0, boundary.RUN_ON),
+            ({"nmi_pending": 1, "shadow": 1}, 0, boundary.EVENT),
+            ({"pending_debug": 0x4000}, 0, boundary.EVENT),
+            ({"pending_debug": 0x4000, "shadow": 2}, 0, boundary.RUN_ON),
+            ({"pending_debug": 0x0001}, 0, boundary.RUN_ON),
+            ({"pending_debug": 0x1001}, 0, boundary.EVENT),
+            ({"pending_debug": 0x8000}, 0, boundary.EVENT),
         ],
     )
     def test_outcome(self, fields, window, expected):
@@ -608,11 +612,11 @@ class TestBoundary:
     def test_debug_trap_before_nmi(self):
         machine = System()
         machine.nmi_pending, machine.pending_debug, machine.dr6 = 1, 0x5002, 0xFFFF0FF1
-        assert machine.boundary() == events.EVENT
+        assert machine.boundary() == boundary.EVENT
         assert (machine.inject_type, machine.inject_vector) == (EventType.EXCEPTION, DB)
         assert (machine.dr6, machine.pending_debug, machine.nmi_pending) == (0xFFFF4FF2, 0, 1)
         machine.inject_type = NO_EVENT
-        assert machine.boundary() == events.EVENT
+        assert machine.boundary() == boundary.EVENT
         assert (machine.inject_type, machine.inject_vector, machine.nmi_pending) == (EventType.NMI, NMI, 0)
 
     @pytest.mark.parametrize(
@@ -634,7 +638,7 @@ class TestBoundary:
         machine.dr7, machine.dr[0] = dr7, address
         for name, value in fields.items():
             setattr(machine, name, value)
-        assert machine.boundary() == (events.EVENT if hit else events.RUN_ON)
+        assert machine.boundary() == (boundary.EVENT if hit else boundary.RUN_ON)
         if hit:
             assert machine.dr6 & 0xF == 1
             machine.set_idt(DB, gate(0x08, 0x777, INT32))
@@ -648,9 +652,9 @@ class TestBoundary:
         machine.flags |= TF
         machine.gpr32[0] = 0x10
         machine.go(b"\x8e\xd0")
-        assert (machine.shadow, machine.boundary()) == (2, events.RUN_ON)
+        assert (machine.shadow, machine.boundary()) == (2, boundary.RUN_ON)
         machine.go(b"\x90")
-        assert machine.boundary() == events.EVENT
+        assert machine.boundary() == boundary.EVENT
         machine.deliver()
         assert (machine.eip, machine.stack(1), machine.dr6) == (0x777, [0x8003], 0xFFFF4FF0)
 
@@ -661,7 +665,7 @@ class TestBoundary:
         machine.go(INT_21)
         assert machine.eip == 0x777
         assert machine.pending_debug == 0
-        assert machine.boundary() == events.RUN_ON
+        assert machine.boundary() == boundary.RUN_ON
 
 
 def test_guard_clears_itself():

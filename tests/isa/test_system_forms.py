@@ -7,7 +7,7 @@ from machine import forms
 
 from dm.isa.entries import ENTRIES, INLINE
 from dm.isa.insn import expand
-from dm.isa.mechanisms import access, events
+from dm.isa.mechanisms import access, boundary, events
 from dm.microcode import Procedure
 from dm.microcode.effects import effects
 from dm.microcode.ir import Block, Call, statements
@@ -70,6 +70,6 @@ def test_check_then_commit(name):
         assert not effects(expand(row, variant, "insn")).late_abort, (row.text, variant)
 
 
-@pytest.mark.parametrize("procedure", [access.segment_check, events.raise_exception, events.boundary])
+@pytest.mark.parametrize("procedure", [access.segment_check, events.raise_exception, boundary.boundary])
 def test_no_late_abort(procedure):
     assert not effects(procedure).late_abort

@@ -2,7 +2,7 @@
 
 #include "fast.h"
 
-enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.mechanisms.events.boundary */
+enum { QUIET, EVENT, HALTED, SHUT_DOWN, WINDOW, WAIT_FOR_SIPI }; /* dm.isa.mechanisms.boundary */
 
 static const struct insn entry = {.handler = (void *)enter_indirect};
 

@@ -23,7 +23,7 @@ from dm.engine.python_engine.signals import (
     Unsupported,
 )
 from dm.engine.python_engine.translate import CHECKPOINT, NEXT_SEGMENT, REPEAT, RULES, TRANSFER
-from dm.isa.mechanisms.events import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
+from dm.isa.mechanisms.boundary import EVENT, HALTED, SHUTDOWN, WAIT_FOR_SIPI, WINDOW
 from dm.machine.architecture import Eflags
 from dm.machine.rules import POLICIES, Policy
 from dm.machine.state import GROUPS, Activity, EventType, State, checked, get_group, update

@@ -1,7 +1,7 @@
 """IA-32e mode as compatibility-mode code meets it: 16-byte gates, stacks of the 64-bit TSS, 64-bit frames.
 
 SDM vol. 3A, 5.8.3.1, 6.14 and 7.7.  Such a transfer leads to 64-bit code, at which
-:func:`dm.isa.mechanisms.events.boundary` ends the run.  Stacks and targets beyond 4 GiB, where the engines do not
+:func:`dm.isa.mechanisms.boundary.boundary` ends the run.  Stacks and targets beyond 4 GiB, where the engines do not
 reach, are exit ``unsupported`` before that.
 """
 
