@@ -1,7 +1,7 @@
 """Exceptions and interrupts: raising and delivery (SDM vol. 3A, chapters 6 and 20).
 
-Engines call :func:`raise_exception` for a fault and :func:`deliver` for the event in ``INJECT_*``.  Which event is taken
-when: :mod:`dm.isa.mechanisms.boundary`.
+Engines call :func:`raise_exception` for a fault and :func:`deliver` for the event in ``INJECT_*``.  Which one is taken
+when stands in :mod:`dm.isa.mechanisms.boundary`.
 """
 
 from __future__ import annotations
