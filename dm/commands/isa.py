@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dm.isa.features import MODELS
 from dm.isa.map import coverage, objdump
-from dm.isa.map.coverage import Form, form_name
+from dm.isa.map.coverage import FormTests, form_name
 from dm.isa.map.disassembler import listing
 from dm.isa.map.forms import MAPS, Row
 
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
 _PARTS = {number: name for name, number in MODELS.items()} | {4: "80486", 5: "pentium"}
 
 
-def _list(forms: list[Form], missing: bool, as_json: bool) -> int:
+def _list(forms: list[FormTests], missing: bool, as_json: bool) -> int:
     untested = [form for form in forms if not form.tests]
     shown = untested if missing else forms
     if as_json:
@@ -100,7 +100,7 @@ def opcode(row: Row) -> str:
     return " ".join(filter(None, parts))
 
 
-def describe(form: Form) -> dict[str, Any]:
+def describe(form: FormTests) -> dict[str, Any]:
     """Return a form as ``--json`` shows it."""
     row, variant = form.row, form.variant
     return {
@@ -110,21 +110,24 @@ def describe(form: Form) -> dict[str, Any]:
         "form": form_name(variant, row),
         "since": _PARTS[row.since],
         "feature": row.feature or None,
+        "implemented": coverage.implemented(row),
         "modes": list(form.modes),
         "tests": [f"tests/{test}.py" for test in form.tests],
     }
 
 
-def describe_rows(forms: Iterable[Form]) -> Iterator[str]:
+def describe_rows(forms: Iterable[FormTests]) -> Iterator[str]:
     """Return the lines of the listing: each row, and below it its forms, those with the same tests in one line."""
     for row, group in groupby(forms, lambda form: form.row):
         since = f"cpuid:{row.feature}" if row.feature else _PARTS[row.since]
-        yield f"{opcode(row):<13} {'/'.join(dict.fromkeys(row.names)):<16}{','.join(row.operands):<12}{since}"
+        refused = "" if coverage.implemented(row) else "  not executed: exit unsupported"
+        names = "/".join(dict.fromkeys(row.names))
+        yield f"{opcode(row):<13} {names:<15} {','.join(row.operands):<11} {since}{refused}"
         same: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
         for form in group:
             same.setdefault((form.tests, form.modes), []).append(form_name(form.variant, row))
-        for (tests, modes), names in same.items():
-            yield f"    {' '.join(names)}"
+        for (tests, modes), forms_of in same.items():
+            yield f"    {' '.join(forms_of)}"
             yield f"        modes: {' '.join(modes) or 'none'}; tests: {' '.join(tests) or 'NONE'}"
 
 

@@ -23,7 +23,7 @@ from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import GPR8, GPR16, GPR32, SELECTOR
 from dm.isa.map.forms import Row
-from dm.isa.map.operands import GENERAL, SEGMENT, OperandForm, Place, RegisterClass
+from dm.isa.map.operands import GENERAL, SEGMENT, X87, OperandForm, Place, RegisterClass
 from dm.isa.mechanisms import mode
 from dm.machine.architecture import Vector
 from dm.machine.state import Gpr, Seg
@@ -116,6 +116,14 @@ class Special(Operand):
         """Return the selector (segment registers only)."""
         assert self.registers is SEGMENT, "other registers are read by their instructions' descriptions"
         return self.m.get(SELECTOR, self.number)
+
+
+class StackRegister(Operand):
+    """An x87 register, ``number`` counted from the top of the stack."""
+
+    def __init__(self, x: Insn, width: int, number: Value) -> None:
+        super().__init__(x, width)
+        self.number = number
 
 
 class Memory(Operand):
@@ -250,6 +258,8 @@ class Insn:
         if form.registers is None:
             return Constant(self, width, number)
         width = form.width(self.osize)
+        if form.registers is X87:
+            return StackRegister(self, width, number)
         kind = Register if (form.registers, width) in CELLS else Special
         return kind(self, form.registers, width, number)
 
@@ -259,14 +269,29 @@ Description = Callable[..., None]
 DESCRIPTIONS: Final[dict[str, Description]] = {}
 
 
-def instruction(*names: str) -> Callable[[Description], Description]:
-    """Decorator: this function describes the instruction of its own name, or those named."""
+#: Those that are there until somebody describes the instruction itself.
+_DEFAULTS: Final[set[str]] = set()
+
+
+def instruction(*names: str, default: bool = False) -> Callable[[Description], Description]:
+    """Decorator: this function describes the instruction of its own name, or those named.
+
+    Args:
+        names: their mnemonics in the opcode map.
+        default: it holds for those that have no other description.
+
+    Raises:
+        ValueError: one of them is described already.
+    """
 
     def register(describe: Description) -> Description:
         for name in names or (describe.__name__,):
-            if name in DESCRIPTIONS:
+            if name in DESCRIPTIONS and name not in _DEFAULTS:
+                if default:
+                    continue
                 raise ValueError(f"{name} is described twice")
             DESCRIPTIONS[name] = describe
+            (_DEFAULTS.add if default else _DEFAULTS.discard)(name)
         return describe
 
     return register
@@ -277,7 +302,7 @@ def expand(row: Row, variant: Variant, name: str) -> Microcode:
     x = Insn(row, variant, name)
     if row.vex:
         mode.require_protected(x.m)
-    if row.feature and "fallback" not in row.attributes:
+    if row.feature and "optional" not in row.attributes:
         x.fault_if(~features.has(x.m, row.feature), Vector.UD, 0, "NO_FEATURE")
     DESCRIPTIONS[row.mnemonic](x, *map(x.operand, row.forms, row.fields))
     if not x.m.ended:

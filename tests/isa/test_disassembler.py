@@ -57,8 +57,28 @@ from dm.isa.map.objdump import InsnText
         ("ec", "in al,dx"),
         ("d1e0", "shl ax,1"),
         ("0fa5c8", "shld ax,cx,cl"),
-        ("d9c0", "x87 d9/0,0"),
-        ("dd5e02", "x87 dd/3,[bp+0x2]"),
+        ("6690", "xchg eax,eax"),
+        ("d9c1", "fld st(1)"),
+        ("d8c0", "fadd st,st(0)"),
+        ("dcea", "fsub st(2),st"),
+        ("dd5e02", "fstp qword ptr [bp+0x2]"),
+        ("db2f", "fld tbyte ptr [bx]"),
+        ("66dd37", "fnsave [bx]"),
+        ("dfe0", "fnstsw ax"),
+        ("d9d1", "x87 d9/2,1"),
+        ("0f6ec8", "movd mm1,eax"),
+        ("660f6ec8", "movd xmm1,eax"),
+        ("0f600f", "punpcklbw mm1,dword ptr [bx]"),
+        ("f30f1007", "movss xmm0,dword ptr [bx]"),
+        ("f20f58ca", "addsd xmm1,xmm2"),
+        ("660fc4c801", "pinsrw xmm1,eax,0x1"),
+        ("0fc40f01", "pinsrw mm1,word ptr [bx],0x1"),
+        ("660f3a14c802", "pextrb eax,xmm1,0x2"),
+        ("660f3814ca", "blendvps xmm1,xmm2,xmm0"),
+        ("0f1217", "movlps xmm2,qword ptr [bx]"),
+        ("0f12d1", "movhlps xmm2,xmm1"),
+        ("0f38cbca", "sha256rnds2 xmm1,xmm2,xmm0"),
+        ("0fae07", "fxsave [bx]"),
         ("f090", "(bad)"),
         ("0f04", "(bad)"),
         ("26" * 15, "(too long)"),
@@ -185,7 +205,7 @@ def test_objdump_agrees_on_everything_and_every_reason_is_needed():
 
 @needs_objdump
 def test_check_reports_and_fails_on_what_is_not_reviewed(monkeypatch, capsys):
-    some = [bytes.fromhex(code) for code in ("01d8", "f001d8", "d9c0")]
+    some = [bytes.fromhex(code) for code in ("01d8", "f001d8", "dfc8")]
     monkeypatch.setattr(objdump, "cases", lambda: some)
     status, out, _ = run(capsys, "--check")
     assert status == 0

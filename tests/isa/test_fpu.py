@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-from machine import Fault, Machine, Unsupported, execute, fails
+from machine import Fault, Machine, Unsupported, execute, fails, forms
+
+from dm.isa.insn import Variant
+from dm.isa.lineage import lineage
+from dm.isa.map import coverage
+from dm.isa.map.coverage import form_name
+from dm.isa.map.decode import lookup
+from dm.isa.map.forms import Row
 
 EM, TS, MP, NE = 4, 8, 2, 0x20
 
@@ -78,15 +87,43 @@ def test_fldcw_waits() -> None:
 
 
 def test_arithmetic_is_unsupported() -> None:
-    with pytest.raises(Unsupported, match="X87"):
+    with pytest.raises(Unsupported, match=r"^FADD$"):
         machine().run(bytes.fromhex("d8c0"))
+
+
+ESCAPES = [(row, variant) for row, variant in forms("X87") if coverage.reachable(row, variant)]
+
+
+@pytest.mark.parametrize(("row", "variant"), ESCAPES, ids=[f"{row.text} {form_name(v, row)}" for row, v in ESCAPES])
+def test_escapes_without_an_instruction_are_undefined(row: Row, variant: Variant) -> None:
+    """With an exception pending too, as recorded; CR0 goes first, and a part without x87 passes them over."""
+    code32 = variant.osize == 32
+    model, opcode, modrm = next(
+        (model, opcode, modrm)
+        for model, opcode in itertools.product((6, 3), range(row.opcode, row.last + 1))
+        for modrm in (range(0xC0) if variant.memory else range(0xC0, 0x100))
+        if lookup(0, opcode, "NP", modrm, lineage(model, 0)) is row
+    )
+    code = (b"\x67" if variant.memory and code32 != (variant.asize == 32) else b"") + bytes([opcode, modrm])
+
+    def part(cr0: int, status: int = 0) -> Machine:
+        m = machine(cr0, status=status)
+        m.code32, m.model = code32, model
+        return m
+
+    fails(code.hex(), 6, "UNDEFINED", m=part(NE, 0x80))
+    fails(code.hex(), 7, "NO_X87", m=part(EM))
+    fails(code.hex(), 7, "NO_X87", m=part(TS))
+    m = part(0)
+    m.features = 0
+    execute(code.hex(), m=m)
 
 
 def test_mmx_and_sse() -> None:
     fails("0f6fc0 ; movq mm0,mm0", 6, "NO_MMX", m=machine(EM))
     fails("0f6fc0", 7, "NO_X87", m=machine(TS))
     fails("0f6fc0", 16, "X87_PENDING", m=machine(NE, status=0x80))
-    with pytest.raises(Unsupported, match="MMX"):
+    with pytest.raises(Unsupported, match=r"^MOVQ$"):
         machine().run(bytes.fromhex("0f6fc0"))
     m = machine()
     m.fxsave[4] = 0xFF

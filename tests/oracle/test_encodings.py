@@ -45,7 +45,10 @@ SWITCHED = {parse(line).text for line in opcodes.ANNOUNCED.splitlines() if line}
 
 
 def encodings() -> Iterator[bytes]:
-    """Yield prefix, opcode and ModRM: a register, and memory at [EBX]."""
+    """Yield prefix, opcode and ModRM: a register, and memory at [EBX]; all of x87."""
+    for opcode in range(0xD8, 0xE0):
+        for modrm in (*(3 | reg << 3 for reg in range(8)), *range(0xC0, 0x100)):
+            yield bytes([opcode, modrm])
     for prefix in PREFIXES:
         for opcode in TWO:
             regs = range(8) if opcode in (0x71, 0x72, 0x73) else (0,)

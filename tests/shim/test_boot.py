@@ -375,7 +375,7 @@ def test_an_unsupported_instruction_is_named_with_its_bytes(boot):
         yield done(DoneReason.UNSUPPORTED, detail="X87")
 
     outcome, *_ = boot(program, timeout=60)
-    assert outcome.detail.endswith("(linear 0x7c00): X87 (df 2c  x87 df/5,[si])")
+    assert outcome.detail.endswith("(linear 0x7c00): X87 (df 2c  fild qword ptr [si])")
 
 
 def test_posted_writes_reach_the_display(boot):

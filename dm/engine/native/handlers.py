@@ -29,6 +29,8 @@ from dm.microcode.uses import Uses, uses
 _LEAVES_BLOCK: Final = frozenset(
     terminator.name for terminator in (ends.JUMP, ends.JUMP_INDIRECT, ends.CHECKPOINT, ends.TRANSFER)
 )
+#: What fast handlers leave to exact ones.
+_LEAVES: Final = frozenset(terminator.name for terminator in (ends.FAULT, ends.UNSUPPORTED, ends.HYPERVISOR))
 _STAYS: Final = frozenset({ends.NEXT.name, ends.REPEAT.name})
 
 
@@ -114,6 +116,8 @@ class PrintedForm:
 def can_be_fast(code: Microcode, used: Uses) -> bool:
     """Whether the code can run as a leaf that is simply started over when something prevents it."""
     if is_transaction(code) or any(made.does & Does.OUTSIDE for made in used.primitives):
+        return False
+    if not used.terminators - _LEAVES:
         return False
     # Cell EIP is up to date only in exact mode; a lost compare-and-swap starts over.
     return cells.EIP.name not in used.reads and not _set_before_swap(code.root, False)[1]

@@ -12,10 +12,12 @@ from typing import Final
 from dm.isa import ends, features
 from dm.isa import primitives as p
 from dm.isa.cells import FXSAVE
-from dm.isa.insn import Insn, Memory, Operand, Register, instruction
+from dm.isa.insn import Insn, Memory, Operand, instruction
+from dm.isa.map.forms import ROWS, Row
+from dm.isa.map.operands import MMX, VECTOR, RegisterClass
 from dm.isa.mechanisms import mode
 from dm.machine.architecture import Cr0, Cr4, Vector
-from dm.microcode import Microcode, Value
+from dm.microcode import Microcode, Value, procedure
 
 #: Offsets in the FXSAVE image: control and status word, abridged tags, MXCSR and the mask of its valid bits.
 FCW, FSW, FTW, MXCSR, MXCSR_MASK = 0, 2, 4, 24, 28
@@ -54,130 +56,125 @@ def _set_image_quadword(m: Microcode, offset: int, value: Value) -> None:
         m.set(FXSAVE, (value >> (8 * i)).trunc(8), offset + i)
 
 
-def _available(x: Insn) -> None:
+def _available(m: Microcode) -> None:
     """#NM when CR0.EM or CR0.TS keeps x87 instructions from running (SDM vol. 3A, 6.15, interrupt 7)."""
-    x.fault_if(mode.cr0_bit(x.m, Cr0.EM) | mode.cr0_bit(x.m, Cr0.TS), Vector.NM, 0, "NO_X87")
+    mode.fault_if(m, mode.cr0_bit(m, Cr0.EM) | mode.cr0_bit(m, Cr0.TS), Vector.NM, 0, "NO_X87")
 
 
-def _no_pending_exception(x: Insn) -> None:
+def _no_pending_exception(m: Microcode) -> None:
     """#MF for an unmasked exception that waits; without CR0.NE it goes out of the CPU as FERR#."""
-    m = x.m
     with m.If((image_word(m, FSW) & _ES) != 0):
-        x.fault_if(mode.cr0_bit(m, Cr0.NE), Vector.MF, 0, "X87_PENDING")
+        mode.fault_if(m, mode.cr0_bit(m, Cr0.NE), Vector.MF, 0, "X87_PENDING")
         ends.unsupported(m, "FERR")
+
+
+@procedure()
+def x87_available(m: Microcode) -> None:
+    """Raise #NM where x87 instructions may not run."""
+    _available(m)
+
+
+@procedure()
+def x87_no_pending_exception(m: Microcode) -> None:
+    """Raise an x87 exception that waits."""
+    _no_pending_exception(m)
+
+
+def _register_classes(row: Row) -> set[RegisterClass]:
+    return {form.registers for form in row.forms if form.registers}
 
 
 @instruction()
 def FWAIT(x: Insn) -> None:
     """Wait for the x87: its pending exception is raised here."""
     x.fault_if(mode.cr0_bit(x.m, Cr0.MP) & mode.cr0_bit(x.m, Cr0.TS), Vector.NM, 0, "NO_X87")
-    _no_pending_exception(x)
+    _no_pending_exception(x.m)
+
+
+def _escape(x: Insn, *operands: Operand) -> None:
+    """#NM by CR0.  A part without x87 goes on: nothing answers, but its CPU checks the operand's address.
+
+    (80286 programmer's reference manual, 10.2.)
+    """
+    m = x.m
+    m.call(x87_available)
+    memory = next((operand for operand in operands if isinstance(operand, Memory)), None)
+    if memory:
+        memory.offset()  # once, before the paths part
+    with m.If(~features.has(m, "fpu")):
+        if memory:
+            m.call(p.PROBE_READ, memory.segment, memory.offset(), memory.width // 8)
+        m.end(ends.NEXT)
 
 
 @instruction()
 def X87(x: Insn, operand: Operand) -> None:
-    """D8-DF: the control instructions without arithmetic; the rest is unsupported."""
-    _available(x)
-    m = x.m
-    reg = m.argument("reg", 8)
-    if isinstance(operand, Memory):
-        operand.offset()  # once, before the paths part
-    with m.If(~features.has(m, "fpu")):
-        _no_coprocessor(x, operand, reg)
-    if isinstance(operand, Memory):
-        if x.row.opcode == 0xD9:
-            with m.If(reg == 5):
-                _fldcw(x, operand)
-            with m.If(reg == 7):
-                operand.store(image_word(m, FCW))
-                m.end(ends.NEXT)
-        elif x.row.opcode == 0xDD:
-            with m.If(reg == 7):
-                operand.store(image_word(m, FSW))
-                m.end(ends.NEXT)
-    elif isinstance(operand, Register) and x.row.opcode in (0xDB, 0xDF):
-        with m.If(reg == 4):
-            if x.row.opcode == 0xDB:
-                _control(x, operand.number)
-            else:
-                _fnstsw_ax(x, operand.number)
-    _no_pending_exception(x)
-    ends.unsupported(m, "X87")
+    """What no instruction is made of: #UD, whether or not an exception is pending (recorded)."""
+    _escape(x, operand)
+    x.fault(Vector.UD, 0, "UNDEFINED")
 
 
-#: Bytes of the memory operand by opcode and ModRM.reg (SDM vol. 2, appendix A.5; environments in their 16-bit form).
-_OPERAND_BYTES: Final = {
-    0xD8: (4,) * 8,
-    0xD9: (4, 4, 4, 4, 14, 2, 14, 2),
-    0xDA: (4,) * 8,
-    0xDB: (4, 4, 4, 4, 4, 10, 4, 10),
-    0xDC: (8,) * 8,
-    0xDD: (8, 8, 8, 8, 94, 2, 94, 2),
-    0xDE: (2,) * 8,
-    0xDF: (2, 2, 2, 2, 10, 8, 10, 8),
-}
+@instruction(*{row.mnemonic for row in ROWS if row.map == 0 and 0xD8 <= row.opcode <= 0xDF}, default=True)
+def X87_UNSUPPORTED(x: Insn, *operands: Operand) -> None:
+    """What is not executed."""
+    _escape(x, *operands)
+    x.m.call(x87_no_pending_exception)
+    ends.unsupported(x.m, x.row.mnemonic)
 
 
-def _no_coprocessor(x: Insn, operand: Operand, reg: Value) -> None:
-    """A part without x87: nothing answers the escape, but the CPU checks the operand's address (80286 manual, 10.2)."""
-    m = x.m
-    if isinstance(operand, Memory):
-        sizes = _OPERAND_BYTES[x.row.opcode]
-        size = m.const(32, sizes[0])
-        for number in range(1, 8):
-            if sizes[number] != sizes[0]:
-                size = m.select(reg == number, m.const(32, sizes[number]), size)
-        m.call(p.PROBE_READ, operand.segment, operand.offset(), size)
-    m.end(ends.NEXT)
-
-
-def _fldcw(x: Insn, operand: Memory) -> None:
+@instruction()
+def FLDCW(x: Insn, operand: Memory) -> None:
     """Load the control word; unmasking an exception that waits makes it pending."""
+    _escape(x, operand)
     m = x.m
-    _no_pending_exception(x)
+    _no_pending_exception(x.m)
     control = (operand.load(16) & _FCW_BITS) | _FCW_ONE
     status = image_word(m, FSW)
     unmasked = (status & ~control & 0x3F) != 0
     set_image_word(m, FCW, control)
     set_image_word(m, FSW, m.select(unmasked, status | (_ES | _B), status & (0xFFFF ^ (_ES | _B))))
-    m.end(ends.NEXT)
 
 
-def _control(x: Insn, number: Value) -> None:
-    """DB E0-E4: FNENI, FNDISI and FNSETPM do nothing since the 387; FNCLEX; FNINIT."""
-    m = x.m
-    with m.If(number == 2):
-        # The exception flags, stack fault, ES and B.
-        set_image_word(m, FSW, image_word(m, FSW) & 0x7F00)
-        m.end(ends.NEXT)
-    with m.If(number == 3):
-        for offset in range(_ENVIRONMENT_END):
-            m.set(FXSAVE, 0, offset)
-        set_image_word(m, FCW, 0x37F)
-        m.end(ends.NEXT)
-    with m.If(number <= 4):
-        m.end(ends.NEXT)
-    x.fault(Vector.UD, 0, "UNDEFINED")
+@instruction("FNSTCW", "FNSTSW")
+def FNSTCW(x: Insn, dst: Operand) -> None:
+    """Store the control or the status word."""
+    _escape(x, dst)
+    dst.write(image_word(x.m, FCW if x.row.mnemonic == "FNSTCW" else FSW))
 
 
-def _fnstsw_ax(x: Insn, number: Value) -> None:
-    """DF E0."""
-    with x.m.If(number == 0):
-        x.register(0, 16).write(image_word(x.m, FSW))
-        x.m.end(ends.NEXT)
+@instruction("FNENI", "FNDISI", "FNSETPM")
+def FNENI(x: Insn) -> None:
+    """Nothing, since the 387."""
+    _escape(x)
 
 
-def _mmx(x: Insn) -> None:
+@instruction()
+def FNCLEX(x: Insn) -> None:
+    """Clear the exception flags, stack fault, ES and B."""
+    _escape(x)
+    set_image_word(x.m, FSW, image_word(x.m, FSW) & 0x7F00)
+
+
+@instruction()
+def FNINIT(x: Insn) -> None:
+    """Initialize what the environment holds."""
+    _escape(x)
+    for offset in range(_ENVIRONMENT_END):
+        x.m.set(FXSAVE, 0, offset)
+    set_image_word(x.m, FCW, 0x37F)
+
+
+def _mmx(m: Microcode) -> None:
     """#UD with CR0.EM, #NM with CR0.TS, then a pending x87 exception (SDM vol. 3A, 12.1)."""
-    x.fault_if(mode.cr0_bit(x.m, Cr0.EM), Vector.UD, 0, "NO_MMX")
-    _available(x)
-    _no_pending_exception(x)
+    mode.fault_if(m, mode.cr0_bit(m, Cr0.EM), Vector.UD, 0, "NO_MMX")
+    _available(m)
+    _no_pending_exception(m)
 
 
 @instruction()
 def EMMS(x: Insn) -> None:
     """Mark all registers empty."""
-    _mmx(x)
+    _mmx(x.m)
     x.m.set(FXSAVE, 0, FTW)
 
 
@@ -185,7 +182,7 @@ def EMMS(x: Insn) -> None:
 def FXSAVE_AREA(x: Insn, area: Memory) -> None:
     """Save or restore x87 state, and with CR4.OSFXSR that of SSE; software's part of the area is left alone."""
     m = x.m
-    _available(x)
+    _available(x.m)
     x.fault_if((area.offset() & 15) != 0, Vector.GP, 0, "NOT_ALIGNED", area.offset())
     save = x.row.mnemonic == "FXSAVE"
     m.call(p.PROBE_WRITE if save else p.PROBE_READ, area.segment, area.offset(), _IMAGE_SIZE)
@@ -220,18 +217,16 @@ def _set_mxcsr(m: Microcode, value: Value) -> None:
     set_image_word(m, MXCSR + 2, (value >> 16).trunc(16))
 
 
-def _sse(x: Insn) -> None:
+def _sse(m: Microcode) -> None:
     """#UD with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
-    m = x.m
-    missing = mode.cr0_bit(m, Cr0.EM) | ~mode.cr4_bit(m, Cr4.OSFXSR)
-    x.fault_if(missing, Vector.UD, 0, "NO_SSE")
-    x.fault_if(mode.cr0_bit(m, Cr0.TS), Vector.NM, 0, "NO_SSE")
+    mode.fault_if(m, mode.cr0_bit(m, Cr0.EM) | ~mode.cr4_bit(m, Cr4.OSFXSR), Vector.UD, 0, "NO_SSE")
+    mode.fault_if(m, mode.cr0_bit(m, Cr0.TS), Vector.NM, 0, "NO_SSE")
 
 
 @instruction()
 def LDMXCSR(x: Insn, src: Operand) -> None:
     """Load the SSE control and status register; #GP(0) for reserved bits."""
-    _sse(x)
+    _sse(x.m)
     value = src.read()
     _check_mxcsr(x, value)
     _set_mxcsr(x.m, value)
@@ -240,31 +235,32 @@ def LDMXCSR(x: Insn, src: Operand) -> None:
 @instruction()
 def STMXCSR(x: Insn, dst: Operand) -> None:
     """Store the SSE control and status register."""
-    _sse(x)
+    _sse(x.m)
     dst.write(_image_doubleword(x.m, MXCSR))
 
 
-@instruction()
-def MMX(x: Insn, *_: Operand) -> None:
-    """MMX: #UD with CR0.EM, #NM with CR0.TS, a pending #MF, else unsupported."""
-    _mmx(x)
-    ends.unsupported(x.m, "MMX")
+@procedure(xmm=1, mmx=1)
+def simd_available(m: Microcode, xmm: Value, mmx: Value) -> None:
+    """Raise what keeps an instruction from running that works on XMM registers, MMX registers, or both."""
+    with m.If(xmm):
+        _sse(m)
+        with m.If(mmx):
+            _no_pending_exception(m)
+    with m.Else():
+        _mmx(m)
 
 
-@instruction()
-def SSE(x: Insn, *_: Operand) -> None:
-    """SSE and its successors: #UD with CR0.EM or without CR4.OSFXSR, #NM with CR0.TS, else unsupported."""
-    _sse(x)
-    ends.unsupported(x.m, "SSE")
+@instruction("FEMMS", *{row.mnemonic for row in ROWS if {MMX, VECTOR} & _register_classes(row)}, default=True)
+def SIMD(x: Insn, *_: Operand) -> None:
+    """MMX, SSE and their successors: who may use them; then unsupported.
 
-
-@instruction()
-def SSEMMX(x: Insn, operand: Operand) -> None:
-    """Conversions between MMX and XMM registers: as SSE, and a pending #MF but for CVTPI2PD from memory (measured)."""
-    _sse(x)
-    if not (x.row.opcode == 0x2A and x.row.prefix == "66" and isinstance(operand, Memory)):
-        _no_pending_exception(x)
-    ends.unsupported(x.m, "SSE")
+    XMM registers depend on the control bits of SSE, MMX registers on those of the x87 and on its
+    pending exception, but for CVTPI2PD from memory (measured).
+    """
+    classes = _register_classes(x.row)
+    pending = MMX in classes and not (x.row.mnemonic == "CVTPI2PD" and x.variant.memory)
+    x.m.call(simd_available, int(VECTOR in classes), int(pending))
+    ends.unsupported(x.m, x.row.mnemonic)
 
 
 @instruction()

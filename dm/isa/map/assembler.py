@@ -171,7 +171,7 @@ def _rows() -> dict[str, list[Row]]:
     """Return the rows by 16-bit mnemonic: those that need no prefix."""
     found: dict[str, list[Row]] = {}
     for row in ROWS:
-        if row.map < 2 and row.third < 0 and not row.prefix and "undefined" not in row.attributes:
+        if row.map < 2 and row.third < 0 and "NP" in row.prefixes and "undefined" not in row.attributes:
             found.setdefault(row.names[0].lower(), []).append(row)
     return found
 

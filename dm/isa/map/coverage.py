@@ -11,14 +11,16 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dm.isa import ends
 from dm.isa.catalogue import DESCRIPTIONS
 from dm.isa.insn import Variant, expand
 from dm.isa.lineage import Lineage
-from dm.isa.map.decode import Decoded, lookup, variants
-from dm.isa.map.forms import PREFIXES, ROWS, Row
+from dm.isa.map.decode import Decoded, rows_at, variants
+from dm.isa.map.forms import MEMORY, ROWS, Row
 from dm.machine.architecture import Cr0, Eflags
 from dm.machine.state import Seg, State
 from dm.microcode.ir import End, statements
@@ -86,10 +88,13 @@ def executed(decoded: Decoded, mode: str, *, completed: bool) -> None:
     Args:
         decoded: the instruction; nothing is recorded for bytes that are none.
         mode: of :func:`mode_name`.
-        completed: False when it faulted, which counts only for forms that cannot do anything else.
+        completed: False when it faulted or left, which counts only for forms that cannot do anything else, or are not
+            implemented.
     """
     row = decoded.row
-    if row is not None and (completed or not completes(row, decoded.variant)):
+    if row is None:
+        return
+    if completed or not completes(row, decoded.variant) or not implemented(row):
         recorded.add(Execution(row.text, form_name(decoded.variant, row), running_test(), mode))
 
 
@@ -102,10 +107,20 @@ def running_test() -> str:
 @cache
 def completes(row: Row, variant: Variant) -> bool:
     """Return whether a form has an end other than an exception or an exit to the hypervisor."""
-    if row.mnemonic not in DESCRIPTIONS:
-        return True
-    body = expand(row, variant, "form").root
-    return any(isinstance(s, End) and not s.terminator.aborts for s in statements(body))
+    return row.mnemonic not in DESCRIPTIONS or any(not s.terminator.aborts for s in _ends(row, variant))
+
+
+@cache
+def implemented(row: Row) -> bool:
+    """Return whether a row is executed.  What is not ends in exit ``unsupported`` by its name, or always in that."""
+    variant = variants(row)[0]
+    left = {s.labels for s in _ends(row, variant) if s.terminator is ends.UNSUPPORTED}
+    return not left or ((row.mnemonic,) not in left and completes(row, variant))
+
+
+@cache
+def _ends(row: Row, variant: Variant) -> list[End]:
+    return [s for s in statements(expand(row, variant, "form").root) if isinstance(s, End)]
 
 
 def load(path: Path = TABLE) -> set[Execution]:
@@ -158,7 +173,7 @@ def save(table: Iterable[Execution], path: Path = TABLE) -> None:
     path.write_text(_HEAD + "\n".join(lines) + "\n", encoding="ascii")
 
 
-class Form(NamedTuple):
+class FormTests(NamedTuple):
     """A form with what has executed it: test modules, agreement left out, and the modes of all."""
 
     row: Row
@@ -168,20 +183,20 @@ class Form(NamedTuple):
 
 
 def reachable(row: Row, variant: Variant) -> bool:
-    """Return whether there are bytes that mean this form: other rows may leave nothing of a group to the last one."""
-    if "undefined" not in row.attributes or not row.mod:
+    """Return whether there are bytes that mean this form: other rows may leave nothing of a group to its last one."""
+    if not row.mod:
         return True
-    operands = range(0xC0) if variant.memory else range(0xC0, 0x100)
-    return any(
-        lookup(row.map, opcode, prefix, n, part) is row
-        for part in Lineage
-        for opcode in range(row.opcode, row.last + 1)
-        for prefix in PREFIXES
-        for n in operands
-    )
+    for part, opcode, prefix in product(filter(row.on, Lineage), range(row.opcode, row.last + 1), row.prefixes):
+        left = row.modrm & (MEMORY if variant.memory else ~MEMORY)
+        for other in rows_at(row.map, opcode, part):
+            if other.rank > row.rank and prefix in other.prefixes:
+                left &= ~other.modrm
+        if left:
+            return True
+    return False
 
 
-def survey(table: Iterable[Execution]) -> Iterator[Form]:
+def survey(table: Iterable[Execution]) -> Iterator[FormTests]:
     """Yield every form of every row that is an instruction, with its tests and modes."""
     tests: dict[tuple[str, str], set[str]] = {}
     modes: dict[tuple[str, str], set[str]] = {}
@@ -192,7 +207,7 @@ def survey(table: Iterable[Execution]) -> Iterator[Form]:
     for entry in ROWS:
         for variant in filter(functools.partial(reachable, entry), variants(entry)):
             key = entry.text, form_name(variant, entry)
-            yield Form(entry, variant, tuple(sorted(tests.get(key, ()))), tuple(sorted(modes.get(key, ()))))
+            yield FormTests(entry, variant, tuple(sorted(tests.get(key, ()))), tuple(sorted(modes.get(key, ()))))
 
 
 def broken_claims(claimed: Iterable[Execution], done: set[Execution], modules: set[str]) -> list[Execution]:

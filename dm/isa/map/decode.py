@@ -61,14 +61,15 @@ class Decoded:
 
 
 @cache
-def _rows(opcode_map: int, opcode: int, lineage: Lineage) -> list[Row]:
+def rows_at(opcode_map: int, opcode: int, lineage: Lineage) -> list[Row]:
+    """Return the rows of an opcode on a lineage's processors."""
     return [row for row in ROWS if row.map == opcode_map and row.opcode <= opcode <= row.last and row.on(lineage)]
 
 
 @cache
 def has_modrm(opcode_map: int, opcode: int, lineage: Lineage = Lineage.INTEL) -> bool:
     """Return whether a ModRM byte follows the opcode."""
-    return any(row.mod for row in _rows(opcode_map, opcode, lineage))
+    return any(row.mod for row in rows_at(opcode_map, opcode, lineage))
 
 
 @cache
@@ -82,10 +83,7 @@ def lookup(opcode_map: int, opcode: int, prefix: str, modrm: int, lineage: Linea
         modrm: the ModRM byte, any number without one.
         lineage: whose map it is.
     """
-    candidates = _rows(opcode_map, opcode, lineage)
-    # 90+r is XCHG, but 90 alone is NOP.
-    exact = [row for row in candidates if not row.plus]
-    return select(exact, prefix, modrm) or select([row for row in candidates if row.plus], prefix, modrm)
+    return select(rows_at(opcode_map, opcode, lineage), prefix, modrm)
 
 
 def variants(row: Row) -> list[Variant]:
@@ -126,7 +124,7 @@ def leaf_tables() -> tuple[list[tuple[int, bool, bool]], list[int]]:
         for opcode_map in range(len(MAPS)):
             for opcode in range(256):
                 modrm = has_modrm(opcode_map, opcode, lineage)
-                prefixed = any(row.prefix for row in _rows(opcode_map, opcode, lineage))
+                prefixed = any(row.prefix for row in rows_at(opcode_map, opcode, lineage))
                 stretch: list[int] = []
                 for prefix in PREFIXES if prefixed else ("NP",):
                     for byte in range(256 if modrm else 1):

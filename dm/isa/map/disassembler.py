@@ -74,7 +74,7 @@ def text(d: Decoded, eip: int = 0) -> str:
     name = row.names[variant.osize == 32].lower()
     prefix = f"{'lock ' if variant.lock else ''}{variant.rep + ' ' if variant.rep else ''}"
     writer = _Operands(d, row, eip)
-    if row.operands[:1] == ("E",) or row.mnemonic in ("MMX", "SSE", "SSEMMX", "AVX"):
+    if row.operands[:1] == ("E",) or row.mnemonic == "AVX":
         # Not described one by one: the opcode byte and the register field stand for the mnemonic.
         words = [f"{d.opcode:02x}/{d.reg}", writer.memory(0) if variant.memory else str(d.rm)]
         given = [writer.operand(*one) for one in zip(row.forms, row.fields, strict=True) if one[0].immediates]
@@ -119,6 +119,8 @@ class _Operands:
         number = getattr(d, field) if field else form.number
         if form.registers is None:
             return str(number)
+        if form.text == "ST(0)":
+            return "st"
         if form.registers is CONTROL:
             number += 8 * d.variant.lock  # which is how AMD's parts name CR8 outside 64-bit mode
         return form.registers.names[form.width(osize)][number]
@@ -130,21 +132,15 @@ class _Operands:
     def memory(self, width: int) -> str:
         """A ModRM memory operand of ``width`` bits (0: of no size)."""
         d, names = self.d, GENERAL.names[self.asize]
-        size = self._access_size(width)
+        size = _POINTERS[width]
         if d.base == NONE and d.index == NONE:
-            return f"{_POINTERS[size]}{_SEGMENTS[d.seg]}:{d.disp:#x}"
+            return f"{size}{_SEGMENTS[d.seg]}:{d.disp:#x}"
         parts = [] if d.base == NONE else [names[d.base]]
         if d.index != NONE:
             parts.append(names[d.index] + (f"*{1 << d.scale}" if self.asize == 32 else ""))
         default = Seg.SS if d.base == 5 or (d.base == 4 and self.asize == 32) else Seg.DS
         segment = "" if d.seg == default else f"{_SEGMENTS[d.seg]}:"
-        return f"{_POINTERS[size]}{segment}[{'+'.join(parts)}{self._displacement()}]"
-
-    def _access_size(self, width: int) -> int:
-        # Selectors and the machine status word are words in memory whatever the operand size.
-        first = self.row.operands[0]
-        narrow = self.row.mnemonic in ("SLDT", "STR", "SMSW") or (first == "Ev" and self.row.operands[1:] == ("Sw",))
-        return 16 if narrow else width
+        return f"{size}{segment}[{'+'.join(parts)}{self._displacement()}]"
 
     def _displacement(self) -> str:
         disp, width = self.d.disp, self.asize

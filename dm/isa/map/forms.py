@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Final
 
 from dm.isa.lineage import MODEL, Lineage
@@ -22,6 +23,10 @@ VEX_MAPS: Final = {2: MAPS.index("VEX0F38"), 3: MAPS.index("VEX0F3A")}
 PREFIXES: Final = ("NP", "66", "F3", "F2")
 #: Prefix of a row -> those it is there with; NFx is the manual's "neither F2 nor F3".
 _TAKES: Final = {"": PREFIXES, "NFx": ("NP", "66"), **{prefix: (prefix,) for prefix in PREFIXES}}
+
+#: All ModRM bytes, and those that address memory, as sets of bits.
+_ANY: Final = (1 << 256) - 1
+MEMORY: Final = (1 << 0xC0) - 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,26 @@ class Row:
         return self.text
 
     @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Classes of mandatory prefixes (of :data:`PREFIXES`) that it is there with."""
+        return _TAKES[self.prefix]
+
+    @cached_property
+    def modrm(self) -> int:
+        """ModRM bytes that it is there with, bit n for byte n; all where it has none."""
+        if not self.mod:
+            return _ANY
+        if self.third >= 0:
+            return 1 << self.third
+        found = {"m": MEMORY, "r": _ANY ^ MEMORY}.get(self.mod, _ANY)
+        return found if self.reg < 0 else found & sum(0xFF << (mod | self.reg << 3) for mod in (0, 0x40, 0x80, 0xC0))
+
+    @property
+    def rank(self) -> int:
+        """Which row of several that take the same bytes is meant: the one of the highest rank."""
+        return 0 if "undefined" in self.attributes else 1 if "fallback" in self.attributes else 2
+
+    @property
     def mnemonic(self) -> str:
         """The name its description has in :data:`dm.isa.insn.DESCRIPTIONS`: that for 16-bit operand size."""
         return self.names[0]
@@ -73,7 +98,7 @@ class Row:
         for attribute in self.attributes:
             if attribute.startswith("since:"):
                 return int(attribute[6:])
-        if self.map > 1 or (self.feature and "fallback" not in self.attributes):
+        if self.map > 1 or (self.feature and "optional" not in self.attributes):
             return 6
         if self.map == 0:
             return 2
@@ -168,40 +193,46 @@ def parse(line: str) -> Row:
     )
 
 
+def read(text: str) -> tuple[Row, ...]:
+    """Return the rows of a map, a line each.
+
+    Raises:
+        ValueError: a line is not in the notation, or two rows take the same bytes on the same part and neither says
+            that it takes what the other leaves.
+    """
+    rows = tuple(parse(line) for line in text.splitlines() if line.strip())
+    by_opcode: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        for opcode in range(row.opcode, row.last + 1):
+            by_opcode.setdefault((row.map, opcode), []).append(row)
+    for both in {both for group in by_opcode.values() for both in combinations(group, 2)}:
+        _refuse_overlap(*both)
+    return rows
+
+
+def _refuse_overlap(a: Row, b: Row) -> None:
+    if not any(a.on(part) and b.on(part) for part in Lineage):
+        return
+    if bool(a.mod) != bool(b.mod):
+        raise ValueError(f"opcode map: '{a}' or '{b}' has a ModRM byte, the other has none")
+    if a.rank == b.rank and a.modrm & b.modrm and set(a.prefixes) & set(b.prefixes):
+        raise ValueError(f"opcode map: '{a}' and '{b}' take the same bytes; one has to say that it is the fallback")
+
+
 #: The whole map.
-ROWS: Final[tuple[Row, ...]] = tuple(
-    parse(line)
-    for table in (
-        opcodes.ONE_BYTE, opcodes.TWO_BYTE, opcodes.THREE_BYTE, opcodes.VEX, opcodes.SIMD, opcodes.ANNOUNCED,
-        opcodes.UNDEFINED,
-    )
-    for line in table.splitlines()
-    if line.strip()
+ROWS: Final[tuple[Row, ...]] = read(
+    opcodes.ONE_BYTE + opcodes.X87 + opcodes.TWO_BYTE + opcodes.THREE_BYTE + opcodes.VEX + opcodes.SIMD
+    + opcodes.ANNOUNCED + opcodes.UNDEFINED
 )  # fmt: skip
-
-
-def matches(row: Row, prefix: str, modrm: int) -> bool:
-    """Return whether the row is the one for this mandatory-prefix class and ModRM byte (ignored without one)."""
-    if prefix not in _TAKES[row.prefix]:
-        return False
-    if not row.mod:
-        return True
-    if row.third >= 0:
-        return modrm == row.third
-    if row.reg >= 0 and modrm >> 3 & 7 != row.reg:
-        return False
-    register = modrm >= 0xC0
-    return row.mod in ("rm", "R") or register == (row.mod == "r")
 
 
 def select(candidates: list[Row], prefix: str, modrm: int) -> Row | None:
     """Return the row that applies; None: #UD at once.
 
-    A whole-byte row goes first, then one with a mandatory prefix, then any, last the undefined rest of a group.
+    Args:
+        candidates: rows of the opcode.
+        prefix: class of the mandatory prefix.
+        modrm: the ModRM byte, any number where the opcode has none.
     """
-    found = [row for row in candidates if matches(row, prefix, modrm)]
-    return max(found, key=_rank, default=None)
-
-
-def _rank(row: Row) -> tuple[bool, bool, bool]:
-    return "undefined" not in row.attributes, row.third >= 0, row.prefix != ""
+    found = [row for row in candidates if prefix in row.prefixes and row.modrm >> modrm & 1]
+    return max(found, key=lambda row: row.rank, default=None)

@@ -18,7 +18,7 @@ from typing import Final
 
 from dm.isa.map.decode import has_modrm, lookup
 from dm.isa.map.disassembler import Line, disassemble
-from dm.isa.map.forms import MAPS, VEX_MAPS
+from dm.isa.map.forms import MAPS, VEX_MAPS, Row
 
 # Every case has its own place, padded with NOPs, so that objdump is in step again at the next one.
 _SLOT: Final = 32
@@ -97,8 +97,8 @@ _CONDITIONS: Final = {"nb": "ae", "z": "e", "nz": "ne", "nbe": "a", "nl": "ge", 
 _OTHER_NAMES: Final = {"callf": "call", "jmpf": "jmp", "icebp": "int1", "salc": "salc"}
 
 
-def _our_name(name: str) -> str:
-    if name in _STRINGS:
+def _our_name(name: str, row: Row) -> str:
+    if name in _STRINGS and not row.mod:
         return name[:-1]
     for start in ("cmov", "set", "j"):
         if name.startswith(start) and name[len(start) :] in _CONDITIONS:
@@ -108,7 +108,7 @@ def _our_name(name: str) -> str:
 
 def ours(line: Line) -> InsnText:
     """Return our text by that convention."""
-    if line.row is None or line.row.mnemonic == "UD":
+    if line.row is None or "undefined" in line.row.attributes:
         return InsnText(len(line.code), "", "")
     words = line.text.split(" ", 1)
     repeat = ""
@@ -116,7 +116,7 @@ def ours(line: Line) -> InsnText:
         if words[0] != "lock":
             repeat = {"repe": "repz ", "repne": "repnz "}.get(words[0], "rep ")
         words = words[1].split(" ", 1)
-    return InsnText(len(line.code), repeat + _our_name(words[0]), words[1] if len(words) > 1 else "")
+    return InsnText(len(line.code), repeat + _our_name(words[0], line.row), words[1] if len(words) > 1 else "")
 
 
 def theirs(lines: list[tuple[int, str]]) -> InsnText:
@@ -125,7 +125,7 @@ def theirs(lines: list[tuple[int, str]]) -> InsnText:
     repeat = ""
     for length, line in lines:
         total += length
-        words = line.lower().split("#")[0].split()
+        words = re.sub(r"\(\d+ only\)", "", line.lower().split("#")[0]).split()
         while words and (words[0] in _IDLE or words[0] == "lock"):
             repeat = words[0] if words[0].startswith("rep") else repeat
             words = words[1:]
@@ -187,7 +187,7 @@ REVIEWED: Final = (
     Reviewed(
         r"\w*f0\w* \w+: \(bad\) .*", "LOCK is #UD here where the instruction does not allow it; objdump prints it"
     ),
-    Reviewed(rf"\S+ 0f\w*: (mmx|sse|ssemmx|bnd|keylocker){_EQUAL}", "one row for many: who may use them is described"),
+    Reviewed(rf"\S+ 0f\w*: (bnd|keylocker){_EQUAL}", "one row for many: who may use them is described"),
     Reviewed(r"\S+ (c[45]|62|8f)\w*: (avx|xop) .*", "AVX and XOP: only the prefix is looked at"),
     Reviewed(
         rf"\S+ 0f\w*: (wru?ssd|inve?v?pi?t?d?|movdir64b|enqcmds?|rstorssp|clrssbsy|vm\w+){_EQUAL}",
@@ -199,9 +199,15 @@ REVIEWED: Final = (
     ),
     Reviewed(r"\S+ 0f3af0\w*: hreset .*", "HRESET is later than this objdump, or not followed by C0"),
     Reviewed(
-        rf"\S+ d[89a-f]\w*: x87{_EQUAL}", "x87 is one row per opcode byte: its description tells instructions apart"
+        r"\S+ d[9c-f]\w*: (fcomp?|fxch|fstp|fstpnce) st\(\d\) \[(?P<n>\d+)\], objdump: \(bad\) \[(?P=n)\]",
+        "another opcode of the same instruction, which parts execute",
     ),
-    Reviewed(r"\S+ 0f(38|0e|24|26|37)\w*: \(bad\) .*", "SSSE3 to SHA, 3DNow!, test registers, SMX: not in a P6"),
+    Reviewed(rf"\S+ 0ff0\w*: lddqu{_EQUAL}", "objdump writes no size"),
+    Reviewed(rf"\w*66\w* 0fd6\w*: (movdq2q|movq2dq){_EQUAL}", "objdump takes both registers for XMM with 66 too"),
+    Reviewed(
+        r"\S+ 0f(38(8[0-2]|f[01c])|0e|24|26|37)\w*: \(bad\) .*",
+        "registers where memory is needed, AMD's FEMMS, test registers of the 80386, GETSEC with a prefix: #UD",
+    ),
     Reviewed(r"\S+ c4\w*: \(bad\) \[\d+\], objdump: (\{vex\} )?[vkt]\w+ .*", "AVX, AMX and the like: not here"),
     Reviewed(
         r"\w*(66|f[23])\w* c4\w*: \(bad\) .*",
@@ -217,7 +223,6 @@ REVIEWED: Final = (
     Reviewed(rf"\S+ (0f0[23]|8e)\w*: (lar|lsl|mov){_EQUAL}", "the source is a word; objdump writes the whole register"),
     Reviewed(rf"\S+ 63\w*: arpl{_EQUAL}", "ARPL's operands are words; objdump writes the whole register", (2, 44)),
     Reviewed(rf"\S+ 0f01\w*: invlpg{_EQUAL}", "INVLPG takes an address, not a byte"),
-    Reviewed(rf"66\w* 90\w*: nop{_EQUAL}", "a NOP whatever the operand size; objdump prints 66 90 as XCHG"),
     Reviewed(
         rf"\S+ e[01]\w*: repn?z loopn?e{_EQUAL}",
         "F2 and F3 before LOOPE and LOOPNE count on AMD's parts, so they are kept",

@@ -3,24 +3,15 @@
 A row is ``[prefix] opcode [/r | /0-/7] MNEMONIC operands ; attributes``.  Prefix NP, 66, F2 or F3 is mandatory; NFx is
 NP or 66.  ``VEX`` goes before it where prefix and map stand in a VEX prefix, VEX.L being 0 and VEX.W ignored.
 ``+r`` after the opcode: register in its low three bits; ``10-17``: all these opcodes.  ``A/B`` names the 16- and 32-bit
-form.  Operands:
-
-=========  ===========================================================================================
-E G        ModRM rm (register or memory), ModRM reg; b 8, w 16, d 32, v 16/32 by operand size
-M R        rm that must be memory (Mp far pointer, Ma two words, Ms six bytes, Mq eight) / a register
-I          immediate: Ib, Iw, Iz (16/32), Is (8 bits sign-extended to the operand size)
-J          relative target: Jb, Jz                    O     memory at an address in the instruction
-A          far pointer in the instruction             S C D T segment, control, debug, test register in reg
-Z          register in the opcode: Zb, Zv             X Y   string operands at DS:SI (override) and ES:DI
-B          general register in VEX.vvvv: Bd
-AL CL ...  a register; eAX is AX or EAX; 1 and 3 are constants
-=========  ===========================================================================================
+form.  Operands are those of :mod:`dm.isa.map.operands`: ``Ev`` is ModRM.rm, a general register or memory, of the
+operand size.
 
 Attributes: ``lock`` LOCK is allowed with a memory destination (on MOV to and from CR0 AMD's parts take it for CR8);
 ``rep`` F2/F3 repeat; ``repz`` F3 repeats while equal, F2 while not; ``cpuid:X`` needs that feature, else #UD;
-``fallback`` without the feature it is another instruction, which its description says; ``undefined`` what no other row
-of the opcode takes; ``since:N`` the CPU model that introduced it, where :data:`SINCE` does not say so for the whole
-opcode, ``until:N`` the last model that had it; ``intel``, ``amd`` only that vendor's processors have it.
+``optional`` its description says what it is without the feature; ``fallback`` it takes what the opcode's other rows
+leave, and ``undefined`` what is left after that; ``since:N`` the CPU model that introduced it, where :data:`SINCE` does
+not say so for the whole opcode, ``until:N`` the last model that had it; ``intel``, ``amd`` only that vendor's
+processors have it.
 """
 
 from __future__ import annotations
@@ -98,13 +89,13 @@ ONE_BYTE: Final = (
 89 /r      MOV Ev,Gv
 8A /r      MOV Gb,Eb
 8B /r      MOV Gv,Ev
-8C /r      MOV Ev,Sw
+8C /r      MOV Rv/Mw,Sw
 8D /r      LEA Gv,M
 8E /r      MOV Sw,Ew
 8F /0      POP Ev
-90         NOP
+NP 90      NOP
 F3 90      PAUSE
-90+r       XCHG Zv,eAX
+90+r       XCHG Zv,eAX ; fallback
 98         CBW/CWDE
 99         CWD/CDQ
 9A         CALLF Ap
@@ -204,21 +195,167 @@ FF /5      JMPF Mp
 FF /6      PUSH Ev
 C6 F8      XABORT Ib ; cpuid:rtm
 C7 F8      XBEGIN Jz ; cpuid:rtm
-D8 /r      X87 E
-D9 /r      X87 E
-DA /r      X87 E
-DB /r      X87 E
-DC /r      X87 E
-DD /r      X87 E
-DE /r      X87 E
-DF /r      X87 E
 """
 )
 
+#: D8-DF (SDM vol. 2D, tables A-7 to A-22), with the names that their aliases have in the manual.
+X87: Final = """
+D8 /0      FADD Msr
+D8 /0      FADD ST(0),ST(i)
+D8 /1      FMUL Msr
+D8 /1      FMUL ST(0),ST(i)
+D8 /2      FCOM Msr
+D8 /2      FCOM ST(i)
+D8 /3      FCOMP Msr
+D8 /3      FCOMP ST(i)
+D8 /4      FSUB Msr
+D8 /4      FSUB ST(0),ST(i)
+D8 /5      FSUBR Msr
+D8 /5      FSUBR ST(0),ST(i)
+D8 /6      FDIV Msr
+D8 /6      FDIV ST(0),ST(i)
+D8 /7      FDIVR Msr
+D8 /7      FDIVR ST(0),ST(i)
+D9 /0      FLD Msr
+D9 /2      FST Msr
+D9 /3      FSTP Msr
+D9 /4      FLDENV Me
+D9 /5      FLDCW Mw
+D9 /6      FNSTENV Me
+D9 /7      FNSTCW Mw
+D9 /0      FLD ST(i)
+D9 /1      FXCH ST(i)
+D9 D0      FNOP
+D9 /3      FSTPNCE ST(i)
+D9 E0      FCHS
+D9 E1      FABS
+D9 E4      FTST
+D9 E5      FXAM
+D9 E8      FLD1
+D9 E9      FLDL2T
+D9 EA      FLDL2E
+D9 EB      FLDPI
+D9 EC      FLDLG2
+D9 ED      FLDLN2
+D9 EE      FLDZ
+D9 F0      F2XM1
+D9 F1      FYL2X
+D9 F2      FPTAN
+D9 F3      FPATAN
+D9 F4      FXTRACT
+D9 F5      FPREM1 ; since:3
+D9 F6      FDECSTP
+D9 F7      FINCSTP
+D9 F8      FPREM
+D9 F9      FYL2XP1
+D9 FA      FSQRT
+D9 FB      FSINCOS ; since:3
+D9 FC      FRNDINT
+D9 FD      FSCALE
+D9 FE      FSIN ; since:3
+D9 FF      FCOS ; since:3
+DA /0      FIADD Mdi
+DA /1      FIMUL Mdi
+DA /2      FICOM Mdi
+DA /3      FICOMP Mdi
+DA /4      FISUB Mdi
+DA /5      FISUBR Mdi
+DA /6      FIDIV Mdi
+DA /7      FIDIVR Mdi
+DA /0      FCMOVB ST(0),ST(i) ; cpuid:cmov
+DA /1      FCMOVE ST(0),ST(i) ; cpuid:cmov
+DA /2      FCMOVBE ST(0),ST(i) ; cpuid:cmov
+DA /3      FCMOVU ST(0),ST(i) ; cpuid:cmov
+DA E9      FUCOMPP ; since:3
+DB /0      FILD Mdi
+DB /1      FISTTP Mdi ; cpuid:sse3
+DB /2      FIST Mdi
+DB /3      FISTP Mdi
+DB /5      FLD Mer
+DB /7      FSTP Mer
+DB /0      FCMOVNB ST(0),ST(i) ; cpuid:cmov
+DB /1      FCMOVNE ST(0),ST(i) ; cpuid:cmov
+DB /2      FCMOVNBE ST(0),ST(i) ; cpuid:cmov
+DB /3      FCMOVNU ST(0),ST(i) ; cpuid:cmov
+DB E0      FNENI
+DB E1      FNDISI
+DB E2      FNCLEX
+DB E3      FNINIT
+DB E4      FNSETPM
+DB /5      FUCOMI ST(0),ST(i) ; cpuid:cmov
+DB /6      FCOMI ST(0),ST(i) ; cpuid:cmov
+DC /0      FADD Mdr
+DC /1      FMUL Mdr
+DC /2      FCOM Mdr
+DC /3      FCOMP Mdr
+DC /4      FSUB Mdr
+DC /5      FSUBR Mdr
+DC /6      FDIV Mdr
+DC /7      FDIVR Mdr
+DC /0      FADD ST(i),ST(0)
+DC /1      FMUL ST(i),ST(0)
+DC /2      FCOM ST(i)
+DC /3      FCOMP ST(i)
+DC /4      FSUBR ST(i),ST(0)
+DC /5      FSUB ST(i),ST(0)
+DC /6      FDIVR ST(i),ST(0)
+DC /7      FDIV ST(i),ST(0)
+DD /0      FLD Mdr
+DD /1      FISTTP Mqi ; cpuid:sse3
+DD /2      FST Mdr
+DD /3      FSTP Mdr
+DD /4      FRSTOR Mst
+DD /6      FNSAVE Mst
+DD /7      FNSTSW Mw
+DD /0      FFREE ST(i)
+DD /1      FXCH ST(i)
+DD /2      FST ST(i)
+DD /3      FSTP ST(i)
+DD /4      FUCOM ST(i) ; since:3
+DD /5      FUCOMP ST(i) ; since:3
+DE /0      FIADD Mwi
+DE /1      FIMUL Mwi
+DE /2      FICOM Mwi
+DE /3      FICOMP Mwi
+DE /4      FISUB Mwi
+DE /5      FISUBR Mwi
+DE /6      FIDIV Mwi
+DE /7      FIDIVR Mwi
+DE /0      FADDP ST(i),ST(0)
+DE /1      FMULP ST(i),ST(0)
+DE /2      FCOMP ST(i)
+DE /4      FSUBRP ST(i),ST(0)
+DE /5      FSUBP ST(i),ST(0)
+DE /6      FDIVRP ST(i),ST(0)
+DE /7      FDIVP ST(i),ST(0)
+DE D9      FCOMPP
+DF /0      FILD Mwi
+DF /1      FISTTP Mwi ; cpuid:sse3
+DF /2      FIST Mwi
+DF /3      FISTP Mwi
+DF /4      FBLD Mbcd
+DF /5      FILD Mqi
+DF /6      FBSTP Mbcd
+DF /7      FISTP Mqi
+DF /0      FFREEP ST(i)
+DF /1      FXCH ST(i)
+DF /2      FSTP ST(i)
+DF /3      FSTP ST(i)
+DF E0      FNSTSW AX
+DF /5      FUCOMIP ST(0),ST(i) ; cpuid:cmov
+DF /6      FCOMIP ST(0),ST(i) ; cpuid:cmov
+D9 /r      X87 E ; undefined
+DA /r      X87 E ; undefined
+DB /r      X87 E ; undefined
+DD /r      X87 E ; undefined
+DE /r      X87 E ; undefined
+DF /r      X87 E ; undefined
+"""
+
 TWO_BYTE: Final = (
     """
-0F 00 /0   SLDT Ev
-0F 00 /1   STR Ev
+0F 00 /0   SLDT Rv/Mw
+0F 00 /1   STR Rv/Mw
 0F 00 /2   LLDT Ew
 0F 00 /3   LTR Ew
 0F 00 /4   VERR Ew
@@ -227,7 +364,7 @@ TWO_BYTE: Final = (
 0F 01 /1   SIDT Ms
 0F 01 /2   LGDT Ms
 0F 01 /3   LIDT Ms
-0F 01 /4   SMSW Ev
+0F 01 /4   SMSW Rv/Mw
 0F 01 /6   LMSW Ew
 0F 01 /7   INVLPG M ; since:4
 0F 01 C1   VMCALL ; since:6
@@ -257,10 +394,10 @@ NP 0F 01 EF WRPKRU ; cpuid:pku
 0F 0D /r   NOP Ev
 0F 18 /r   NOP Ev
 0F 19 /r   NOP Ev
-0F 1A-1B /r BND E ; cpuid:mpx fallback
+0F 1A-1B /r BND E ; cpuid:mpx optional
 0F 1C /r   NOP Ev
 0F 1D /r   NOP Ev
-0F 1E /r   NOP Ev
+0F 1E /r   NOP Ev ; fallback
 0F 1F /r   NOP Ev
 0F 20 /r   MOV Rd,Cd ; lock
 0F 21 /r   MOV Rd,Dd
@@ -292,8 +429,8 @@ NP 0F 77   EMMS ; cpuid:mmx
 0F AB /r   BTS Ev,Gv ; lock
 0F AC /r   SHRD Ev,Gv,Ib
 0F AD /r   SHRD Ev,Gv,CL
-NP 0F AE /0 FXSAVE M ; cpuid:fxsr
-NP 0F AE /1 FXRSTOR M ; cpuid:fxsr
+NP 0F AE /0 FXSAVE Mstx ; cpuid:fxsr
+NP 0F AE /1 FXRSTOR Mstx ; cpuid:fxsr
 NP 0F AE /2 LDMXCSR Md ; cpuid:sse
 NP 0F AE /3 STMXCSR Md ; cpuid:sse
 NP 0F AE /5 LFENCE R ; cpuid:sse2
@@ -319,10 +456,10 @@ F3 0F B8 /r POPCNT Gv,Ev ; cpuid:popcnt
 0F BA /6   BTR Ev,Ib ; lock
 0F BA /7   BTC Ev,Ib ; lock
 0F BB /r   BTC Ev,Gv ; lock
-0F BC /r   BSF Gv,Ev
-0F BD /r   BSR Gv,Ev
-F3 0F BC /r TZCNT Gv,Ev ; cpuid:bmi1 fallback
-F3 0F BD /r LZCNT Gv,Ev ; cpuid:lzcnt fallback
+0F BC /r   BSF Gv,Ev ; fallback
+0F BD /r   BSR Gv,Ev ; fallback
+F3 0F BC /r TZCNT Gv,Ev ; cpuid:bmi1 optional
+F3 0F BD /r LZCNT Gv,Ev ; cpuid:lzcnt optional
 0F BE /r   MOVSX Gv,Eb
 0F BF /r   MOVSX Gv,Ew
 0F C0 /r   XADD Eb,Gb ; lock
@@ -367,175 +504,249 @@ VEX F3 0F 38 F7 /r SARX Gd,Ed,Bd ; cpuid:bmi2
 VEX F2 0F 3A F0 /r RORX Gd,Ed,Ib ; cpuid:bmi2
 """
 
-#: MMX and SSE, which are carried but not executed: who may use them is described, the rest is the hypervisor's.
-#: MMX works on MMX registers alone, SSE on XMM registers, SSEMMX on both.
-SIMD: Final = """
-NP 0F 10-11 /r SSE E ; cpuid:sse
-66 0F 10-11 /r SSE E ; cpuid:sse2
-F3 0F 10-11 /r SSE E ; cpuid:sse
-F2 0F 10-11 /r SSE E ; cpuid:sse2
-NP 0F 12 /r SSE E ; cpuid:sse
-66 0F 12 /r SSE M ; cpuid:sse2
-F3 0F 12 /r SSE E ; cpuid:sse3
-F2 0F 12 /r SSE E ; cpuid:sse3
-NP 0F 13 /r SSE M ; cpuid:sse
-66 0F 13 /r SSE M ; cpuid:sse2
-NP 0F 14-15 /r SSE E ; cpuid:sse
-66 0F 14-15 /r SSE E ; cpuid:sse2
-NP 0F 16 /r SSE E ; cpuid:sse
-66 0F 16 /r SSE M ; cpuid:sse2
-F3 0F 16 /r SSE E ; cpuid:sse3
-NP 0F 17 /r SSE M ; cpuid:sse
-66 0F 17 /r SSE M ; cpuid:sse2
-NP 0F 28-29 /r SSE E ; cpuid:sse
-66 0F 28-29 /r SSE E ; cpuid:sse2
-NP 0F 2A /r SSEMMX E ; cpuid:sse
-66 0F 2A /r SSEMMX E ; cpuid:sse2
-F3 0F 2A /r SSE E ; cpuid:sse
-F2 0F 2A /r SSE E ; cpuid:sse2
-NP 0F 2B /r SSE M ; cpuid:sse
-66 0F 2B /r SSE M ; cpuid:sse2
-F3 0F 2B /r SSE M ; cpuid:sse4a
-F2 0F 2B /r SSE M ; cpuid:sse4a
-NP 0F 2C-2D /r SSEMMX E ; cpuid:sse
-66 0F 2C-2D /r SSEMMX E ; cpuid:sse2
-F3 0F 2C-2D /r SSE E ; cpuid:sse
-F2 0F 2C-2D /r SSE E ; cpuid:sse2
-NP 0F 2E-2F /r SSE E ; cpuid:sse
-66 0F 2E-2F /r SSE E ; cpuid:sse2
-NP 0F 50 /r SSE R ; cpuid:sse
-66 0F 50 /r SSE R ; cpuid:sse2
-NP 0F 51 /r SSE E ; cpuid:sse
-66 0F 51 /r SSE E ; cpuid:sse2
-F3 0F 51 /r SSE E ; cpuid:sse
-F2 0F 51 /r SSE E ; cpuid:sse2
-NP 0F 52-53 /r SSE E ; cpuid:sse
-F3 0F 52-53 /r SSE E ; cpuid:sse
-NP 0F 54-57 /r SSE E ; cpuid:sse
-66 0F 54-57 /r SSE E ; cpuid:sse2
-NP 0F 58-59 /r SSE E ; cpuid:sse
-66 0F 58-59 /r SSE E ; cpuid:sse2
-F3 0F 58-59 /r SSE E ; cpuid:sse
-F2 0F 58-59 /r SSE E ; cpuid:sse2
-NP 0F 5A-5B /r SSE E ; cpuid:sse2
-66 0F 5A-5B /r SSE E ; cpuid:sse2
-F3 0F 5A-5B /r SSE E ; cpuid:sse2
-F2 0F 5A /r SSE E ; cpuid:sse2
-NP 0F 5C-5F /r SSE E ; cpuid:sse
-66 0F 5C-5F /r SSE E ; cpuid:sse2
-F3 0F 5C-5F /r SSE E ; cpuid:sse
-F2 0F 5C-5F /r SSE E ; cpuid:sse2
-NP 0F 60-6B /r MMX E ; cpuid:mmx
-66 0F 60-6D /r SSE E ; cpuid:sse2
-NP 0F 6E-6F /r MMX E ; cpuid:mmx
-66 0F 6E-6F /r SSE E ; cpuid:sse2
-F3 0F 6F /r SSE E ; cpuid:sse2
-NP 0F 70 /r MMX E,Ib ; cpuid:mmxext
-66 0F 70 /r SSE E,Ib ; cpuid:sse2
-F3 0F 70 /r SSE E,Ib ; cpuid:sse2
-F2 0F 70 /r SSE E,Ib ; cpuid:sse2
-NP 0F 71-73 /2 MMX R,Ib ; cpuid:mmx
-NP 0F 71-72 /4 MMX R,Ib ; cpuid:mmx
-NP 0F 71-73 /6 MMX R,Ib ; cpuid:mmx
-66 0F 71-73 /2 SSE R,Ib ; cpuid:sse2
-66 0F 73 /3 SSE R,Ib ; cpuid:sse2
-66 0F 71-72 /4 SSE R,Ib ; cpuid:sse2
-66 0F 71-73 /6 SSE R,Ib ; cpuid:sse2
-66 0F 73 /7 SSE R,Ib ; cpuid:sse2
-NP 0F 74-76 /r MMX E ; cpuid:mmx
-66 0F 74-76 /r SSE E ; cpuid:sse2
-66 0F 78 /0 SSE R,Iw ; cpuid:sse4a
-F2 0F 78 /r SSE R,Iw ; cpuid:sse4a
-66 0F 79 /r SSE R ; cpuid:sse4a
-F2 0F 79 /r SSE R ; cpuid:sse4a
-66 0F 7C-7D /r SSE E ; cpuid:sse3
-F2 0F 7C-7D /r SSE E ; cpuid:sse3
-NP 0F 7E-7F /r MMX E ; cpuid:mmx
-66 0F 7E-7F /r SSE E ; cpuid:sse2
-F3 0F 7E-7F /r SSE E ; cpuid:sse2
-NP 0F C2 /r SSE E,Ib ; cpuid:sse
-66 0F C2 /r SSE E,Ib ; cpuid:sse2
-F3 0F C2 /r SSE E,Ib ; cpuid:sse
-F2 0F C2 /r SSE E,Ib ; cpuid:sse2
-NP 0F C4 /r MMX E,Ib ; cpuid:mmxext
-66 0F C4 /r SSE E,Ib ; cpuid:sse2
-NP 0F C5 /r MMX R,Ib ; cpuid:mmxext
-66 0F C5 /r SSE R,Ib ; cpuid:sse2
-NP 0F C6 /r SSE E,Ib ; cpuid:sse
-66 0F C6 /r SSE E,Ib ; cpuid:sse2
-66 0F D0 /r SSE E ; cpuid:sse3
-F2 0F D0 /r SSE E ; cpuid:sse3
-NP 0F D1-D3 /r MMX E ; cpuid:mmx
-NP 0F D4 /r MMX E ; cpuid:sse2
-NP 0F D5 /r MMX E ; cpuid:mmx
-66 0F D1-D6 /r SSE E ; cpuid:sse2
-F3 0F D6 /r SSEMMX R ; cpuid:sse2
-F2 0F D6 /r SSEMMX R ; cpuid:sse2
-NP 0F D7 /r MMX R ; cpuid:mmxext
-66 0F D7 /r SSE R ; cpuid:sse2
-NP 0F D8-D9 /r MMX E ; cpuid:mmx
-NP 0F DA /r MMX E ; cpuid:mmxext
-NP 0F DB-DD /r MMX E ; cpuid:mmx
-NP 0F DE /r MMX E ; cpuid:mmxext
-NP 0F DF /r MMX E ; cpuid:mmx
-NP 0F E0 /r MMX E ; cpuid:mmxext
-NP 0F E1-E2 /r MMX E ; cpuid:mmx
-NP 0F E3-E4 /r MMX E ; cpuid:mmxext
-NP 0F E5 /r MMX E ; cpuid:mmx
-66 0F D8-E6 /r SSE E ; cpuid:sse2
-F3 0F E6 /r SSE E ; cpuid:sse2
-F2 0F E6 /r SSE E ; cpuid:sse2
-NP 0F E7 /r MMX M ; cpuid:mmxext
-66 0F E7 /r SSE M ; cpuid:sse2
-NP 0F E8-E9 /r MMX E ; cpuid:mmx
-NP 0F EA /r MMX E ; cpuid:mmxext
-NP 0F EB-ED /r MMX E ; cpuid:mmx
-NP 0F EE /r MMX E ; cpuid:mmxext
-NP 0F EF /r MMX E ; cpuid:mmx
-66 0F E8-EF /r SSE E ; cpuid:sse2
-F2 0F F0 /r SSE M ; cpuid:sse3
-NP 0F F1-F3 /r MMX E ; cpuid:mmx
-NP 0F F4 /r MMX E ; cpuid:sse2
-NP 0F F5 /r MMX E ; cpuid:mmx
-NP 0F F6 /r MMX E ; cpuid:mmxext
-66 0F F1-F6 /r SSE E ; cpuid:sse2
-NP 0F F7 /r MMX R ; cpuid:mmxext
-66 0F F7 /r SSE R ; cpuid:sse2
-NP 0F F8-FA /r MMX E ; cpuid:mmx
-NP 0F FB /r MMX E ; cpuid:sse2
-NP 0F FC-FE /r MMX E ; cpuid:mmx
-66 0F F8-FE /r SSE E ; cpuid:sse2
-NP 0F 38 00-0B /r MMX E ; cpuid:ssse3
-66 0F 38 00-0B /r SSE E ; cpuid:ssse3
-66 0F 38 10 /r SSE E ; cpuid:sse4.1
-66 0F 38 14-15 /r SSE E ; cpuid:sse4.1
-66 0F 38 17 /r SSE E ; cpuid:sse4.1
-NP 0F 38 1C-1E /r MMX E ; cpuid:ssse3
-66 0F 38 1C-1E /r SSE E ; cpuid:ssse3
-66 0F 38 20-25 /r SSE E ; cpuid:sse4.1
-66 0F 38 28-29 /r SSE E ; cpuid:sse4.1
-66 0F 38 2A /r SSE M ; cpuid:sse4.1
-66 0F 38 2B /r SSE E ; cpuid:sse4.1
-66 0F 38 30-35 /r SSE E ; cpuid:sse4.1
-66 0F 38 37 /r SSE E ; cpuid:sse4.2
-66 0F 38 38-41 /r SSE E ; cpuid:sse4.1
-NP 0F 38 C8-CD /r SSE E ; cpuid:sha
-66 0F 38 CF /r SSE E ; cpuid:gfni
-66 0F 38 DB-DF /r SSE E ; cpuid:aes
-66 0F 3A 08-0E /r SSE E,Ib ; cpuid:sse4.1
-NP 0F 3A 0F /r MMX E,Ib ; cpuid:ssse3
-66 0F 3A 0F /r SSE E,Ib ; cpuid:ssse3
-66 0F 3A 14-17 /r SSE E,Ib ; cpuid:sse4.1
-66 0F 3A 20-22 /r SSE E,Ib ; cpuid:sse4.1
-66 0F 3A 40-42 /r SSE E,Ib ; cpuid:sse4.1
-66 0F 3A 44 /r SSE E,Ib ; cpuid:pclmul
-66 0F 3A 60-63 /r SSE E,Ib ; cpuid:sse4.2
-NP 0F 3A CC /r SSE E,Ib ; cpuid:sha
-66 0F 3A CE-CF /r SSE E,Ib ; cpuid:gfni
-66 0F 3A DF /r SSE E,Ib ; cpuid:aes
-0F 0E      MMX ; cpuid:3dnow amd
-0F 0F /r   MMX E,Ib ; cpuid:3dnow amd
+
+def _integers(first: int, names: str, feature: str = "mmx") -> str:
+    """Packed integers, opcodes in line (``-`` leaves one out): in MMX and, with 66, in XMM registers."""
+    return "".join(
+        f"""
+NP 0F {opcode:02X} /r {name} Pq,Qq ; cpuid:{feature}
+66 0F {opcode:02X} /r {name} Vdq,Wdq ; cpuid:sse2
 """
+        for opcode, name in enumerate(names.split(), first)
+        if name != "-"
+    )
+
+
+def _reals(opcode: int, name: str, types: str = "ps pd ss sd", immediate: str = "") -> str:
+    """Packed and scalar reals, single and double."""
+    prefixes = {"ps": "NP", "pd": "66", "ss": "F3", "sd": "F2"}
+    return "".join(
+        f"{prefixes[t]} 0F {opcode:02X} /r {name}{t.upper()} V{t},W{t}{immediate} ; cpuid:sse{'2' * (t[1] == 'd')}\n"
+        for t in types.split()
+    )
+
+
+def _ssse3(first: int, names: str) -> str:
+    return "".join(
+        f"""
+NP 0F 38 {opcode:02X} /r {name} Pq,Qq ; cpuid:ssse3
+66 0F 38 {opcode:02X} /r {name} Vdq,Wdq ; cpuid:ssse3
+"""
+        for opcode, name in enumerate(names.split(), first)
+    )
+
+
+def _sse4(
+    first: int, names: str, operands: str, feature: str = "sse4.1", escape: str = "38", prefix: str = "66"
+) -> str:
+    """Opcodes in line, with the same operands."""
+    return "".join(
+        f"{prefix} 0F {escape} {opcode:02X} /r {name} {operands} ; cpuid:{feature}\n"
+        for opcode, name in enumerate(names.split(), first)
+        if name != "-"
+    )
+
+
+def _shifts(opcode: int, reg: int, name: str) -> str:
+    return f"""
+NP 0F {opcode:02X} /{reg} {name} Nq,Ib ; cpuid:mmx
+66 0F {opcode:02X} /{reg} {name} Udq,Ib ; cpuid:sse2
+"""
+
+
+#: MMX, SSE and their successors without VEX (appendix A.3).
+SIMD: Final = (
+    """
+NP 0F 10 /r MOVUPS Vps,Wps ; cpuid:sse
+66 0F 10 /r MOVUPD Vpd,Wpd ; cpuid:sse2
+F3 0F 10 /r MOVSS Vss,Wss ; cpuid:sse
+F2 0F 10 /r MOVSD Vsd,Wsd ; cpuid:sse2
+NP 0F 11 /r MOVUPS Wps,Vps ; cpuid:sse
+66 0F 11 /r MOVUPD Wpd,Vpd ; cpuid:sse2
+F3 0F 11 /r MOVSS Wss,Vss ; cpuid:sse
+F2 0F 11 /r MOVSD Wsd,Vsd ; cpuid:sse2
+NP 0F 12 /r MOVLPS Vq,Mq ; cpuid:sse
+NP 0F 12 /r MOVHLPS Vq,Uq ; cpuid:sse
+66 0F 12 /r MOVLPD Vq,Mq ; cpuid:sse2
+F3 0F 12 /r MOVSLDUP Vps,Wps ; cpuid:sse3
+F2 0F 12 /r MOVDDUP Vpd,Wsd ; cpuid:sse3
+NP 0F 13 /r MOVLPS Mq,Vq ; cpuid:sse
+66 0F 13 /r MOVLPD Mq,Vq ; cpuid:sse2
+NP 0F 16 /r MOVHPS Vdq,Mq ; cpuid:sse
+NP 0F 16 /r MOVLHPS Vdq,Uq ; cpuid:sse
+66 0F 16 /r MOVHPD Vdq,Mq ; cpuid:sse2
+F3 0F 16 /r MOVSHDUP Vps,Wps ; cpuid:sse3
+NP 0F 17 /r MOVHPS Mq,Vq ; cpuid:sse
+66 0F 17 /r MOVHPD Mq,Vq ; cpuid:sse2
+NP 0F 29 /r MOVAPS Wps,Vps ; cpuid:sse
+66 0F 29 /r MOVAPD Wpd,Vpd ; cpuid:sse2
+NP 0F 2A /r CVTPI2PS Vps,Qpi ; cpuid:sse
+66 0F 2A /r CVTPI2PD Vpd,Qpi ; cpuid:sse2
+F3 0F 2A /r CVTSI2SS Vss,Ey ; cpuid:sse
+F2 0F 2A /r CVTSI2SD Vsd,Ey ; cpuid:sse2
+NP 0F 2B /r MOVNTPS Mps,Vps ; cpuid:sse
+66 0F 2B /r MOVNTPD Mpd,Vpd ; cpuid:sse2
+F3 0F 2B /r MOVNTSS Mss,Vss ; cpuid:sse4a
+F2 0F 2B /r MOVNTSD Msd,Vsd ; cpuid:sse4a
+NP 0F 2C /r CVTTPS2PI Ppi,Wq ; cpuid:sse
+66 0F 2C /r CVTTPD2PI Ppi,Wpd ; cpuid:sse2
+F3 0F 2C /r CVTTSS2SI Gy,Wss ; cpuid:sse
+F2 0F 2C /r CVTTSD2SI Gy,Wsd ; cpuid:sse2
+NP 0F 2D /r CVTPS2PI Ppi,Wq ; cpuid:sse
+66 0F 2D /r CVTPD2PI Ppi,Wpd ; cpuid:sse2
+F3 0F 2D /r CVTSS2SI Gy,Wss ; cpuid:sse
+F2 0F 2D /r CVTSD2SI Gy,Wsd ; cpuid:sse2
+NP 0F 2E /r UCOMISS Vss,Wss ; cpuid:sse
+66 0F 2E /r UCOMISD Vsd,Wsd ; cpuid:sse2
+NP 0F 2F /r COMISS Vss,Wss ; cpuid:sse
+66 0F 2F /r COMISD Vsd,Wsd ; cpuid:sse2
+NP 0F 50 /r MOVMSKPS Gy,Ups ; cpuid:sse
+66 0F 50 /r MOVMSKPD Gy,Upd ; cpuid:sse2
+"""
+    + _reals(0x14, "UNPCKL", "ps pd")
+    + _reals(0x15, "UNPCKH", "ps pd")
+    + _reals(0x28, "MOVA", "ps pd")
+    + _reals(0x51, "SQRT")
+    + _reals(0x52, "RSQRT", "ps ss")
+    + _reals(0x53, "RCP", "ps ss")
+    + "".join(_reals(opcode, name, "ps pd") for opcode, name in enumerate("AND ANDN OR XOR".split(), 0x54))
+    + _reals(0x58, "ADD")
+    + _reals(0x59, "MUL")
+    + "".join(_reals(opcode, name) for opcode, name in enumerate("SUB MIN DIV MAX".split(), 0x5C))
+    + _reals(0xC2, "CMP", immediate=",Ib")
+    + _reals(0xC6, "SHUF", "ps pd", ",Ib")
+    + """
+NP 0F 5A /r CVTPS2PD Vpd,Wq ; cpuid:sse2
+66 0F 5A /r CVTPD2PS Vps,Wpd ; cpuid:sse2
+F3 0F 5A /r CVTSS2SD Vsd,Wss ; cpuid:sse2
+F2 0F 5A /r CVTSD2SS Vss,Wsd ; cpuid:sse2
+NP 0F 5B /r CVTDQ2PS Vps,Wdq ; cpuid:sse2
+66 0F 5B /r CVTPS2DQ Vdq,Wps ; cpuid:sse2
+F3 0F 5B /r CVTTPS2DQ Vdq,Wps ; cpuid:sse2
+NP 0F 60 /r PUNPCKLBW Pq,Qd ; cpuid:mmx
+66 0F 60 /r PUNPCKLBW Vdq,Wdq ; cpuid:sse2
+NP 0F 61 /r PUNPCKLWD Pq,Qd ; cpuid:mmx
+66 0F 61 /r PUNPCKLWD Vdq,Wdq ; cpuid:sse2
+NP 0F 62 /r PUNPCKLDQ Pq,Qd ; cpuid:mmx
+66 0F 62 /r PUNPCKLDQ Vdq,Wdq ; cpuid:sse2
+66 0F 6C /r PUNPCKLQDQ Vdq,Wdq ; cpuid:sse2
+66 0F 6D /r PUNPCKHQDQ Vdq,Wdq ; cpuid:sse2
+NP 0F 6E /r MOVD Pd,Ey ; cpuid:mmx
+66 0F 6E /r MOVD Vy,Ey ; cpuid:sse2
+NP 0F 6F /r MOVQ Pq,Qq ; cpuid:mmx
+66 0F 6F /r MOVDQA Vdq,Wdq ; cpuid:sse2
+F3 0F 6F /r MOVDQU Vdq,Wdq ; cpuid:sse2
+NP 0F 70 /r PSHUFW Pq,Qq,Ib ; cpuid:mmxext
+66 0F 70 /r PSHUFD Vdq,Wdq,Ib ; cpuid:sse2
+F3 0F 70 /r PSHUFHW Vdq,Wdq,Ib ; cpuid:sse2
+F2 0F 70 /r PSHUFLW Vdq,Wdq,Ib ; cpuid:sse2
+66 0F 73 /3 PSRLDQ Udq,Ib ; cpuid:sse2
+66 0F 73 /7 PSLLDQ Udq,Ib ; cpuid:sse2
+66 0F 78 /0 EXTRQ Udq,Ib,Ib ; cpuid:sse4a
+F2 0F 78 /r INSERTQ Vdq,Udq,Ib,Ib ; cpuid:sse4a
+66 0F 79 /r EXTRQ Vdq,Udq ; cpuid:sse4a
+F2 0F 79 /r INSERTQ Vdq,Udq ; cpuid:sse4a
+66 0F 7C /r HADDPD Vpd,Wpd ; cpuid:sse3
+F2 0F 7C /r HADDPS Vps,Wps ; cpuid:sse3
+66 0F 7D /r HSUBPD Vpd,Wpd ; cpuid:sse3
+F2 0F 7D /r HSUBPS Vps,Wps ; cpuid:sse3
+NP 0F 7E /r MOVD Ey,Pd ; cpuid:mmx
+66 0F 7E /r MOVD Ey,Vy ; cpuid:sse2
+F3 0F 7E /r MOVQ Vq,Wq ; cpuid:sse2
+NP 0F 7F /r MOVQ Qq,Pq ; cpuid:mmx
+66 0F 7F /r MOVDQA Wdq,Vdq ; cpuid:sse2
+F3 0F 7F /r MOVDQU Wdq,Vdq ; cpuid:sse2
+NP 0F C4 /r PINSRW Pq,Ry/Mw,Ib ; cpuid:mmxext
+66 0F C4 /r PINSRW Vdq,Ry/Mw,Ib ; cpuid:sse2
+NP 0F C5 /r PEXTRW Gy,Nq,Ib ; cpuid:mmxext
+66 0F C5 /r PEXTRW Gy,Udq,Ib ; cpuid:sse2
+66 0F D0 /r ADDSUBPD Vpd,Wpd ; cpuid:sse3
+F2 0F D0 /r ADDSUBPS Vps,Wps ; cpuid:sse3
+66 0F D6 /r MOVQ Wq,Vq ; cpuid:sse2
+F3 0F D6 /r MOVQ2DQ Vdq,Nq ; cpuid:sse2
+F2 0F D6 /r MOVDQ2Q Pq,Uq ; cpuid:sse2
+NP 0F D7 /r PMOVMSKB Gy,Nq ; cpuid:mmxext
+66 0F D7 /r PMOVMSKB Gy,Udq ; cpuid:sse2
+66 0F E6 /r CVTTPD2DQ Vq,Wpd ; cpuid:sse2
+F3 0F E6 /r CVTDQ2PD Vpd,Wq ; cpuid:sse2
+F2 0F E6 /r CVTPD2DQ Vq,Wpd ; cpuid:sse2
+NP 0F E7 /r MOVNTQ Mq,Pq ; cpuid:mmxext
+66 0F E7 /r MOVNTDQ Mdq,Vdq ; cpuid:sse2
+F2 0F F0 /r LDDQU Vdq,Mdq ; cpuid:sse3
+NP 0F F7 /r MASKMOVQ Pq,Nq ; cpuid:mmxext
+66 0F F7 /r MASKMOVDQU Vdq,Udq ; cpuid:sse2
+"""
+    + _integers(0x63, "PACKSSWB PCMPGTB PCMPGTW PCMPGTD PACKUSWB PUNPCKHBW PUNPCKHWD PUNPCKHDQ PACKSSDW")
+    + "".join(
+        _shifts(opcode, reg, name + size)
+        for opcode, size in ((0x71, "W"), (0x72, "D"), (0x73, "Q"))
+        for reg, name in ((2, "PSRL"), (4, "PSRA"), (6, "PSLL"))
+        if name + size != "PSRAQ"
+    )
+    + _integers(0x74, "PCMPEQB PCMPEQW PCMPEQD")
+    + _integers(0xD1, "PSRLW PSRLD PSRLQ")
+    + _integers(0xD4, "PADDQ", "sse2")
+    + _integers(0xD5, "PMULLW")
+    + _integers(0xD8, "PSUBUSB PSUBUSW - PAND PADDUSB PADDUSW - PANDN - PSRAW PSRAD - - PMULHW")
+    + _integers(0xDA, "PMINUB - - - PMAXUB - PAVGB - - PAVGW PMULHUW", "mmxext")
+    + _integers(0xE8, "PSUBSB PSUBSW - POR PADDSB PADDSW - PXOR")
+    + _integers(0xEA, "PMINSW - - - PMAXSW", "mmxext")
+    + _integers(0xF1, "PSLLW PSLLD PSLLQ - PMADDWD")
+    + _integers(0xF4, "PMULUDQ", "sse2")
+    + _integers(0xF6, "PSADBW", "mmxext")
+    + _integers(0xF8, "PSUBB PSUBW PSUBD - PADDB PADDW PADDD")
+    + _integers(0xFB, "PSUBQ", "sse2")
+    + _ssse3(0x00, "PSHUFB PHADDW PHADDD PHADDSW PMADDUBSW PHSUBW PHSUBD PHSUBSW PSIGNB PSIGNW PSIGND PMULHRSW")
+    + _ssse3(0x1C, "PABSB PABSW PABSD")
+    + _sse4(0x10, "PBLENDVB - - - BLENDVPS BLENDVPD", "Vdq,Wdq,XMM0")
+    + _sse4(0x17, "PTEST", "Vdq,Wdq")
+    + "".join(
+        _sse4(first, f"PMOV{x}BW", "Vdq,Wq")
+        + _sse4(first + 1, f"PMOV{x}BD", "Vdq,Wd")
+        + _sse4(first + 2, f"PMOV{x}BQ", "Vdq,Ww")
+        + _sse4(first + 3, f"PMOV{x}WD", "Vdq,Wq")
+        + _sse4(first + 4, f"PMOV{x}WQ", "Vdq,Wd")
+        + _sse4(first + 5, f"PMOV{x}DQ", "Vdq,Wq")
+        for first, x in ((0x20, "SX"), (0x30, "ZX"))
+    )
+    + _sse4(0x28, "PMULDQ PCMPEQQ", "Vdq,Wdq")
+    + _sse4(0x2A, "MOVNTDQA", "Vdq,Mdq")
+    + _sse4(0x2B, "PACKUSDW", "Vdq,Wdq")
+    + _sse4(0x37, "PCMPGTQ", "Vdq,Wdq", "sse4.2")
+    + _sse4(0x38, "PMINSB PMINSD PMINUW PMINUD PMAXSB PMAXSD PMAXUW PMAXUD PMULLD PHMINPOSUW", "Vdq,Wdq")
+    + _sse4(0xC8, "SHA1NEXTE SHA1MSG1 SHA1MSG2 - SHA256MSG1 SHA256MSG2", "Vdq,Wdq", "sha", prefix="NP")
+    + _sse4(0xCB, "SHA256RNDS2", "Vdq,Wdq,XMM0", "sha", prefix="NP")
+    + _sse4(0xCF, "GF2P8MULB", "Vdq,Wdq", "gfni")
+    + _sse4(0xDB, "AESIMC AESENC AESENCLAST AESDEC AESDECLAST", "Vdq,Wdq", "aes")
+    + """
+66 0F 3A 08 /r ROUNDPS Vps,Wps,Ib ; cpuid:sse4.1
+66 0F 3A 09 /r ROUNDPD Vpd,Wpd,Ib ; cpuid:sse4.1
+66 0F 3A 0A /r ROUNDSS Vss,Wss,Ib ; cpuid:sse4.1
+66 0F 3A 0B /r ROUNDSD Vsd,Wsd,Ib ; cpuid:sse4.1
+66 0F 3A 0C /r BLENDPS Vps,Wps,Ib ; cpuid:sse4.1
+66 0F 3A 0D /r BLENDPD Vpd,Wpd,Ib ; cpuid:sse4.1
+66 0F 3A 0E /r PBLENDW Vdq,Wdq,Ib ; cpuid:sse4.1
+NP 0F 3A 0F /r PALIGNR Pq,Qq,Ib ; cpuid:ssse3
+66 0F 3A 0F /r PALIGNR Vdq,Wdq,Ib ; cpuid:ssse3
+66 0F 3A 14 /r PEXTRB Ry/Mb,Vdq,Ib ; cpuid:sse4.1
+66 0F 3A 15 /r PEXTRW Ry/Mw,Vdq,Ib ; cpuid:sse4.1
+66 0F 3A 16 /r PEXTRD Ey,Vdq,Ib ; cpuid:sse4.1
+66 0F 3A 17 /r EXTRACTPS Ed,Vdq,Ib ; cpuid:sse4.1
+66 0F 3A 20 /r PINSRB Vdq,Ry/Mb,Ib ; cpuid:sse4.1
+66 0F 3A 21 /r INSERTPS Vdq,Wss,Ib ; cpuid:sse4.1
+66 0F 3A 22 /r PINSRD Vdq,Ey,Ib ; cpuid:sse4.1
+"""
+    + _sse4(0x40, "DPPS DPPD MPSADBW", "Vdq,Wdq,Ib", escape="3A")
+    + _sse4(0x44, "PCLMULQDQ", "Vdq,Wdq,Ib", "pclmul", "3A")
+    + _sse4(0x60, "PCMPESTRM PCMPESTRI PCMPISTRM PCMPISTRI", "Vdq,Wdq,Ib", "sse4.2", "3A")
+    + _sse4(0xCC, "SHA1RNDS4", "Vdq,Wdq,Ib", "sha", "3A", "NP")
+    + _sse4(0xCE, "GF2P8AFFINEQB GF2P8AFFINEINVQB", "Vdq,Wdq,Ib", "gfni", "3A")
+    + _sse4(0xDF, "AESKEYGENASSIST", "Vdq,Wdq,Ib", "aes", "3A")
+    + """
+0F 0E      FEMMS ; cpuid:3dnow amd
+0F 0F /r   PF3DNOW Pq,Qq,Ib ; cpuid:3dnow amd
+"""
+)
 
 #: What else CPUID can announce and is not executed here (dm.isa.instructions.announced).  Of AVX and what has an EVEX
 #: or XOP prefix only that prefix is looked at.
@@ -572,7 +783,7 @@ NP 0F 01 FD RDPRU ; cpuid:rdpru
 NP 0F 01 FE INVLPGB ; cpuid:invlpgb
 NP 0F 01 FF TLBSYNC ; cpuid:invlpgb
 F2 0F 01 FF PVALIDATE ; cpuid:snp
-F3 0F 1E /1 RDSSPD Rd ; cpuid:cet_ss fallback
+F3 0F 1E /1 RDSSPD Rd ; cpuid:cet_ss optional
 NP 0F 37   GETSEC ; cpuid:smx
 NP 0F 78 /r VMREAD Ed,Gd ; cpuid:vmx
 NP 0F 79 /r VMWRITE Gd,Ed ; cpuid:vmx

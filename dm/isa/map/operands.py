@@ -1,13 +1,14 @@
 """Operand forms: what every operand of the opcode map's notation is (SDM vol. 2D, appendix A.2).
 
 An operand form is a letter, which says where the operand is and what registers it may name, and a type, which says how
-wide it is.  :data:`LETTERS` and :data:`TYPES` are the one place where that is said; descriptions (dm.isa.insn),
-decoders, disassembler, assembler and the native engine's generator read it there.
+wide it is; ``Ry/Mw`` is a doubleword register or a word in memory.  :data:`LETTERS` and :data:`TYPES` are the one place
+where that is said; descriptions (dm.isa.insn), decoders, disassembler, assembler and the native engine's generator read
+it there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Final, NamedTuple
@@ -43,7 +44,7 @@ CONTROL: Final = RegisterClass("control", {32: _numbered("cr", 16)})
 DEBUG: Final = RegisterClass("debug", {32: _numbered("dr")})
 TEST: Final = RegisterClass("test", {32: _numbered("tr")})
 #: Numbers count from the top of the stack.
-X87: Final = RegisterClass("x87", {80: ("st", *_numbered("st(", 8, ")")[1:])})
+X87: Final = RegisterClass("x87", {80: _numbered("st(", end=")")})
 MMX: Final = RegisterClass("mmx", {64: _numbered("mm")})
 #: XMM registers, and YMM registers, of which they are the lower halves.
 VECTOR: Final = RegisterClass("vector", {128: _numbered("xmm"), 256: _numbered("ymm")})
@@ -203,6 +204,7 @@ class OperandForm:
         registers: what its number means where it names a register; None: it never does.
         memory: whether it can be memory.
         bits: its width for 16- and 32-bit operand size; a register that holds it may be wider (:meth:`width`).
+        register_bits: that of its register, where it is neither that nor what its class has (``Ry/Mw``).
         shown: whether assemblers write the size of such a memory operand.
         number: the register or constant that is implied.
         immediates: what it takes at the end of the instruction, at most two.
@@ -216,6 +218,7 @@ class OperandForm:
     shown: bool = True
     number: int = 0
     immediates: tuple[Immediate, ...] = ()
+    register_bits: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         """Return it as the opcode map has it."""
@@ -223,13 +226,14 @@ class OperandForm:
 
     def width(self, osize: int, *, memory: bool = False) -> int:
         """Return its width in bits for an operand size: as ``memory`` or an immediate, else as a register."""
-        bits = self.bits[osize == 32]
-        return bits if memory or self.registers is None else self.registers.width(bits)
+        if memory or self.registers is None:
+            return self.bits[osize == 32]
+        return self.registers.width((self.register_bits or self.bits)[osize == 32])
 
     @property
     def is_byte_register(self) -> bool:
         """Whether its number names AL to BH, of which two are parts of one general register."""
-        return self.registers is GENERAL and self.bits == (8, 8)
+        return self.registers is GENERAL and self.width(16) == self.width(32) == 8
 
     @property
     def must_be_memory(self) -> bool:
@@ -256,6 +260,9 @@ def operand_form(text: str) -> OperandForm:
         return OperandForm(text, Place.IMPLIED, None, False, (8, 8), number=int(text))
     if text == "ST(i)":
         return OperandForm(text, Place.RM, X87, False, (80, 80))
+    if "/" in text:
+        register, memory = map(operand_form, text.split("/"))
+        return replace(register, text=text, memory=True, bits=memory.bits, register_bits=register.bits)
     letter, of = LETTERS.get(text[:1]), text[1:]
     match letter:
         case Letter(Place.IMMEDIATE) if of in _IMMEDIATES:
