@@ -65,6 +65,7 @@ class PythonEngine:
     name = "python"
 
     def __init__(self, config: CpuConfig | None = None) -> None:
+        RULES.prepare()
         self._cpu = Machine(config or CpuConfig())
         self._fetcher = Fetcher(self._cpu)
         self._cpu.on_flush = self._fetcher.forget

@@ -191,6 +191,11 @@ def invalid(cpu: Any, i: Any) -> int | None:
 class Rules:
     """The procedures of :mod:`dm.isa.entries` by name, each called with the machine; compiled on first use."""
 
+    def prepare(self) -> None:
+        """Compile them all: as a vCPU is made, so that its first run does not wait for it."""
+        for name in self._known:
+            getattr(self, name)
+
     _known: Final = {entry.name: entry for entry in (*ENTRIES, *INLINE)}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
