@@ -50,8 +50,6 @@ class Policy(IntEnum):
 POLICIES: Final = {until: Policy.__members__.get(until.name, Policy.NEVER) for until in Until}
 
 VMX_ALL: Final = frozenset({Policy.VMX, Policy.VMX_UG, Policy.VMX_RAW})
-#: Without unrestricted guest.
-VMX_OLD: Final = frozenset({Policy.VMX, Policy.VMX_RAW})
 SVM_ALL: Final = frozenset({Policy.SVM, Policy.SVM_RAW})
 
 _CR0, _CR3, _CR4, _EFER = cell("cr0"), cell("cr3"), cell("cr4"), cell("efer")
