@@ -16,8 +16,8 @@ from dm.bench.peers import Peer
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from dm.bench.engines import Machine
-machine = Machine("python")
+from dm.bench.engines import BenchMachine
+machine = BenchMachine("python")
 feed = []
 import dm.bench.image as image
 class Reader(image.Reader):
