@@ -1,4 +1,4 @@
-"""Make the C client ``x86_dm.h`` from the schema, the state table and the hand-written ``x86_dm.in.h``.
+"""Make the C client ``x86_dm.h`` from the schema, the state table, the C core of dm/fast and ``x86_dm.in.h``.
 
 ``python -m dm.protocol.generate_c`` writes it; with ``--check`` it only says whether it is out of date (exit status 1).
 """
@@ -12,12 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from dm import fast
+from dm.fast import times
 from dm.machine.state import FIELDS, GROUPS, Seg, State, get_group, group_layout
 from dm.protocol import schema
 
 HERE: Final = Path(__file__).resolve().parent
 TEMPLATE: Final = HERE / "x86_dm.in.h"
 HEADER: Final = HERE / "x86_dm.h"
+#: What all C here reads, writes and waits by; printed as it stands.
+CORE: Final = tuple(Path(fast.__file__).resolve().parent / name for name in ("messagepack.h", "waiting.h"))
 
 _LIMITS: Final = (
     *("VERSION", "OLDEST", "MAX_MESSAGE", "MAX_CONTROL", "MAX_DATA", "MAX_REGIONS", "MAX_VCPUS"),
@@ -226,7 +230,8 @@ def _slots() -> Iterator[str]:
 
 def tables() -> str:
     """Return the tables that the C codec works from."""
-    out = [f"#define X86_DM__{name} {getattr(schema, name)}u" for name in _INNER_LIMITS] + [""]
+    out = [f"#define X86_DM__{name} {getattr(schema, name)}u" for name in _INNER_LIMITS]
+    out += [f"#define X86_DM__MAX_FIELDS {max(len(schema.rows(cls)) for cls in schema.MESSAGES)}", ""]
     for enum in schema.ENUMS:
         words = ", ".join(f'"{word}"' for word in enum)
         out += [f"static const char *const x86_dm__{_snake(enum)}_words[] = {{{words}}};"]
@@ -246,6 +251,12 @@ def tables() -> str:
     return "\n".join(out) + "\n"
 
 
+def core() -> str:
+    """Return the reader, the writer and the waits that dm.fast and the worker have too, and their times."""
+    macros = [f"#define {name} {value}" for name, value in times.MACROS.items()]
+    return "\n".join([*macros, "", *(path.read_text(encoding="utf-8") for path in CORE)])
+
+
 def header() -> str:
     """Return the whole header.
 
@@ -256,6 +267,7 @@ def header() -> str:
     for mark, made in (
         ("@VERSION@", str(schema.VERSION)),
         ("@DECLARATIONS@\n", declarations()),
+        ("@CORE@\n", core()),
         ("@TABLES@\n", tables()),
     ):
         if text.count(mark) != 1:

@@ -1,8 +1,8 @@
 """The wire contract as one table: every message, field, type and limit.
 
-The dataclasses below are the schema.  The codec (:mod:`dm.protocol.codec`), the tables in ``README.md`` and the golden
-messages are made from :data:`MESSAGES`; nothing else may list fields.  Of the package it imports the words of a run
-alone (:mod:`dm.machine.words`); :mod:`dm.machine.state` says what is in a state.
+The dataclasses below are the schema.  The codec (:mod:`dm.protocol.codec`), the tables in ``README.md``, the golden
+messages and the C client are made from :data:`MESSAGES`; nothing else may list fields.  Of the package it imports the
+words of a run alone (:mod:`dm.machine.words`); :mod:`dm.machine.state` says what is in a state.
 
 On the wire a message is one MessagePack map: key ``type`` holds the message's name, the other keys are field names.
 A field that has its default is left out.  Records are MessagePack arrays in field order; values after the last known

@@ -1,8 +1,12 @@
 """How both sides wait for a message: polling for a moment if that pays, else asleep.
 
 Most of an exchange is spent waking threads and idle processors.  In a lively exchange a side therefore polls for a
-short while before it sleeps, as KVM does for a halted virtual CPU (Linux, halt-polling.rst).  It yields to other
-threads between two polls, and stops polling for a while when one of them takes the processor.
+short while before it sleeps, as KVM does for a halted virtual CPU (Linux, halt-polling.rst).  As there, that while
+adapts: it grows when a wait proves to have been only a little longer, and is nothing after a long wait or a pause.  So a
+guest that is woken now and then costs its exchanges and no more.  A side yields to other threads between two polls, and
+stops polling for a while when one of them takes the processor.
+
+dm/fast/waiting.h is the same in C; :mod:`dm.fast.times` has the times of both.
 """
 
 from __future__ import annotations
@@ -10,18 +14,8 @@ from __future__ import annotations
 import os
 import select
 from time import perf_counter_ns
-from typing import Final
 
-#: Longest time of polling, in nanoseconds.  A wait longer than this ends the habit, a shorter one starts it.
-AWAKE_NS: Final = 200_000
-#: A yield that took this long, in nanoseconds, means that another thread wants this processor; those of ZeroMQ take up
-#: to 80 us.
-_TAKEN_NS: Final = 100_000
-#: Back-off before polling again, in nanoseconds: at first, and at most after repeated yields.
-_REST_NS: Final = 10_000_000
-_LONGEST_REST_NS: Final = 160_000_000
-#: All of them, for code that waits in the same way without this module.
-TIMES: Final = (AWAKE_NS, _TAKEN_NS, _REST_NS, _LONGEST_REST_NS)
+from dm.fast.times import AWAKE_NS, FIRST_AWAKE_NS, LONGEST_REST_NS, PAUSE_NS, REST_NS, TAKEN_NS
 
 
 class Waiter:
@@ -29,9 +23,10 @@ class Waiter:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._lively = False
+        self._stretch = 0
+        self._ended = 0
         self._resting_until = 0
-        self._rest = _REST_NS
+        self._rest = 0
 
     def add(self, descriptor: int) -> None:
         """Wait for this descriptor too."""
@@ -43,19 +38,27 @@ class Waiter:
 
     def wait(self, timeout: int | None = None) -> list[tuple[int, int]]:
         """Return the descriptors with events, as select.poll does; after ``timeout`` ms (None: never) none."""
+        if timeout == 0:
+            return self._poll.poll(0)
         began = now = perf_counter_ns()
-        if self._lively and now > self._resting_until:
-            look, give_way = self._poll.poll, os.sched_yield
-            while now - began < AWAKE_NS:
-                if ready := look(0):
-                    return ready
-                give_way()
-                before, now = now, perf_counter_ns()
-                if now - before > _TAKEN_NS:
-                    went_well = before - self._resting_until > 2 * _REST_NS
-                    self._rest = _REST_NS if went_well else min(2 * self._rest, _LONGEST_REST_NS)
-                    self._resting_until = now + self._rest
-                    break
-        ready = self._poll.poll(timeout)
-        self._lively = perf_counter_ns() - began < AWAKE_NS
+        if began - self._ended > PAUSE_NS:
+            self._stretch = 0
+        look, give_way = self._poll.poll, os.sched_yield
+        while now - began < self._stretch and now > self._resting_until:
+            if ready := look(0):
+                self._ended = now
+                return ready
+            give_way()
+            before, now = now, perf_counter_ns()
+            if now - before > TAKEN_NS:
+                longer = min(2 * self._rest, LONGEST_REST_NS)
+                self._rest = REST_NS if before - self._resting_until > 2 * REST_NS else longer
+                self._resting_until = now + self._rest
+        ready = look(timeout)
+        self._ended = perf_counter_ns()
+        took = self._ended - began
+        if took >= AWAKE_NS:
+            self._stretch = 0
+        elif ready and took > self._stretch:
+            self._stretch = min(2 * self._stretch or FIRST_AWAKE_NS, AWAKE_NS)
         return ready

@@ -1,9 +1,10 @@
 /*
- * C client of the x86-dm wire protocol, version @VERSION@, on libzmq and msgpack-c.
+ * C client of the x86-dm wire protocol, version @VERSION@, on libzmq.
  *
- * Made by generate_c.py from schema.py and x86_dm.in.h: edit those, not x86_dm.h.
+ * Made by generate_c.py from the schema, the state table, x86_dm.in.h and the C core of dm/fast: edit those, not
+ * x86_dm.h.
  *
- * One file includes it with X86_DM_IMPLEMENTATION defined; link with -lzmq -lmsgpackc -pthread.  C11 with GNU
+ * One file includes it with X86_DM_IMPLEMENTATION defined; link with -lzmq -pthread.  C11 with GNU
  * extensions, Linux.
  *
  *     struct x86_dm_failure why;
@@ -230,7 +231,6 @@ void x86_dm_get_stats(const struct x86_dm_vcpu *vcpu, struct x86_dm_stats *stats
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <msgpack.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -284,6 +284,7 @@ struct x86_dm__group {
     uint32_t n;
 };
 
+@CORE@
 @TABLES@
 
 /* ------------------------------------------------------------------------------------------- failures */
@@ -555,27 +556,38 @@ void x86_dm_state_update(struct x86_dm_state *state, const struct x86_dm_groups 
 
 /* ------------------------------------------------------------------------------------------- packing */
 
-static int x86_dm__write(void *opaque, const char *data, size_t size)
+/* The writer of a buffer. */
+static bool x86_dm__grow(struct x86_dm__writer *writer, size_t needed, size_t *room)
 {
-    struct x86_dm_buffer *out = opaque;
+    uint8_t *grown = realloc(writer->data, *room = needed < 256 ? 512 : 2 * needed);
 
-    if (size > out->room - out->size) {
-        size_t room = out->room ? out->room : 512;
-        uint8_t *grown;
-
-        while (room - out->size < size) {
-            room *= 2;
-        }
-        grown = realloc(out->data, room);
-        if (!grown) {
-            return -1;
-        }
-        out->data = grown;
-        out->room = room;
+    if (!grown) {
+        return false;
     }
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
-    return 0;
+    writer->data = grown;
+    return true;
+}
+
+static struct x86_dm__writer x86_dm__write_buffer(const struct x86_dm_buffer *out)
+{
+    return x86_dm__write_to(out->data, out->size, out->room, x86_dm__grow);
+}
+
+static void x86_dm__keep_buffer(struct x86_dm_buffer *out, const struct x86_dm__writer *from)
+{
+    out->data = from->data;
+    out->size = x86_dm__written(from);
+    out->room = (size_t)(from->end - from->data);
+}
+
+/* Write to the end of a buffer; returns false when memory runs out. */
+static bool x86_dm__add(struct x86_dm_buffer *out, const void *data, size_t size)
+{
+    struct x86_dm__writer to = x86_dm__write_buffer(out);
+
+    x86_dm__put_data(&to, data, size);
+    x86_dm__keep_buffer(out, &to);
+    return !to.failed;
 }
 
 void x86_dm_buffer_free(struct x86_dm_buffer *buffer)
@@ -584,52 +596,34 @@ void x86_dm_buffer_free(struct x86_dm_buffer *buffer)
     memset(buffer, 0, sizeof(*buffer));
 }
 
-static int x86_dm__pack_text(msgpack_packer *to, const char *text)
+static void x86_dm__pack_text(struct x86_dm__writer *to, const char *text)
 {
-    size_t size = text ? strlen(text) : 0;
-    int failed = msgpack_pack_str(to, size);
-
-    return failed || !size ? failed : msgpack_pack_str_body(to, text, size);
+    x86_dm__put_str(to, text, text ? strlen(text) : 0);
 }
 
-static int x86_dm__pack_blob(msgpack_packer *to, const void *data, size_t size)
-{
-    int failed = msgpack_pack_bin(to, size);
-
-    return failed || !size ? failed : msgpack_pack_bin_body(to, data, size);
-}
-
-/* A failed write: only memory can run out. */
-static bool x86_dm__wrote(struct x86_dm__place *at, int failed)
-{
-    if (failed) {
-        x86_dm__no_memory(at->why);
-    }
-    return !failed;
-}
-
-static bool x86_dm__pack_state(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm_groups *groups)
+static bool x86_dm__pack_state(struct x86_dm__place *at, struct x86_dm__writer *to, const struct x86_dm_groups *groups)
 {
     uint32_t present = groups->present & X86_DM_ALL_GROUPS;
 
-    if (!x86_dm__wrote(at, msgpack_pack_map(to, (size_t)__builtin_popcount(present)))) {
-        return false;
-    }
+    x86_dm__put_map(to, (size_t)__builtin_popcount(present));
     for (uint32_t g = 0; g < X86_DM_GROUPS; g++) {
         const struct x86_dm__group *group = &x86_dm__groups[g];
 
         if (!(present >> g & 1)) {
             continue;
         }
-        if (!x86_dm__wrote(at, x86_dm__pack_text(to, group->name) || msgpack_pack_array(to, group->n))) {
-            return false;
-        }
+        x86_dm__pack_text(to, group->name);
+        x86_dm__put_array(to, group->n);
         for (uint32_t i = 0; i < group->n; i++) {
             const struct x86_dm__slot *slot = &group->slots[i];
             const void *from = x86_dm__in(&groups->state, slot->offset);
             uint64_t value = slot->width > 64 ? 0 : x86_dm__load(from, slot->width);
 
-            if (slot->width <= 64 && !x86_dm__fits(value, slot->width)) {
+            if (slot->width > 64) {
+                x86_dm__put_bin(to, from, slot->width / 8);
+            } else if (x86_dm__fits(value, slot->width)) {
+                x86_dm__put_unsigned(to, value);
+            } else {
                 char is[32];
 
                 x86_dm__enter(at, ".", group->name);
@@ -637,28 +631,26 @@ static bool x86_dm__pack_state(struct x86_dm__place *at, msgpack_packer *to, con
                 snprintf(is, sizeof(is), "%" PRIu64, value);
                 return x86_dm__bad(at, is, "an integer below 2**%u", (unsigned)slot->width);
             }
-            if (!x86_dm__wrote(at, slot->width > 64 ? x86_dm__pack_blob(to, from, slot->width / 8)
-                                                    : msgpack_pack_uint64(to, value))) {
-                return false;
-            }
         }
     }
     return true;
 }
 
-static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+static bool x86_dm__pack_row(struct x86_dm__place *at, struct x86_dm__writer *to, const struct x86_dm__row *row,
                              const void *base);
 
-static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+static bool x86_dm__pack_value(struct x86_dm__place *at, struct x86_dm__writer *to, const struct x86_dm__row *row,
                                const void *from)
 {
     char is[48];
 
     switch (row->kind) {
     case X86_DM__U:
-        return x86_dm__wrote(at, msgpack_pack_uint64(to, x86_dm__load(from, row->width)));
+        x86_dm__put_unsigned(to, x86_dm__load(from, row->width));
+        return true;
     case X86_DM__FLAG:
-        return x86_dm__wrote(at, *(const bool *)from ? msgpack_pack_true(to) : msgpack_pack_false(to));
+        x86_dm__put_boolean(to, *(const bool *)from);
+        return true;
     case X86_DM__TEXT: {
         const char *text = *(const char *const *)from;
         size_t size = text ? strlen(text) : 0;
@@ -667,7 +659,8 @@ static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, con
             snprintf(is, sizeof(is), "text of %zu bytes", size);
             return x86_dm__bad(at, is, "UTF-8 text of at most %u bytes", (unsigned)row->width);
         }
-        return x86_dm__wrote(at, x86_dm__pack_text(to, text));
+        x86_dm__put_str(to, text, size);
+        return true;
     }
     case X86_DM__BLOB: {
         const struct x86_dm_blob *blob = from;
@@ -676,7 +669,8 @@ static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, con
             snprintf(is, sizeof(is), "bytes of %u", (unsigned)blob->size);
             return x86_dm__bad(at, is, "at most %u bytes", (unsigned)row->width);
         }
-        return x86_dm__wrote(at, x86_dm__pack_blob(to, blob->data, blob->size));
+        x86_dm__put_bin(to, blob->data, blob->size);
+        return true;
     }
     case X86_DM__WORD: {
         unsigned word = x86_dm__load_word(from);
@@ -685,16 +679,15 @@ static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, con
             snprintf(is, sizeof(is), "%u", word);
             return x86_dm__bad(at, is, "a value below %u", (unsigned)row->width);
         }
-        return x86_dm__wrote(at, x86_dm__pack_text(to, ((const char *const *)row->table)[word]));
+        x86_dm__pack_text(to, ((const char *const *)row->table)[word]);
+        return true;
     }
     case X86_DM__STATE:
         return x86_dm__pack_state(at, to, from);
     default: {
         const struct x86_dm__table *table = row->table;
 
-        if (!x86_dm__wrote(at, msgpack_pack_array(to, table->n))) {
-            return false;
-        }
+        x86_dm__put_array(to, table->n);
         for (uint32_t i = 0; i < table->n; i++) {
             size_t before = x86_dm__enter(at, ".", table->rows[i].name);
 
@@ -708,7 +701,7 @@ static bool x86_dm__pack_value(struct x86_dm__place *at, msgpack_packer *to, con
     }
 }
 
-static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const struct x86_dm__row *row,
+static bool x86_dm__pack_row(struct x86_dm__place *at, struct x86_dm__writer *to, const struct x86_dm__row *row,
                              const void *base)
 {
     const void *from = x86_dm__in(base, row->offset);
@@ -726,9 +719,7 @@ static bool x86_dm__pack_row(struct x86_dm__place *at, msgpack_packer *to, const
         snprintf(is, sizeof(is), "list of %u", (unsigned)n);
         return x86_dm__bad(at, is, "a list of at most %u values", (unsigned)row->limit);
     }
-    if (!x86_dm__wrote(at, msgpack_pack_array(to, n))) {
-        return false;
-    }
+    x86_dm__put_array(to, n);
     for (uint32_t i = 0; i < n; i++) {
         size_t before = x86_dm__enter_item(at, i);
 
@@ -805,31 +796,20 @@ void x86_dm_init(struct x86_dm_message *message, enum x86_dm_type type)
     }
 }
 
-enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_message *message,
-                               struct x86_dm_failure *why)
+static enum x86_dm_status x86_dm__pack_message(struct x86_dm__writer *to, const struct x86_dm_message *message,
+                                               struct x86_dm_failure *why)
 {
+    const struct x86_dm__table *table = x86_dm__tables[message->type];
     struct x86_dm__place at = {why, "", 0};
-    const struct x86_dm__table *table;
     const void *body = &message->hello;
-    struct x86_dm_failure ignored;
-    msgpack_packer to;
     size_t fields = 1;
 
-    if (!why) {
-        at.why = why = &ignored;
-    }
-    if ((unsigned)message->type >= X86_DM_TYPES) {
-        return x86_dm__fail(why, X86_DM_UNUSABLE, "there is no message type %u", (unsigned)message->type);
-    }
-    table = x86_dm__tables[message->type];
-    out->size = 0;
-    msgpack_packer_init(&to, out, x86_dm__write);
     for (uint32_t i = 0; i < table->n; i++) {
         fields += !x86_dm__is_default(&table->rows[i], body);
     }
-    if (msgpack_pack_map(&to, fields) || x86_dm__pack_text(&to, "type") || x86_dm__pack_text(&to, table->name)) {
-        return x86_dm__no_memory(why);
-    }
+    x86_dm__put_map(to, fields);
+    x86_dm__pack_text(to, "type");
+    x86_dm__pack_text(to, table->name);
     for (uint32_t i = 0; i < table->n; i++) {
         const struct x86_dm__row *row = &table->rows[i];
 
@@ -838,15 +818,16 @@ enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_me
         }
         x86_dm__leave(&at, 0);
         x86_dm__enter(&at, "", row->name);
-        if (x86_dm__pack_text(&to, row->name)) {
-            return x86_dm__no_memory(why);
-        }
-        if (!x86_dm__pack_row(&at, &to, row, body)) {
+        x86_dm__pack_text(to, row->name);
+        if (!x86_dm__pack_row(&at, to, row, body)) {
             return why->status;
         }
     }
-    if (out->size > table->limit) {
-        x86_dm__fail(why, X86_DM_UNUSABLE, "%s has %zu bytes", table->name, out->size);
+    if (to->failed) {
+        return x86_dm__no_memory(why);
+    }
+    if (x86_dm__written(to) > table->limit) {
+        x86_dm__fail(why, X86_DM_UNUSABLE, "%s has %zu bytes", table->name, x86_dm__written(to));
         why->error = X86_DM_ERROR_CLASS_TOO_LARGE;
         snprintf(why->expected, sizeof(why->expected), "at most %u", (unsigned)table->limit);
         return X86_DM_UNUSABLE;
@@ -854,195 +835,217 @@ enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_me
     return X86_DM_FINE;
 }
 
+enum x86_dm_status x86_dm_pack(struct x86_dm_buffer *out, const struct x86_dm_message *message,
+                               struct x86_dm_failure *why)
+{
+    struct x86_dm_failure ignored;
+    struct x86_dm__writer to;
+    enum x86_dm_status status;
+
+    if ((unsigned)message->type >= X86_DM_TYPES) {
+        return x86_dm__fail(why, X86_DM_UNUSABLE, "there is no message type %u", (unsigned)message->type);
+    }
+    out->size = 0;
+    to = x86_dm__write_buffer(out);
+    status = x86_dm__pack_message(&to, message, why ? why : &ignored);
+    x86_dm__keep_buffer(out, &to);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------- unpacking */
 
-enum { X86_DM__DEPTH = 16 };
+enum { X86_DM__DEPTH = 16, X86_DM__ZONE = 1024 };
 
 /*
- * Tell whether `data` is one complete MessagePack object, nested at most X86_DM__DEPTH deep, all text UTF-8.
- * msgpack-c allocates as many objects as a header announces; after this check that is at most one for each byte.
+ * Tell whether `data` is one complete MessagePack object, nested at most X86_DM__DEPTH deep, all text UTF-8.  `*plain`:
+ * the keys of all its maps, of unknown fields too, are text or bytes.
  */
-static bool x86_dm__is_msgpack(const uint8_t *data, size_t size)
+static bool x86_dm__is_msgpack(const uint8_t *data, size_t size, bool *plain)
 {
-    uint64_t left[X86_DM__DEPTH] = {1}; /* objects still to come at each depth */
-    size_t at = 0;
+    struct x86_dm__reader reader = {data, data + size};
+    uint64_t left[X86_DM__DEPTH] = {1}; /* values still to come at each depth */
+    bool map[X86_DM__DEPTH] = {false};  /* keys and values in turn */
     unsigned depth = 0;
 
-    for (;;) {
-        uint64_t body = 0, inside = 0; /* bytes and objects that follow the header */
-        unsigned lead, length = 0;     /* bytes of the length field */
-        bool text = false;
+    for (*plain = true;;) {
+        struct x86_dm__item item;
 
         while (left[depth] == 0) {
             if (depth-- == 0) {
-                return at == size;
+                return reader.at == reader.end;
             }
+        }
+        item = x86_dm__next(&reader);
+        if (item.type == X86_DM__WRONG ||
+            (item.type == X86_DM__STR && !x86_dm__is_utf8(item.data, (size_t)item.number))) {
+            return false;
+        }
+        if (map[depth] && left[depth] % 2 == 0 && item.type != X86_DM__STR && item.type != X86_DM__BIN) {
+            *plain = false;
         }
         left[depth]--;
-        if (at == size) {
-            return false;
-        }
-        lead = data[at++];
-        if (lead >= 0x80 && lead < 0xa0) {
-            inside = (lead & 15u) << (lead < 0x90);
-        } else if (lead >= 0xa0 && lead < 0xc0) {
-            body = lead & 31;
-            text = true;
-        } else if (lead == 0xc1) {
-            return false;
-        } else if (lead >= 0xc4 && lead <= 0xc9) {
-            length = 1u << (lead - 0xc4) % 3;
-        } else if (lead == 0xca || lead == 0xcb) {
-            body = 4u << (lead & 1 ? 1 : 0);
-        } else if (lead >= 0xcc && lead <= 0xd3) {
-            body = 1u << (lead & 3);
-        } else if (lead >= 0xd4 && lead <= 0xd8) {
-            body = 1 + (1u << (lead - 0xd4));
-        } else if (lead >= 0xd9 && lead <= 0xdb) {
-            length = 1u << (lead - 0xd9);
-        } else if (lead >= 0xdc && lead <= 0xdf) {
-            length = lead & 1 ? 4 : 2;
-        }
-        if (length > size - at) {
-            return false;
-        }
-        if (length) {
-            uint64_t number = 0;
-
-            for (unsigned i = 0; i < length; i++) {
-                number = number << 8 | data[at++];
-            }
-            if (lead >= 0xdc) {
-                inside = number << (lead >= 0xde);
-            } else {
-                body = number + (lead >= 0xc7 && lead <= 0xc9); /* ext: its type */
-                text = lead >= 0xd9;
-            }
-        }
-        if (body > size - at || inside > size - at - body) {
-            return false;
-        }
-        if (text && !x86_dm__is_utf8(data + at, (size_t)body)) {
-            return false;
-        }
-        at += (size_t)body;
-        if (inside) {
+        if ((item.type == X86_DM__ARRAY || item.type == X86_DM__MAP) && item.number) {
             if (++depth == X86_DM__DEPTH) {
                 return false;
             }
-            left[depth] = inside;
+            map[depth] = item.type == X86_DM__MAP;
+            left[depth] = item.number << map[depth];
         }
     }
 }
 
-/* Describe a value shortly; a peer's megabyte is not repeated. */
-static const char *x86_dm__show(const msgpack_object *o, char *out, size_t room)
+/* Go past `n` whole values of a message that is in order. */
+static void x86_dm__skip(struct x86_dm__reader *reader, uint64_t n)
 {
-    switch (o->type) {
-    case MSGPACK_OBJECT_NIL:
+    for (; n; n--) {
+        struct x86_dm__item item = x86_dm__next(reader);
+
+        n += item.type == X86_DM__ARRAY ? item.number : item.type == X86_DM__MAP ? 2 * item.number : 0;
+    }
+}
+
+/* Memory of a message, all of which is freed at once. */
+struct x86_dm__zone {
+    struct x86_dm__zone *next;
+    size_t used, room;
+    uint64_t data[];
+};
+
+static void *x86_dm__allocate(struct x86_dm__zone **zone, size_t size)
+{
+    size_t room = size > X86_DM__ZONE ? size : X86_DM__ZONE;
+
+    size = (size + 7) & ~(size_t)7;
+    if (!*zone || (*zone)->room - (*zone)->used < size) {
+        struct x86_dm__zone *more = malloc(sizeof(*more) + room + 7);
+
+        if (!more) {
+            return NULL;
+        }
+        *more = (struct x86_dm__zone){.next = *zone, .room = room + 7};
+        *zone = more;
+    }
+    (*zone)->used += size;
+    return (char *)(*zone)->data + (*zone)->used - size;
+}
+
+static void x86_dm__free_zone(struct x86_dm__zone *zone)
+{
+    while (zone) {
+        struct x86_dm__zone *next = zone->next;
+
+        free(zone);
+        zone = next;
+    }
+}
+
+/* Describe a value shortly; a peer's megabyte is not repeated. */
+static const char *x86_dm__show(const struct x86_dm__item *item, char *out, size_t room)
+{
+    switch (item->type) {
+    case X86_DM__NIL:
         return "nil";
-    case MSGPACK_OBJECT_BOOLEAN:
-        return o->via.boolean ? "true" : "false";
-    case MSGPACK_OBJECT_POSITIVE_INTEGER:
-        snprintf(out, room, "%" PRIu64, o->via.u64);
+    case X86_DM__BOOLEAN:
+        return item->number ? "true" : "false";
+    case X86_DM__UNSIGNED:
+        snprintf(out, room, "%" PRIu64, item->number);
         return out;
-    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
-        snprintf(out, room, "%" PRId64, o->via.i64);
+    case X86_DM__NEGATIVE:
+        snprintf(out, room, "%" PRId64, (int64_t)item->number);
         return out;
-    case MSGPACK_OBJECT_FLOAT32:
-    case MSGPACK_OBJECT_FLOAT64:
+    case X86_DM__FLOAT:
         return "a float";
-    case MSGPACK_OBJECT_STR:
-        snprintf(out, room, "text of %u bytes", (unsigned)o->via.str.size);
+    case X86_DM__STR:
+        snprintf(out, room, "text of %u bytes", (unsigned)item->number);
         return out;
-    case MSGPACK_OBJECT_BIN:
-        snprintf(out, room, "bytes of %u", (unsigned)o->via.bin.size);
+    case X86_DM__BIN:
+        snprintf(out, room, "bytes of %u", (unsigned)item->number);
         return out;
-    case MSGPACK_OBJECT_ARRAY:
-        snprintf(out, room, "list of %u", (unsigned)o->via.array.size);
+    case X86_DM__ARRAY:
+        snprintf(out, room, "list of %u", (unsigned)item->number);
         return out;
-    case MSGPACK_OBJECT_MAP:
-        snprintf(out, room, "map of %u", (unsigned)o->via.map.size);
+    case X86_DM__MAP:
+        snprintf(out, room, "map of %u", (unsigned)item->number);
         return out;
     default:
         return "an extension";
     }
 }
 
-static bool x86_dm__is_text(const msgpack_object *o, const char *text)
+static bool x86_dm__is_text(const struct x86_dm__item *item, const char *text)
 {
-    size_t size = strlen(text);
-
-    return o->type == MSGPACK_OBJECT_STR && o->via.str.size == size && memcmp(o->via.str.ptr, text, size) == 0;
+    return x86_dm__says(item, text, strlen(text));
 }
 
-static bool x86_dm__get_group(struct x86_dm__place *at, const struct x86_dm__group *group, const msgpack_object *o,
-                              struct x86_dm_state *state)
+static bool x86_dm__get_group(struct x86_dm__place *at, const struct x86_dm__group *group,
+                              struct x86_dm__reader *reader, struct x86_dm_state *state)
 {
-    const msgpack_object *values = o->via.array.ptr;
+    struct x86_dm__item head = x86_dm__next(reader), item;
+    struct x86_dm__reader values = *reader;
     char is[48];
 
-    if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > X86_DM__MAX_GROUP_VALUES) {
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at most %u values", X86_DM__MAX_GROUP_VALUES);
+    if (head.type != X86_DM__ARRAY || head.number > X86_DM__MAX_GROUP_VALUES) {
+        return x86_dm__bad(at, x86_dm__show(&head, is, sizeof(is)), "a list of at most %u values",
+                           X86_DM__MAX_GROUP_VALUES);
     }
-    for (uint32_t i = 0; i < o->via.array.size; i++) {
-        bool fits = values[i].type == MSGPACK_OBJECT_POSITIVE_INTEGER ||
-                    (values[i].type == MSGPACK_OBJECT_BIN && values[i].via.bin.size <= X86_DM__MAX_GROUP_BLOB);
-
-        if (!fits) {
+    for (uint32_t i = 0; i < head.number; i++) {
+        item = x86_dm__next(reader);
+        if (item.type != X86_DM__UNSIGNED && (item.type != X86_DM__BIN || item.number > X86_DM__MAX_GROUP_BLOB)) {
             x86_dm__enter_item(at, i);
-            return x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an unsigned integer or bytes");
+            return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "an unsigned integer or bytes");
         }
     }
     if (!group) {
         return true;
     }
-    if (o->via.array.size < group->n) {
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at least %u values", (unsigned)group->n);
+    if (head.number < group->n) {
+        return x86_dm__bad(at, x86_dm__show(&head, is, sizeof(is)), "a list of at least %u values", (unsigned)group->n);
     }
     for (uint32_t i = 0; i < group->n; i++) {
         const struct x86_dm__slot *slot = &group->slots[i];
         void *to = x86_dm__at(state, slot->offset);
 
-        if (slot->width > 64 && values[i].type == MSGPACK_OBJECT_BIN && values[i].via.bin.size == slot->width / 8) {
-            memcpy(to, values[i].via.bin.ptr, slot->width / 8);
-        } else if (slot->width <= 64 && values[i].type == MSGPACK_OBJECT_POSITIVE_INTEGER &&
-                   x86_dm__fits(values[i].via.u64, slot->width)) {
-            x86_dm__store(to, slot->width, values[i].via.u64);
+        item = x86_dm__next(&values);
+        if (slot->width > 64 && item.type == X86_DM__BIN && item.number == slot->width / 8) {
+            memcpy(to, item.data, slot->width / 8);
+        } else if (slot->width <= 64 && item.type == X86_DM__UNSIGNED && x86_dm__fits(item.number, slot->width)) {
+            x86_dm__store(to, slot->width, item.number);
         } else {
             x86_dm__enter(at, ".", slot->name);
             return slot->width > 64
-                       ? x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "%u bytes", slot->width / 8)
-                       : x86_dm__bad(at, x86_dm__show(&values[i], is, sizeof(is)), "an integer below 2**%u", slot->width);
+                       ? x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "%u bytes", slot->width / 8)
+                       : x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "an integer below 2**%u", slot->width);
         }
     }
     return true;
 }
 
-static bool x86_dm__get_state(struct x86_dm__place *at, const msgpack_object *o, struct x86_dm_groups *groups)
+static bool x86_dm__get_state(struct x86_dm__place *at, struct x86_dm__reader *reader, struct x86_dm_groups *groups)
 {
+    struct x86_dm__item head = x86_dm__next(reader);
     char is[48];
 
     groups->present = 0;
-    if (o->type != MSGPACK_OBJECT_MAP || o->via.map.size > X86_DM__MAX_GROUPS) {
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a map of at most %u state groups", X86_DM__MAX_GROUPS);
+    if (head.type != X86_DM__MAP || head.number > X86_DM__MAX_GROUPS) {
+        return x86_dm__bad(at, x86_dm__show(&head, is, sizeof(is)), "a map of at most %u state groups",
+                           X86_DM__MAX_GROUPS);
     }
-    for (uint32_t i = 0; i < o->via.map.size; i++) {
-        const msgpack_object_kv *pair = &o->via.map.ptr[i];
+    for (uint32_t i = 0; i < head.number; i++) {
+        struct x86_dm__item key = x86_dm__next(reader);
         uint32_t g = 0;
         size_t before;
 
-        if (pair->key.type != MSGPACK_OBJECT_STR) {
-            return x86_dm__bad(at, x86_dm__show(&pair->key, is, sizeof(is)), "group names that are text");
+        if (key.type != X86_DM__STR) {
+            return x86_dm__bad(at, x86_dm__show(&key, is, sizeof(is)), "group names that are text");
         }
-        while (g < X86_DM_GROUPS && !x86_dm__is_text(&pair->key, x86_dm__groups[g].name)) {
+        while (g < X86_DM_GROUPS && !x86_dm__is_text(&key, x86_dm__groups[g].name)) {
             g++;
         }
         if (g < X86_DM_GROUPS && groups->present >> g & 1) {
             return x86_dm__bad(at, "a map with a repeated key", "each group once");
         }
         before = x86_dm__enter(at, ".", g < X86_DM_GROUPS ? x86_dm__groups[g].name : "unknown group");
-        if (!x86_dm__get_group(at, g < X86_DM_GROUPS ? &x86_dm__groups[g] : NULL, &pair->val, &groups->state)) {
+        if (!x86_dm__get_group(at, g < X86_DM_GROUPS ? &x86_dm__groups[g] : NULL, reader, &groups->state)) {
             return false;
         }
         groups->present |= g < X86_DM_GROUPS ? 1u << g : 0;
@@ -1051,102 +1054,122 @@ static bool x86_dm__get_state(struct x86_dm__place *at, const msgpack_object *o,
     return true;
 }
 
-static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
-                            const msgpack_object *o, void *base);
-
-static bool x86_dm__get_value(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
-                              const msgpack_object *o, void *to)
+/* A failed allocation. */
+static bool x86_dm__out_of_memory(struct x86_dm__place *at)
 {
+    x86_dm__no_memory(at->why);
+    return false;
+}
+
+static bool x86_dm__get_row(struct x86_dm__place *at, struct x86_dm__zone **zone, const struct x86_dm__row *row,
+                            struct x86_dm__reader *reader, void *base);
+
+static bool x86_dm__get_record(struct x86_dm__place *at, struct x86_dm__zone **zone, const struct x86_dm__table *table,
+                               struct x86_dm__reader *reader, void *to)
+{
+    struct x86_dm__item head = x86_dm__next(reader);
+    uint32_t needed = 0;
     char is[48];
 
+    while (needed < table->n && table->rows[needed].use == X86_DM__REQUIRED) {
+        needed++;
+    }
+    if (head.type != X86_DM__ARRAY || head.number < needed) {
+        return x86_dm__bad(at, x86_dm__show(&head, is, sizeof(is)), "an array of %u to %u values (%s)",
+                           (unsigned)needed, (unsigned)table->n, table->name);
+    }
+    for (uint32_t i = 0; i < table->n; i++) {
+        size_t before = x86_dm__enter(at, ".", table->rows[i].name);
+
+        if (i >= head.number) {
+            x86_dm__preset(&table->rows[i], to);
+        } else if (!x86_dm__get_row(at, zone, &table->rows[i], reader, to)) {
+            return false;
+        }
+        x86_dm__leave(at, before);
+    }
+    x86_dm__skip(reader, head.number > table->n ? head.number - table->n : 0);
+    return true;
+}
+
+static bool x86_dm__get_value(struct x86_dm__place *at, struct x86_dm__zone **zone, const struct x86_dm__row *row,
+                              struct x86_dm__reader *reader, void *to)
+{
+    struct x86_dm__item item;
+    char is[48];
+
+    if (row->kind == X86_DM__STATE) {
+        return x86_dm__get_state(at, reader, to);
+    }
+    if (row->kind == X86_DM__RECORD) {
+        return x86_dm__get_record(at, zone, row->table, reader, to);
+    }
+    item = x86_dm__next(reader);
     switch (row->kind) {
     case X86_DM__U:
-        if (o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && x86_dm__fits(o->via.u64, row->width)) {
-            x86_dm__store(to, row->width, o->via.u64);
+        if (item.type == X86_DM__UNSIGNED && x86_dm__fits(item.number, row->width)) {
+            x86_dm__store(to, row->width, item.number);
             return true;
         }
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "an integer from 0 to %#" PRIx64,
+        return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "an integer from 0 to %#" PRIx64,
                            UINT64_MAX >> (64 - row->width));
     case X86_DM__FLAG:
-        if (o->type == MSGPACK_OBJECT_BOOLEAN) {
-            *(bool *)to = o->via.boolean;
+        if (item.type == X86_DM__BOOLEAN) {
+            *(bool *)to = item.number;
             return true;
         }
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "true or false");
+        return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "true or false");
     case X86_DM__TEXT:
-        if (o->type == MSGPACK_OBJECT_STR && o->via.str.size <= row->width &&
-            !(o->via.str.size && memchr(o->via.str.ptr, 0, o->via.str.size))) {
-            char *text = msgpack_zone_malloc(zone, o->via.str.size + 1);
+        if (item.type == X86_DM__STR && item.number <= row->width &&
+            !(item.number && memchr(item.data, 0, (size_t)item.number))) {
+            char *text = x86_dm__allocate(zone, (size_t)item.number + 1);
 
             if (!text) {
-                return x86_dm__wrote(at, -1);
+                return x86_dm__out_of_memory(at);
             }
-            if (o->via.str.size) {
-                memcpy(text, o->via.str.ptr, o->via.str.size);
+            if (item.number) {
+                memcpy(text, item.data, (size_t)item.number);
             }
-            text[o->via.str.size] = 0;
+            text[item.number] = 0;
             *(const char **)to = text;
             return true;
         }
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "text of at most %u bytes, without NUL", row->width);
+        return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "text of at most %u bytes, without NUL", row->width);
     case X86_DM__BLOB:
-        if (o->type == MSGPACK_OBJECT_BIN && o->via.bin.size <= row->width) {
-            *(struct x86_dm_blob *)to = (struct x86_dm_blob){(const uint8_t *)o->via.bin.ptr, o->via.bin.size};
+        if (item.type == X86_DM__BIN && item.number <= row->width) {
+            *(struct x86_dm_blob *)to = (struct x86_dm_blob){item.data, (uint32_t)item.number};
             return true;
         }
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "at most %u bytes", row->width);
-    case X86_DM__WORD:
+        return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "at most %u bytes", row->width);
+    default:
         for (unsigned i = 0; i < row->width; i++) {
-            if (x86_dm__is_text(o, ((const char *const *)row->table)[i])) {
+            if (x86_dm__is_text(&item, ((const char *const *)row->table)[i])) {
                 x86_dm__store_word(to, i);
                 return true;
             }
         }
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "one of the %u words", row->width);
-    case X86_DM__STATE:
-        return x86_dm__get_state(at, o, to);
-    default: {
-        const struct x86_dm__table *table = row->table;
-        uint32_t needed = 0;
-
-        while (needed < table->n && table->rows[needed].use == X86_DM__REQUIRED) {
-            needed++;
-        }
-        if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size < needed) {
-            return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "an array of %u to %u values (%s)",
-                               (unsigned)needed, (unsigned)table->n, table->name);
-        }
-        for (uint32_t i = 0; i < table->n; i++) {
-            size_t before = x86_dm__enter(at, ".", table->rows[i].name);
-
-            if (i >= o->via.array.size) {
-                x86_dm__preset(&table->rows[i], to);
-            } else if (!x86_dm__get_row(at, zone, &table->rows[i], &o->via.array.ptr[i], to)) {
-                return false;
-            }
-            x86_dm__leave(at, before);
-        }
-        return true;
-    }
+        return x86_dm__bad(at, x86_dm__show(&item, is, sizeof(is)), "one of the %u words", row->width);
     }
 }
 
-static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const struct x86_dm__row *row,
-                            const msgpack_object *o, void *base)
+static bool x86_dm__get_row(struct x86_dm__place *at, struct x86_dm__zone **zone, const struct x86_dm__row *row,
+                            struct x86_dm__reader *reader, void *base)
 {
+    struct x86_dm__item head;
     char *items, is[48];
     uint32_t n;
 
     if (!row->limit) {
-        return x86_dm__get_value(at, zone, row, o, x86_dm__at(base, row->offset));
+        return x86_dm__get_value(at, zone, row, reader, x86_dm__at(base, row->offset));
     }
-    if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > row->limit) {
-        return x86_dm__bad(at, x86_dm__show(o, is, sizeof(is)), "a list of at most %u values", row->limit);
+    head = x86_dm__next(reader);
+    if (head.type != X86_DM__ARRAY || head.number > row->limit) {
+        return x86_dm__bad(at, x86_dm__show(&head, is, sizeof(is)), "a list of at most %u values", row->limit);
     }
-    n = o->via.array.size;
-    items = n ? msgpack_zone_malloc(zone, row->size * n) : NULL;
+    n = (uint32_t)head.number;
+    items = n ? x86_dm__allocate(zone, row->size * n) : NULL;
     if (n && !items) {
-        return x86_dm__wrote(at, -1);
+        return x86_dm__out_of_memory(at);
     }
     if (n) {
         memset(items, 0, row->size * n);
@@ -1154,7 +1177,7 @@ static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const 
     for (uint32_t i = 0; i < n; i++) {
         size_t before = x86_dm__enter_item(at, i);
 
-        if (!x86_dm__get_value(at, zone, row, &o->via.array.ptr[i], items + row->size * i)) {
+        if (!x86_dm__get_value(at, zone, row, reader, items + row->size * i)) {
             return false;
         }
         x86_dm__leave(at, before);
@@ -1164,91 +1187,98 @@ static bool x86_dm__get_row(struct x86_dm__place *at, msgpack_zone *zone, const 
     return true;
 }
 
-/* Tell whether the keys of all maps in a value, of unknown fields too, are text or bytes.  It is not nested deeply. */
-static bool x86_dm__has_plain_keys(const msgpack_object *o)
+/* Read the type of a message, whose pairs begin at `reader`. */
+static bool x86_dm__get_type(struct x86_dm__place *at, struct x86_dm__reader reader, uint64_t pairs, bool plain,
+                             unsigned *which)
 {
-    if (o->type == MSGPACK_OBJECT_ARRAY) {
-        for (uint32_t i = 0; i < o->via.array.size; i++) {
-            if (!x86_dm__has_plain_keys(&o->via.array.ptr[i])) {
-                return false;
-            }
-        }
-    } else if (o->type == MSGPACK_OBJECT_MAP) {
-        for (uint32_t i = 0; i < o->via.map.size; i++) {
-            const msgpack_object_kv *pair = &o->via.map.ptr[i];
-
-            if ((pair->key.type != MSGPACK_OBJECT_STR && pair->key.type != MSGPACK_OBJECT_BIN) ||
-                !x86_dm__has_plain_keys(&pair->val)) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static bool x86_dm__get_message(struct x86_dm__place *at, msgpack_zone *zone, const msgpack_object *o,
-                                struct x86_dm_message *message)
-{
-    const struct x86_dm__table *table;
-    const msgpack_object *type = NULL;
-    unsigned which = 0;
+    struct x86_dm__item type = {X86_DM__WRONG, 0, NULL}, key;
+    bool found = false;
     char is[48];
 
-    if (o->type != MSGPACK_OBJECT_MAP) {
-        x86_dm__fail(at->why, X86_DM_UNUSABLE, "the message is %s", x86_dm__show(o, is, sizeof(is)));
-        return false;
-    }
-    for (uint32_t i = 0; i < o->via.map.size; i++) {
-        const msgpack_object *key = &o->via.map.ptr[i].key;
-
-        if (key->type != MSGPACK_OBJECT_STR) {
-            x86_dm__fail(at->why, X86_DM_UNUSABLE, "a key is %s", x86_dm__show(key, is, sizeof(is)));
+    for (; pairs; pairs--) {
+        key = x86_dm__next(&reader);
+        if (key.type != X86_DM__STR) {
+            x86_dm__fail(at->why, X86_DM_UNUSABLE, "a key is %s", x86_dm__show(&key, is, sizeof(is)));
             return false;
         }
-        if (x86_dm__is_text(key, "type")) {
+        if (x86_dm__is_text(&key, "type")) {
+            struct x86_dm__reader value = reader;
+
             x86_dm__leave(at, 0);
             x86_dm__enter(at, "", "type");
-            if (type) {
+            if (found) {
                 return x86_dm__bad(at, "there twice", "each key once");
             }
-            type = &o->via.map.ptr[i].val;
+            type = x86_dm__next(&value);
+            found = true;
         }
+        x86_dm__skip(&reader, 1);
     }
-    if (!x86_dm__has_plain_keys(o)) {
+    if (!plain) {
         x86_dm__fail(at->why, X86_DM_UNUSABLE, "not MessagePack with text for keys");
         return false;
     }
-    if (!type || type->type != MSGPACK_OBJECT_STR) {
+    if (type.type != X86_DM__STR) {
         x86_dm__leave(at, 0);
         x86_dm__enter(at, "", "type");
-        return x86_dm__bad(at, type ? x86_dm__show(type, is, sizeof(is)) : "missing", "the name of a message");
+        return x86_dm__bad(at, found ? x86_dm__show(&type, is, sizeof(is)) : "missing", "the name of a message");
     }
-    while (which < X86_DM_TYPES && !x86_dm__is_text(type, x86_dm__tables[which]->name)) {
-        which++;
+    for (*which = 0; *which < X86_DM_TYPES; ++*which) {
+        if (x86_dm__is_text(&type, x86_dm__tables[*which]->name)) {
+            return true;
+        }
     }
-    if (which == X86_DM_TYPES) {
-        x86_dm__bad(at, "unknown", "the name of a message");
-        at->why->error = X86_DM_ERROR_CLASS_UNKNOWN_MESSAGE;
+    x86_dm__bad(at, "unknown", "the name of a message");
+    at->why->error = X86_DM_ERROR_CLASS_UNKNOWN_MESSAGE;
+    return false;
+}
+
+static bool x86_dm__get_message(struct x86_dm__place *at, struct x86_dm__zone **zone, struct x86_dm__reader *reader,
+                                bool plain, struct x86_dm_message *message)
+{
+    const uint8_t *values[X86_DM__MAX_FIELDS] = {NULL}; /* where each field's is */
+    bool twice[X86_DM__MAX_FIELDS] = {false};
+    struct x86_dm__item head = x86_dm__next(reader);
+    const struct x86_dm__table *table;
+    unsigned which = 0;
+    uint32_t next = 0; /* fields mostly come in their order */
+    char is[48];
+
+    if (head.type != X86_DM__MAP) {
+        x86_dm__fail(at->why, X86_DM_UNUSABLE, "the message is %s", x86_dm__show(&head, is, sizeof(is)));
+        return false;
+    }
+    if (!x86_dm__get_type(at, *reader, head.number, plain, &which)) {
         return false;
     }
     x86_dm_init(message, (enum x86_dm_type)which);
     table = x86_dm__tables[which];
+    for (uint64_t left = head.number; left; left--) {
+        struct x86_dm__item key = x86_dm__next(reader);
+        uint32_t tried = 0, i = next;
+
+        while (tried < table->n && !x86_dm__is_text(&key, table->rows[i].name)) {
+            tried++;
+            i = i + 1 == table->n ? 0 : i + 1;
+        }
+        if (tried < table->n) {
+            twice[i] = values[i] != NULL;
+            values[i] = reader->at;
+            next = i + 1 == table->n ? 0 : i + 1;
+        }
+        x86_dm__skip(reader, 1);
+    }
     for (uint32_t i = 0; i < table->n; i++) {
         const struct x86_dm__row *row = &table->rows[i];
-        const msgpack_object *value = NULL;
+        struct x86_dm__reader value = {values[i], reader->end};
 
         x86_dm__leave(at, 0);
         x86_dm__enter(at, "", row->name);
-        for (uint32_t k = 0; k < o->via.map.size; k++) {
-            if (x86_dm__is_text(&o->via.map.ptr[k].key, row->name)) {
-                if (value) {
-                    return x86_dm__bad(at, "there twice", "each key once");
-                }
-                value = &o->via.map.ptr[k].val;
-            }
+        if (twice[i]) {
+            return x86_dm__bad(at, "there twice", "each key once");
         }
-        if (value) {
-            if (!x86_dm__get_row(at, zone, row, value, x86_dm__body(message))) {
+        if (value.at) {
+            if (!x86_dm__get_row(at, zone, row, &value, x86_dm__body(message))) {
                 return false;
             }
             if (row->use == X86_DM__NOT_SAID) {
@@ -1265,10 +1295,11 @@ enum x86_dm_status x86_dm_unpack(struct x86_dm_message *message, const void *dat
                                  struct x86_dm_failure *why)
 {
     struct x86_dm__place at = {why, "", 0};
+    struct x86_dm__zone *zone = NULL;
+    struct x86_dm__reader reader;
     struct x86_dm_failure ignored;
-    msgpack_unpacked unpacked;
-    size_t offset = 0;
-    char *bytes;
+    uint8_t *bytes;
+    bool plain;
 
     memset(message, 0, sizeof(*message));
     if (!why) {
@@ -1280,7 +1311,7 @@ enum x86_dm_status x86_dm_unpack(struct x86_dm_message *message, const void *dat
         snprintf(why->expected, sizeof(why->expected), "at most %zu", limit);
         return X86_DM_UNUSABLE;
     }
-    if (!x86_dm__is_msgpack(data, size)) {
+    if (!x86_dm__is_msgpack(data, size, &plain)) {
         x86_dm__fail(why, X86_DM_UNUSABLE, "not MessagePack");
         x86_dm__say(why->expected, sizeof(why->expected), "one complete MessagePack map");
         return X86_DM_UNUSABLE;
@@ -1290,33 +1321,21 @@ enum x86_dm_status x86_dm_unpack(struct x86_dm_message *message, const void *dat
         return x86_dm__no_memory(why);
     }
     memcpy(bytes, data, size);
-    msgpack_unpacked_init(&unpacked);
-    if (msgpack_unpack_next(&unpacked, bytes, size, &offset) != MSGPACK_UNPACK_SUCCESS) {
-        msgpack_unpacked_destroy(&unpacked);
-        free(bytes);
-        return x86_dm__no_memory(why); /* the bytes are in order */
-    }
-    if (!unpacked.zone) {
-        unpacked.zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
-    }
-    if (!unpacked.zone || !x86_dm__get_message(&at, unpacked.zone, &unpacked.data, message)) {
-        enum x86_dm_status status = unpacked.zone ? why->status : x86_dm__no_memory(why);
-
-        msgpack_unpacked_destroy(&unpacked);
+    reader = (struct x86_dm__reader){bytes, bytes + size};
+    if (!x86_dm__get_message(&at, &zone, &reader, plain, message)) {
+        x86_dm__free_zone(zone);
         free(bytes);
         memset(message, 0, sizeof(*message));
-        return status;
+        return why->status;
     }
-    message->zone = msgpack_unpacked_release_zone(&unpacked);
+    message->zone = zone;
     message->bytes = bytes;
     return X86_DM_FINE;
 }
 
 void x86_dm_message_free(struct x86_dm_message *message)
 {
-    if (message->zone) {
-        msgpack_zone_free(message->zone);
-    }
+    x86_dm__free_zone(message->zone);
     free(message->bytes);
     message->zone = message->bytes = NULL;
 }
@@ -1372,10 +1391,10 @@ struct x86_dm {
     struct x86_dm_vcpu *vcpus;
 };
 
-/* Whether a wait starts awake; times of CLOCK_MONOTONIC in nanoseconds. */
-struct x86_dm__waiter {
-    bool lively;                      /* the last wait was short */
-    int64_t resting_until, next_rest; /* another thread wanted this processor */
+/* As struct x86_dm__libzmq has them. */
+static const struct x86_dm__libzmq x86_dm__zmq = {
+    zmq_send, zmq_getsockopt, zmq_msg_init, zmq_msg_recv, zmq_msg_data, zmq_msg_size, zmq_msg_more, zmq_msg_close,
+    zmq_errno,
 };
 
 struct x86_dm_vcpu {
@@ -1416,14 +1435,6 @@ static int64_t x86_dm__now_ms(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static int64_t x86_dm__now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 static void x86_dm__signal(int eventfd_)
@@ -1497,7 +1508,7 @@ static void x86_dm__take(struct x86_dm *dm, const void *data, size_t size)
     seq = x86_dm__get(&message, "seq");
     for (struct x86_dm__call *call = dm->calls; call && seq; call = call->next) {
         if (call->sent && !call->answered && call->seq == seq) {
-            if (x86_dm__write(&call->answer, data, size)) {
+            if (!x86_dm__add(&call->answer, data, size)) {
                 x86_dm__no_memory(&why);
                 x86_dm__lose(dm, &why);
             }
@@ -2376,12 +2387,7 @@ void x86_dm_get_stats(const struct x86_dm_vcpu *vcpu, struct x86_dm_stats *stats
 /* Send bytes; what nobody is there to take is sent again after a reconnect. */
 static void x86_dm__send(struct x86_dm_vcpu *vcpu, const struct x86_dm_buffer *bytes)
 {
-    int sent;
-
-    do {
-        sent = zmq_send(vcpu->socket, bytes->data, bytes->size, ZMQ_DONTWAIT);
-    } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
+    if (x86_dm__send_part(&x86_dm__zmq, vcpu->socket, bytes->data, bytes->size, 0)) {
         x86_dm__count(&vcpu->stats.bytes_sent, bytes->size);
     }
 }
@@ -2484,15 +2490,6 @@ static enum x86_dm_status x86_dm__renew_if_asked(struct x86_dm_vcpu *vcpu, struc
     return x86_dm__send_request(vcpu, why);
 }
 
-/* Tell whether there is a message.  After this, and only then, a change makes socket_fd readable. */
-static bool x86_dm__readable(struct x86_dm_vcpu *vcpu)
-{
-    int events = 0;
-    size_t size = sizeof(events);
-
-    return zmq_getsockopt(vcpu->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
-}
-
 /* How long to sleep at most, for poll(). */
 static int x86_dm__patience(const struct x86_dm_vcpu *vcpu)
 {
@@ -2501,113 +2498,81 @@ static int x86_dm__patience(const struct x86_dm_vcpu *vcpu)
     return !vcpu->impatient_at ? -1 : left > 0 ? (int)left : 0;
 }
 
-/*
- * Wait for a message, a wake-up, a signal or the end of patience; the latter three set *woken.  Returns false when
- * poll() fails.
- *
- * Most of an exchange is spent waking threads and idle processors.  In a lively conversation this looks again and again
- * before it sleeps, as waiter.py does on the other side: it gives way to any other thread between two looks, and leaves
- * off for a while when one takes the processor.
- */
-static bool x86_dm__wait(struct x86_dm_vcpu *vcpu, bool *woken)
+/* Call on_wake, and do what it or a reconnect asks for. */
+static enum x86_dm_status x86_dm__woken(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
+                                        struct x86_dm_failure *why)
 {
-    const int64_t most = 200000, taken = 100000, shortest_rest = 10000000, longest_rest = 160000000;
-    struct x86_dm__waiter *waiter = &vcpu->waiter;
-    int64_t began = x86_dm__now_ns(), now = began;
-    bool awake = waiter->lively && began > waiter->resting_until;
-    bool ready = x86_dm__readable(vcpu);
+    enum x86_dm_status status = X86_DM_FINE;
 
-    for (*woken = false;;) {
-        struct pollfd fds[] = {{vcpu->wake, POLLIN, 0}, {vcpu->socket_fd, POLLIN, 0}};
-        bool sleeps = !ready && !awake;
-        int n = poll(fds, 2, sleeps ? x86_dm__patience(vcpu) : 0);
-        int64_t before;
-
-        if (n < 0 && errno != EINTR) {
-            return false;
-        }
-        *woken = n < 0 || fds[0].revents || (sleeps && n == 0);
-        if (n > 0 && fds[1].revents && !ready) {
-            ready = x86_dm__readable(vcpu);
-        }
-        if (ready || *woken) {
-            break;
-        }
-        if (!awake || n) {
-            continue;
-        }
-        sched_yield();
-        before = now;
-        now = x86_dm__now_ns();
-        if (now - before > taken) {
-            int64_t longer = 2 * waiter->next_rest < longest_rest ? 2 * waiter->next_rest : longest_rest;
-
-            waiter->next_rest = before - waiter->resting_until > 2 * shortest_rest ? shortest_rest : longer;
-            waiter->resting_until = now + waiter->next_rest;
-            awake = false;
-        } else if (now - began >= most) {
-            awake = false;
-        }
+    x86_dm__drain(vcpu->wake);
+    if (vcpu->impatient_at && x86_dm__patience(vcpu) == 0) {
+        vcpu->impatient_at = 0;
     }
-    waiter->lively = x86_dm__now_ns() - began < most;
-    return true;
+    if (devices->on_wake && devices->on_wake(devices->opaque)) {
+        x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
+        status = x86_dm__pass_kicks(vcpu, why);
+    }
+    return status == X86_DM_FINE ? x86_dm__renew_if_asked(vcpu, why) : status;
 }
 
-/* Wait for the next message; carry out kicks and reconnects meanwhile. */
-static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
-                                          struct x86_dm_message *message, struct x86_dm_failure *why)
+/* Receive a message, awake or asleep until there is one; carry out kicks and reconnects meanwhile. */
+static enum x86_dm_status x86_dm__receive_frame(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
+                                                zmq_msg_t *frame, struct x86_dm_failure *why)
 {
     for (;;) {
-        struct x86_dm_failure lost;
+        struct pollfd fds[] = {{vcpu->socket_fd, POLLIN, 0}, {vcpu->wake, POLLIN, 0}};
         enum x86_dm_status status = x86_dm__pass_kicks(vcpu, why);
-        bool gone, woken;
-        zmq_msg_t frame;
-        int size;
+        enum x86_dm__news news = X86_DM__OTHER;
+        struct x86_dm_failure lost;
+        bool gone;
 
         if (status != X86_DM_FINE) {
             return status;
         }
-        if (!x86_dm__wait(vcpu, &woken)) {
-            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: poll: %s", strerror(errno));
+        if (poll(&fds[1], 1, 0) <= 0) { /* a wake-up counts also where there always is a message */
+            news = x86_dm__await(&x86_dm__zmq, vcpu->socket, &vcpu->waiter, fds, 2, x86_dm__patience(vcpu), frame);
         }
-        if (woken) {
-            x86_dm__drain(vcpu->wake);
-            if (vcpu->impatient_at && x86_dm__patience(vcpu) == 0) {
-                vcpu->impatient_at = 0;
-            }
-            if (devices->on_wake && devices->on_wake(devices->opaque)) {
-                x86_dm__note_kick(vcpu, X86_DM_STOP_KICK, -1); /* no wake: that would call on_wake again, and again */
-                status = x86_dm__pass_kicks(vcpu, why);
-            }
-            if (status == X86_DM_FINE) {
-                status = x86_dm__renew_if_asked(vcpu, why);
-            }
-            if (status != X86_DM_FINE) {
-                return status;
-            }
+        if (news == X86_DM__MESSAGE) {
+            return X86_DM_FINE;
         }
-        zmq_msg_init(&frame);
-        size = zmq_msg_recv(&frame, vcpu->socket, ZMQ_DONTWAIT);
-        if (size < 0) {
-            zmq_msg_close(&frame);
-            pthread_mutex_lock(&vcpu->dm->lock);
-            gone = vcpu->dm->lost.status != X86_DM_FINE && !vcpu->renewed;
-            lost = vcpu->dm->lost;
-            pthread_mutex_unlock(&vcpu->dm->lock);
-            if (gone) {
-                return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: %.400s", lost.text);
-            }
-            continue;
+        if (news == X86_DM__FAILED) {
+            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: %s", zmq_strerror(zmq_errno()));
         }
-        x86_dm__count(&vcpu->stats.bytes_received, (uint64_t)size);
-        status = x86_dm_unpack(message, zmq_msg_data(&frame), zmq_msg_size(&frame), X86_DM_MAX_MESSAGE, &lost);
-        zmq_msg_close(&frame);
+        status = x86_dm__woken(vcpu, devices, why);
         if (status != X86_DM_FINE) {
-            x86_dm__fail(why, X86_DM_RUN_LOST, "the daemon does not speak this protocol: %.400s", lost.text);
-            return X86_DM_RUN_LOST;
+            return status;
         }
-        return X86_DM_FINE;
+        if (x86_dm__receive_part(&x86_dm__zmq, vcpu->socket, frame) > 0) { /* it came before what has ended the session */
+            return X86_DM_FINE;
+        }
+        pthread_mutex_lock(&vcpu->dm->lock);
+        gone = vcpu->dm->lost.status != X86_DM_FINE && !vcpu->renewed;
+        lost = vcpu->dm->lost;
+        pthread_mutex_unlock(&vcpu->dm->lock);
+        if (gone) {
+            return x86_dm__fail(why, X86_DM_RUN_LOST, "a run was lost in the middle: %.400s", lost.text);
+        }
     }
+}
+
+/* Receive the next message and take it apart. */
+static enum x86_dm_status x86_dm__receive(struct x86_dm_vcpu *vcpu, const struct x86_dm_devices *devices,
+                                          struct x86_dm_message *message, struct x86_dm_failure *why)
+{
+    struct x86_dm_failure wrong;
+    enum x86_dm_status status;
+    zmq_msg_t frame;
+
+    zmq_msg_init(&frame);
+    status = x86_dm__receive_frame(vcpu, devices, &frame, why);
+    if (status == X86_DM_FINE) {
+        x86_dm__count(&vcpu->stats.bytes_received, zmq_msg_size(&frame));
+        if (x86_dm_unpack(message, zmq_msg_data(&frame), zmq_msg_size(&frame), X86_DM_MAX_MESSAGE, &wrong)) {
+            status = x86_dm__fail(why, X86_DM_RUN_LOST, "the daemon does not speak this protocol: %.400s", wrong.text);
+        }
+    }
+    zmq_msg_close(&frame);
+    return status;
 }
 
 static void x86_dm__deliver(const struct x86_dm_devices *devices, const struct x86_dm_posted *posted, uint32_t n_posted,

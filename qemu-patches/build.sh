@@ -5,7 +5,7 @@ unset PYTHONPATH PYTHONSAFEPATH # QEMU's build scripts import what lies beside t
 
 default=10.0.13
 packages='build-essential ninja-build pkg-config python3-venv libglib2.0-dev libpixman-1-dev zlib1g-dev libfdt-dev
-    libzmq3-dev libmsgpack-dev seabios qemu-system-data util-linux'
+    libzmq3-dev seabios qemu-system-data util-linux'
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 client=$here/../protocol # x86_dm.h, and x86-dm.pc by which meson finds it

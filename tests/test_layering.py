@@ -21,7 +21,7 @@ ALLOWED = {
     "engine": {"isa", "machine", "microcode"},
     "protocol": {"fast", "machine"},
     "qmp": set(),
-    "server": {"engine", "machine", "protocol", "qmp"},
+    "server": {"engine", "fast", "machine", "protocol", "qmp"},
     "shim": {"engine", "fast", "isa", "machine", "protocol"},
     "vectors": {"engine", "isa", "machine"},
     "bench": {"engine", "machine", "protocol", "server", "shim"},

@@ -20,29 +20,26 @@ _SOURCE: Final = Path(__file__).with_suffix(".c")
 _HEADERS: Final = Path(protocol.__file__).parent
 #: Calls between two turns.
 _TURN: Final = 100
-_PACKAGES: Final = "it needs gcc, libzmq3-dev and libmsgpack-dev"
+_PACKAGES: Final = "it needs gcc and libzmq3-dev"
 
 
 def build(directory: Path) -> Path:
     """Compile the program and return it.
 
     Raises:
-        Skipped: there is no compiler, or libzmq's or msgpack-c's headers are missing.
+        Skipped: there is no compiler, or libzmq's headers are missing.
         BenchError: it cannot be compiled.
     """
     if shutil.which("gcc") is None:
         raise Skipped(_PACKAGES)
     program = directory / _SOURCE.stem
     command = ["gcc", "-std=gnu11", "-O2", "-D_GNU_SOURCE", f"-I{_HEADERS}", str(_SOURCE), "-o", str(program)]
-    failure = ""
-    for library in ("-lmsgpackc", "-lmsgpack-c"):  # its name up to and since msgpack-c 6
-        done = subprocess.run([*command, "-lzmq", library, "-pthread"], capture_output=True, text=True)
-        if done.returncode == 0:
-            return program
-        if "fatal error: " in done.stderr or "cannot find -lzmq" in done.stderr:
-            raise Skipped(_PACKAGES)
-        failure = failure or done.stderr
-    raise BenchError(f"the C client cannot be compiled: {failure[-500:]}")
+    done = subprocess.run([*command, "-lzmq", "-pthread"], capture_output=True, text=True)
+    if done.returncode == 0:
+        return program
+    if "fatal error: " in done.stderr or "cannot find -lzmq" in done.stderr:
+        raise Skipped(_PACKAGES)
+    raise BenchError(f"the C client cannot be compiled: {done.stderr[-500:]}")
 
 
 def round_trips(engine: str, runs: int, count: int) -> list[Figure]:

@@ -65,6 +65,9 @@ int zmq_msg_close(void *message)
 int zmq_msg_recv(void *message, void *socket, int flags)
 {
     (void)message, (void)socket, (void)flags;
+    if (part != 1 && !left) {
+        return -1; /* EAGAIN */
+    }
     if (part == 1) {
         put_number(seq_at, number);
         if (base_at) {

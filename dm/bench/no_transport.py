@@ -20,7 +20,7 @@ from dm.bench.programs import Skipped
 from dm.engine.api import MemoryMap, Region, RegionKind
 from dm.machine.groups import flatten
 from dm.machine.state import GROUPS, State, get_group
-from dm.protocol import codec, schema
+from dm.protocol import codec, libzmq, schema
 from dm.server.vcpu.exchange import Cause, Exchange
 from dm.server.vcpu.run import MOST_STEPS, POSTED_NS, SLICE_NS, Slice
 
@@ -62,10 +62,8 @@ class _Requests:
         self._exchange = Exchange(self._machine.engine, 1, 0, None, reset)
         self._library = _library(directory)
         c = self._exchange.c
-        for name in dir(c.links):
-            if name.startswith("zmq_") and name != "zmq_fd":
-                address = ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
-                setattr(c.links, name, self._ffi.cast("void *", address))
+        found = (ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value for name in libzmq.NAMES)
+        c.links.zmq = [self._ffi.cast("void *", address) for address in found]
         c.slice_ns, c.most_slice, c.posted_ns, c.slice = SLICE_NS, MOST_STEPS, POSTED_NS, Slice().steps
         c.epoch, c.generation, c.peer, c.peer_size, c.last = 1, 2, b"p", 1, _FIRST - 1
         state = real_mode()

@@ -6,6 +6,9 @@ reference, replaces it where the module is missing, and handles what it does not
 - ``Codec``: :mod:`dm.protocol.codec`,
 - ``Groups``: :mod:`dm.machine.groups`,
 - ``Link``: :mod:`dm.shim.link`.
+
+Under them is the C that knows no Python, and that the worker's exchange and the C client are made of as well:
+``messagepack.h`` (the reader and the writer) and ``waiting.h`` (messages of ZeroMQ, and how to wait for them).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _HERE = Path(__file__).resolve().parent
 def digest() -> str:
     """Return the SHA-256 of the extension module's sources, as hex digits."""
     sha = hashlib.sha256()
-    for path in sorted([*_HERE.glob("*.c"), *_HERE.glob("*.h")]):
+    for path in sorted([*_HERE.glob("*.c"), *_HERE.glob("*.h"), _HERE / "times.py"]):
         sha.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()
 

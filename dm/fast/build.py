@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from dm import fast
+from dm.fast import times
 
 HERE: Final = Path(__file__).resolve().parent
 _ARGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread")
@@ -29,6 +30,7 @@ def build(target: Path, extra: tuple[str, ...] = ()) -> Path:
         *_ARGS,
         *extra,
         f'-DDM_FAST_DIGEST="{fast.digest()}"',
+        *times.DEFINES,
         f"-I{sysconfig.get_path('include')}",
         *map(str, sorted(HERE.glob("*.c"))),
         *("-o", str(fresh)),

@@ -5,6 +5,7 @@
  * or says None: for everything that is wrong, or right but unusual, that one decides and names what is the matter.
  */
 #include "fast.h"
+#include "messagepack.h"
 
 enum kind { UNSIGNED, FLAG, TEXT, BLOB, CHOICE, RECORD, LIST, GROUPS };
 
@@ -51,126 +52,89 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------------------- writing */
 
+/* The writer of codec_pack(): begins on the stack. */
 struct out {
-    unsigned char *data, *to_free;
-    size_t size, room;
+    struct x86_dm__writer writer;
+    unsigned char *to_free;
 };
 
-static bool make_room(struct out *out, size_t more)
+static bool grow(struct x86_dm__writer *writer, size_t needed, size_t *room)
 {
-    size_t room = out->room * 2 > out->size + more ? out->room * 2 : out->size + more;
-    unsigned char *data;
+    struct out *out = (struct out *)writer;
+    unsigned char *data = PyMem_Malloc(*room = 2 * needed);
 
-    if (out->room - out->size >= more) {
-        return true;
-    }
-    if (!(data = PyMem_Malloc(room))) {
+    if (!data) {
         return false;
     }
-    memcpy(data, out->data, out->size);
+    memcpy(data, writer->data, x86_dm__written(writer));
     PyMem_Free(out->to_free);
-    out->data = out->to_free = data;
-    out->room = room;
+    writer->data = out->to_free = data;
     return true;
 }
 
-/* Write `head` and then `bytes` of `value`, the most significant first. */
-static void put_head(struct out *out, unsigned head, uint64_t value, int bytes)
-{
-    out->data[out->size++] = (unsigned char)head;
-    while (bytes--) {
-        out->data[out->size++] = (unsigned char)(value >> 8 * bytes);
-    }
-}
-
-enum { LONGEST_HEAD = 9 };
-
-static bool put_unsigned(struct out *out, uint64_t value)
-{
-    if (!make_room(out, LONGEST_HEAD)) {
-        return false;
-    }
-    if (value < 0x80) {
-        put_head(out, (unsigned)value, 0, 0);
-    } else if (value <= 0xff) {
-        put_head(out, 0xcc, value, 1);
-    } else if (value <= 0xffff) {
-        put_head(out, 0xcd, value, 2);
-    } else if (value <= 0xffffffff) {
-        put_head(out, 0xce, value, 4);
-    } else {
-        put_head(out, 0xcf, value, 8);
-    }
-    return true;
-}
-
-/* Write the head of something with a size: `fix` for sizes below `fixed`, else `first` and on by size. */
-static bool put_size(struct out *out, uint64_t size, unsigned fix, uint64_t fixed, unsigned first, bool has_8)
-{
-    if (!make_room(out, LONGEST_HEAD)) {
-        return false;
-    }
-    if (size < fixed) {
-        put_head(out, fix | (unsigned)size, 0, 0);
-    } else if (has_8 && size <= 0xff) {
-        put_head(out, first, size, 1);
-    } else if (size <= 0xffff) {
-        put_head(out, first + has_8, size, 2);
-    } else if (size <= 0xffffffff) {
-        put_head(out, first + has_8 + 1, size, 4);
-    } else {
-        return false;
-    }
-    return true;
-}
-
-static bool put_bytes(struct out *out, const void *data, size_t size)
-{
-    if (!make_room(out, size)) {
-        return false;
-    }
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
-    return true;
-}
-
-static bool put_text(struct out *out, PyObject *text, uint64_t most)
+static bool put_text(struct x86_dm__writer *out, PyObject *text, uint64_t most)
 {
     Py_ssize_t size;
     const char *data = PyUnicode_AsUTF8AndSize(text, &size);
 
-    return data && (uint64_t)size <= most && put_size(out, (uint64_t)size, 0xa0, 32, 0xd9, true) &&
-           put_bytes(out, data, (size_t)size);
+    if (!data || (uint64_t)size > most) {
+        return false;
+    }
+    x86_dm__put_str(out, data, (size_t)size);
+    return true;
 }
 
-static bool put_blob(struct out *out, PyObject *blob, uint64_t most)
+static bool put_blob(struct x86_dm__writer *out, PyObject *blob, uint64_t most)
 {
     uint64_t size = (uint64_t)PyBytes_GET_SIZE(blob);
 
-    return size <= most && put_size(out, size, 0, 0, 0xc4, true) && put_bytes(out, PyBytes_AS_STRING(blob), size);
+    if (size > most) {
+        return false;
+    }
+    x86_dm__put_bin(out, PyBytes_AS_STRING(blob), size);
+    return true;
 }
 
-static bool put_groups(struct out *out, const struct type *type, PyObject *groups)
+/* The head of a list, if `list` is one of at most so many values. */
+static bool put_list(struct x86_dm__writer *out, PyObject *list, uint64_t most)
+{
+    if (!PyList_CheckExact(list) || (uint64_t)PyList_GET_SIZE(list) > most) {
+        return false;
+    }
+    x86_dm__put_array(out, (size_t)PyList_GET_SIZE(list));
+    return true;
+}
+
+static bool put_number(struct x86_dm__writer *out, PyObject *value, uint64_t most)
+{
+    uint64_t number;
+
+    if (!is_unsigned(value, most, &number)) {
+        return false;
+    }
+    x86_dm__put_unsigned(out, number);
+    return true;
+}
+
+static bool put_groups(struct x86_dm__writer *out, const struct type *type, PyObject *groups)
 {
     PyObject *name, *values;
     Py_ssize_t at = 0;
-    uint64_t number;
 
-    if (!PyDict_CheckExact(groups) || (uint64_t)PyDict_GET_SIZE(groups) > type->most ||
-        !put_size(out, (uint64_t)PyDict_GET_SIZE(groups), 0x80, 16, 0xde, false)) {
+    if (!PyDict_CheckExact(groups) || (uint64_t)PyDict_GET_SIZE(groups) > type->most) {
         return false;
     }
+    x86_dm__put_map(out, (size_t)PyDict_GET_SIZE(groups));
     while (PyDict_Next(groups, &at, &name, &values)) {
-        if (!PyUnicode_CheckExact(name) || !PyList_CheckExact(values) ||
-            (uint64_t)PyList_GET_SIZE(values) > type->most_values || !put_text(out, name, UINT32_MAX) ||
-            !put_size(out, (uint64_t)PyList_GET_SIZE(values), 0x90, 16, 0xdc, false)) {
+        if (!PyUnicode_CheckExact(name) || !put_text(out, name, UINT32_MAX) ||
+            !put_list(out, values, type->most_values)) {
             return false;
         }
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(values); i++) {
             PyObject *value = PyList_GET_ITEM(values, i);
 
             if (PyBytes_CheckExact(value) ? !put_blob(out, value, type->most_bytes)
-                                          : !is_unsigned(value, UINT64_MAX, &number) || !put_unsigned(out, number)) {
+                                          : !put_number(out, value, UINT64_MAX)) {
                 return false;
             }
         }
@@ -178,15 +142,15 @@ static bool put_groups(struct out *out, const struct type *type, PyObject *group
     return true;
 }
 
-static bool put_value(struct out *out, const struct type *type, PyObject *value)
+/* Write a value; false when it is not as its type has it. */
+static bool put_value(struct x86_dm__writer *out, const struct type *type, PyObject *value)
 {
-    uint64_t number;
-
     switch (type->kind) {
     case UNSIGNED:
-        return is_unsigned(value, type->most, &number) && put_unsigned(out, number);
+        return put_number(out, value, type->most);
     case FLAG:
-        return PyBool_Check(value) && put_bytes(out, value == Py_True ? "\xc3" : "\xc2", 1);
+        x86_dm__put_boolean(out, value == Py_True);
+        return PyBool_Check(value);
     case TEXT:
         return PyUnicode_CheckExact(value) && put_text(out, value, type->most);
     case BLOB:
@@ -194,9 +158,10 @@ static bool put_value(struct out *out, const struct type *type, PyObject *value)
     case CHOICE:
         return Py_IS_TYPE(value, Py_TYPE(PyTuple_GET_ITEM(type->words, 0))) && put_text(out, value, UINT32_MAX);
     case RECORD:
-        if (!Py_IS_TYPE(value, type->record->cls) || !put_size(out, (uint64_t)type->record->n, 0x90, 16, 0xdc, false)) {
+        if (!Py_IS_TYPE(value, type->record->cls)) {
             return false;
         }
+        x86_dm__put_array(out, (size_t)type->record->n);
         for (Py_ssize_t i = 0; i < type->record->n; i++) {
             PyObject *part = *slot_at(value, type->record->fields[i].offset);
 
@@ -206,8 +171,7 @@ static bool put_value(struct out *out, const struct type *type, PyObject *value)
         }
         return true;
     case LIST:
-        if (!PyList_CheckExact(value) || (uint64_t)PyList_GET_SIZE(value) > type->most ||
-            !put_size(out, (uint64_t)PyList_GET_SIZE(value), 0x90, 16, 0xdc, false)) {
+        if (!put_list(out, value, type->most)) {
             return false;
         }
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); i++) {
@@ -245,11 +209,11 @@ PyObject *codec_pack(PyObject *object, PyObject *message)
 {
     Codec *self = (Codec *)object;
     unsigned char here[1024];
-    struct out out = {here, NULL, 0, sizeof here};
+    enum { WIDEST_MAP = 3 }; /* the head comes last: how many fields there are is not known yet */
+    struct out out = {x86_dm__write_to(here, WIDEST_MAP, sizeof here, grow), NULL};
+    struct x86_dm__writer *writer = &out.writer;
     const struct shape *shape = self->messages, *end = shape + self->n;
-    enum { WIDEST_MAP = 3 };
-    size_t start;
-    uint64_t n = 1;
+    unsigned n = 1;
     PyObject *data = NULL;
 
     while (shape < end && !Py_IS_TYPE(message, shape->cls)) {
@@ -258,8 +222,8 @@ PyObject *codec_pack(PyObject *object, PyObject *message)
     if (shape == end) {
         Py_RETURN_NONE;
     }
-    out.size = WIDEST_MAP;
-    if (!put_bytes(&out, "\xa4type", 5) || !put_text(&out, shape->name, UINT32_MAX)) {
+    x86_dm__put_str(writer, "type", 4);
+    if (!put_text(writer, shape->name, UINT32_MAX)) {
         goto done;
     }
     for (Py_ssize_t i = 0; i < shape->n; i++) {
@@ -274,20 +238,20 @@ PyObject *codec_pack(PyObject *object, PyObject *message)
         if (left_out > 0) {
             continue;
         }
-        if (left_out < 0 || !put_size(&out, field->key_size, 0xa0, 32, 0xd9, true) ||
-            !put_bytes(&out, field->key, field->key_size) || !put_value(&out, &field->type, value)) {
+        x86_dm__put_str(writer, field->key, field->key_size);
+        if (left_out < 0 || !put_value(writer, &field->type, value)) {
             goto done;
         }
         n++;
     }
-    start = n < 16 ? WIDEST_MAP - 1 : 0;
-    out.data[start] = n < 16 ? (unsigned char)(0x80 | n) : 0xde;
-    if (n >= 16) {
-        out.data[1] = (unsigned char)(n >> 8);
-        out.data[2] = (unsigned char)n;
-    }
-    if (out.size - start <= shape->limit) {
-        data = PyBytes_FromStringAndSize((char *)out.data + start, (Py_ssize_t)(out.size - start));
+    if (!writer->failed) {
+        uint8_t *start = writer->data + (n < 16 ? WIDEST_MAP - 1 : 0);
+        struct x86_dm__writer head = x86_dm__write_to(start, 0, WIDEST_MAP, NULL);
+
+        x86_dm__put_map(&head, n);
+        if ((size_t)(writer->at - start) <= shape->limit) {
+            data = PyBytes_FromStringAndSize((char *)start, writer->at - start);
+        }
     }
 done:
     PyMem_Free(out.to_free);
@@ -300,109 +264,51 @@ done:
 
 /* ------------------------------------------------------------------------------------------- reading */
 
-struct in {
-    const unsigned char *at, *end;
-};
-
-/* Read `bytes` bytes, the most significant first. */
-static bool get_number(struct in *in, int bytes, uint64_t *value)
+static PyObject *blob_of(const struct x86_dm__item *item, uint64_t most)
 {
-    if (in->end - in->at < bytes) {
-        return false;
-    }
-    *value = 0;
-    while (bytes--) {
-        *value = *value << 8 | *in->at++;
-    }
-    return true;
-}
-
-static bool get_unsigned(struct in *in, uint64_t *value)
-{
-    if (in->at == in->end) {
-        return false;
-    }
-    if (*in->at < 0x80) {
-        *value = *in->at++;
-        return true;
-    }
-    if (*in->at < 0xcc || *in->at > 0xcf) {
-        return false;
-    }
-    return get_number(in, 1 << (*in->at++ - 0xcc), value);
-}
-
-/* Read the head of something with a size, as put_size writes it; what follows must be long enough for it. */
-static bool get_size(struct in *in, unsigned fix, uint64_t fixed, unsigned first, bool has_8, uint64_t *size)
-{
-    unsigned head;
-
-    if (in->at == in->end) {
-        return false;
-    }
-    head = *in->at;
-    if (fixed && head >= fix && head < fix + fixed) {
-        in->at++;
-        *size = head - fix;
-    } else {
-        int wide = (int)head - (int)first + !has_8;
-
-        if (head < first || wide > 2) {
-            return false;
-        }
-        in->at++;
-        if (!get_number(in, 1 << wide, size)) {
-            return false;
-        }
-    }
-    return *size <= (uint64_t)(in->end - in->at);
-}
-
-static bool get_text(struct in *in, const unsigned char **text, uint64_t *size)
-{
-    if (!get_size(in, 0xa0, 32, 0xd9, true, size)) {
-        return false;
-    }
-    *text = in->at;
-    in->at += *size;
-    return true;
-}
-
-static PyObject *get_blob(struct in *in, uint64_t most)
-{
-    uint64_t size;
-
-    if (!get_size(in, 0, 0, 0xc4, true, &size) || size > most) {
+    if (item->type != X86_DM__BIN || item->number > most) {
         return NULL;
     }
-    in->at += size;
-    return PyBytes_FromStringAndSize((const char *)in->at - size, (Py_ssize_t)size);
+    return PyBytes_FromStringAndSize((const char *)item->data, (Py_ssize_t)item->number);
 }
 
-static PyObject *get_groups(struct in *in, const struct type *type)
+/* Return text, or NULL when it is not; with an exception when it is no UTF-8. */
+static PyObject *text_of(const struct x86_dm__item *item, uint64_t most)
 {
-    uint64_t n;
+    if (item->type != X86_DM__STR || item->number > most) {
+        return NULL;
+    }
+    return PyUnicode_DecodeUTF8((const char *)item->data, (Py_ssize_t)item->number, NULL);
+}
+
+/* Return the next value of a state group, or NULL. */
+static PyObject *get_slot(struct x86_dm__reader *in, uint64_t most_bytes)
+{
+    struct x86_dm__item item = x86_dm__next(in);
+
+    return item.type == X86_DM__UNSIGNED ? PyLong_FromUnsignedLongLong(item.number) : blob_of(&item, most_bytes);
+}
+
+static PyObject *get_groups(struct x86_dm__reader *in, const struct type *type)
+{
+    struct x86_dm__item head = x86_dm__next(in);
     PyObject *groups;
 
-    if (!get_size(in, 0x80, 16, 0xde, false, &n) || n > type->most || !(groups = PyDict_New())) {
+    if (head.type != X86_DM__MAP || head.number > type->most || !(groups = PyDict_New())) {
         return NULL;
     }
-    for (uint64_t i = 0; i < n; i++) {
-        const unsigned char *text;
-        uint64_t size, count;
+    for (uint64_t i = 0; i < head.number; i++) {
+        struct x86_dm__item key = x86_dm__next(in), count = x86_dm__next(in);
         PyObject *name, *values;
         bool fine = false;
 
-        if (!get_text(in, &text, &size) || !get_size(in, 0x90, 16, 0xdc, false, &count) || count > type->most_values ||
-            !(name = PyUnicode_DecodeUTF8((const char *)text, (Py_ssize_t)size, NULL))) {
+        if (count.type != X86_DM__ARRAY || count.number > type->most_values || !(name = text_of(&key, UINT64_MAX))) {
             goto failed;
         }
-        if ((values = PyList_New((Py_ssize_t)count))) {
+        if ((values = PyList_New((Py_ssize_t)count.number))) {
             fine = true;
-            for (uint64_t k = 0; k < count && fine; k++) {
-                uint64_t number;
-                PyObject *value = get_unsigned(in, &number) ? PyLong_FromUnsignedLongLong(number)
-                                                            : get_blob(in, type->most_bytes);
+            for (uint64_t k = 0; k < count.number && fine; k++) {
+                PyObject *value = get_slot(in, type->most_bytes);
 
                 fine = value != NULL;
                 PyList_SET_ITEM(values, (Py_ssize_t)k, value);
@@ -415,7 +321,7 @@ static PyObject *get_groups(struct in *in, const struct type *type)
             goto failed;
         }
     }
-    if ((uint64_t)PyDict_GET_SIZE(groups) == n) { /* else a name came twice */
+    if ((uint64_t)PyDict_GET_SIZE(groups) == head.number) { /* else a name came twice */
         return groups;
     }
 failed:
@@ -423,7 +329,7 @@ failed:
     return NULL;
 }
 
-static PyObject *get_value(struct in *in, const struct type *type);
+static PyObject *get_value(struct x86_dm__reader *in, const struct type *type);
 
 /* Return what a field holds that does not travel. */
 static PyObject *fallback_of(const struct field *field)
@@ -434,18 +340,17 @@ static PyObject *fallback_of(const struct field *field)
     return PyList_CheckExact(field->fallback) ? PyList_New(0) : Py_NewRef(field->fallback);
 }
 
-static PyObject *get_record(struct in *in, const struct shape *shape)
+static PyObject *get_record(struct x86_dm__reader *in, const struct shape *shape)
 {
-    uint64_t n;
+    struct x86_dm__item head = x86_dm__next(in);
     PyObject *made;
 
-    if (!get_size(in, 0x90, 16, 0xdc, false, &n) || n > (uint64_t)shape->n ||
-        !(made = shape->cls->tp_alloc(shape->cls, 0))) {
+    if (head.type != X86_DM__ARRAY || head.number > (uint64_t)shape->n || !(made = shape->cls->tp_alloc(shape->cls, 0))) {
         return NULL;
     }
     for (Py_ssize_t i = 0; i < shape->n; i++) {
         const struct field *field = &shape->fields[i];
-        PyObject *value = (uint64_t)i < n ? get_value(in, &field->type) : fallback_of(field);
+        PyObject *value = (uint64_t)i < head.number ? get_value(in, &field->type) : fallback_of(field);
 
         if (!value) {
             Py_DECREF(made);
@@ -456,15 +361,15 @@ static PyObject *get_record(struct in *in, const struct shape *shape)
     return made;
 }
 
-static PyObject *get_list(struct in *in, const struct type *type)
+static PyObject *get_list(struct x86_dm__reader *in, const struct type *type)
 {
-    uint64_t n;
+    struct x86_dm__item head = x86_dm__next(in);
     PyObject *list;
 
-    if (!get_size(in, 0x90, 16, 0xdc, false, &n) || n > type->most || !(list = PyList_New((Py_ssize_t)n))) {
+    if (head.type != X86_DM__ARRAY || head.number > type->most || !(list = PyList_New((Py_ssize_t)head.number))) {
         return NULL;
     }
-    for (uint64_t i = 0; i < n; i++) {
+    for (uint64_t i = 0; i < head.number; i++) {
         PyObject *value = get_value(in, type->of);
 
         if (!value) {
@@ -476,58 +381,58 @@ static PyObject *get_list(struct in *in, const struct type *type)
     return list;
 }
 
-/* Return the value that comes next, or NULL when it is not as this type has it (perhaps with an exception). */
-static PyObject *get_value(struct in *in, const struct type *type)
+static PyObject *word_of(const struct x86_dm__item *item, PyObject *words)
 {
-    const unsigned char *text;
-    uint64_t number;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(words); i++) {
+        PyObject *word = PyTuple_GET_ITEM(words, i);
+        Py_ssize_t size;
+        const char *known = PyUnicode_AsUTF8AndSize(word, &size);
+
+        if (known && x86_dm__says(item, known, (size_t)size)) {
+            return Py_NewRef(word);
+        }
+    }
+    return NULL;
+}
+
+/* Return the value that comes next, or NULL when it is not as this type has it (perhaps with an exception). */
+static PyObject *get_value(struct x86_dm__reader *in, const struct type *type)
+{
+    struct x86_dm__item item;
 
     switch (type->kind) {
     case UNSIGNED:
-        return get_unsigned(in, &number) && number <= type->most ? PyLong_FromUnsignedLongLong(number) : NULL;
-    case FLAG:
-        if (in->at == in->end || (*in->at != 0xc2 && *in->at != 0xc3)) {
-            return NULL;
-        }
-        return PyBool_FromLong(*in->at++ == 0xc3);
-    case TEXT:
-        if (!get_text(in, &text, &number) || number > type->most) {
-            return NULL;
-        }
-        return PyUnicode_DecodeUTF8((const char *)text, (Py_ssize_t)number, NULL);
-    case BLOB:
-        return get_blob(in, type->most);
-    case CHOICE:
-        if (!get_text(in, &text, &number)) {
-            return NULL;
-        }
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->words); i++) {
-            PyObject *word = PyTuple_GET_ITEM(type->words, i);
-            Py_ssize_t size;
-            const char *known = PyUnicode_AsUTF8AndSize(word, &size);
-
-            if (known && (uint64_t)size == number && memcmp(known, text, number) == 0) {
-                return Py_NewRef(word);
-            }
-        }
-        return NULL;
+        return x86_dm__next_unsigned(in, &item.number) && item.number <= type->most
+                   ? PyLong_FromUnsignedLongLong(item.number)
+                   : NULL;
     case RECORD:
         return get_record(in, type->record);
     case LIST:
         return get_list(in, type);
     case GROUPS:
         return get_groups(in, type);
+    default:
+        item = x86_dm__next(in);
     }
-    return NULL;
+    switch (type->kind) {
+    case FLAG:
+        return item.type == X86_DM__BOOLEAN ? PyBool_FromLong((long)item.number) : NULL;
+    case TEXT:
+        return text_of(&item, type->most);
+    case BLOB:
+        return blob_of(&item, type->most);
+    default:
+        return word_of(&item, type->words);
+    }
 }
 
 /* Return the field a key names, which is most often the one at `from` or soon after it; NULL when there is none. */
-static const struct field *find(const struct shape *shape, Py_ssize_t from, const unsigned char *key, uint64_t size)
+static const struct field *find(const struct shape *shape, Py_ssize_t from, const struct x86_dm__item *key)
 {
     for (Py_ssize_t i = 0; i < shape->n; i++) {
         const struct field *field = &shape->fields[from];
 
-        if (field->key_size == size && memcmp(field->key, key, size) == 0) {
+        if (x86_dm__says(key, field->key, field->key_size)) {
             return field;
         }
         from = from + 1 == shape->n ? 0 : from + 1;
@@ -536,18 +441,16 @@ static const struct field *find(const struct shape *shape, Py_ssize_t from, cons
 }
 
 /* Read the fields of a message; false when one is not as it should be. */
-static bool get_fields(struct in *in, const struct shape *shape, uint64_t n, PyObject *made)
+static bool get_fields(struct x86_dm__reader *in, const struct shape *shape, uint64_t n, PyObject *made)
 {
     Py_ssize_t next = 0;
 
     for (; n; n--) {
-        const unsigned char *key;
-        const struct field *field;
-        uint64_t size;
+        struct x86_dm__item key = x86_dm__next(in);
+        const struct field *field = find(shape, next, &key);
         PyObject *value;
 
-        if (!get_text(in, &key, &size) || !(field = find(shape, next, key, size)) || *slot_at(made, field->offset) ||
-            !(value = get_value(in, &field->type))) {
+        if (!field || *slot_at(made, field->offset) || !(value = get_value(in, &field->type))) {
             return false;
         }
         *slot_at(made, field->offset) = value;
@@ -567,9 +470,8 @@ PyObject *codec_unpack(PyObject *object, PyObject *data)
 {
     Codec *self = (Codec *)object;
     const struct shape *shape = self->messages, *end = shape + self->n;
-    const unsigned char *text;
-    uint64_t n, size;
-    struct in in;
+    struct x86_dm__reader in;
+    struct x86_dm__item head, key, name;
     PyObject *made;
 
     if (!PyBytes_CheckExact(data)) {
@@ -577,20 +479,22 @@ PyObject *codec_unpack(PyObject *object, PyObject *data)
     }
     in.at = (const unsigned char *)PyBytes_AS_STRING(data);
     in.end = in.at + PyBytes_GET_SIZE(data);
-    if (!get_size(&in, 0x80, 16, 0xde, false, &n) || !n || !get_text(&in, &text, &size) || size != 4 ||
-        memcmp(text, "type", 4) != 0 || !get_text(&in, &text, &size)) {
+    head = x86_dm__next(&in);
+    key = x86_dm__next(&in);
+    name = x86_dm__next(&in);
+    if (head.type != X86_DM__MAP || !head.number || !x86_dm__says(&key, "type", 4)) {
         Py_RETURN_NONE;
     }
     for (; shape < end; shape++) {
-        Py_ssize_t length;
-        const char *name = PyUnicode_AsUTF8AndSize(shape->name, &length);
+        Py_ssize_t size;
+        const char *known = PyUnicode_AsUTF8AndSize(shape->name, &size);
 
-        if (name && (uint64_t)length == size && memcmp(name, text, size) == 0) {
+        if (known && x86_dm__says(&name, known, (size_t)size)) {
             break;
         }
     }
     if (shape < end && (uint64_t)PyBytes_GET_SIZE(data) <= shape->limit && (made = shape->cls->tp_alloc(shape->cls, 0))) {
-        if (get_fields(&in, shape, n - 1, made)) {
+        if (get_fields(&in, shape, head.number - 1, made)) {
             return made;
         }
         Py_DECREF(made);

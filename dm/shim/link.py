@@ -18,11 +18,6 @@ from dm.protocol.schema import Message
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
-#: Functions of libzmq that the Link in C uses, in its order (zmq.h).
-_LIBZMQ: Final = (
-    *("zmq_send", "zmq_getsockopt", "zmq_msg_init", "zmq_msg_recv"),
-    *("zmq_msg_data", "zmq_msg_size", "zmq_msg_close", "zmq_errno"),
-)
 
 
 class Linked(Protocol):
@@ -109,9 +104,9 @@ def link(socket: zmq.Socket[bytes], *others: int) -> Linked:
     if module is None or codec.FAST is None:
         return Link(socket, *others)
     try:
-        functions = tuple(libzmq.functions(*_LIBZMQ).values())
+        functions = tuple(libzmq.functions().values())
     except LookupError:
         return Link(socket, *others)
     descriptors = (cast(int, socket.getsockopt(zmq.FD)), *others)
-    made: Linked = module.Link(functions, codec.FAST, socket.underlying, descriptors, waiter.TIMES)
+    made: Linked = module.Link(functions, codec.FAST, socket.underlying, descriptors)
     return made

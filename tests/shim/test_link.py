@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dm import fast
 from dm.machine.groups import changed, flatten
 from dm.machine.state import GROUPS, State, group_layout, set_group
-from dm.protocol import codec, schema
+from dm.protocol import codec, libzmq, schema
 from dm.protocol.schema import Done, DoneReason, Emulate, Io, IoAnswer, IoKind, Reason, Stop, Until
 from dm.shim import link
 from dm.shim.answer import Answer
@@ -174,12 +174,16 @@ class TestCall:
 def test_a_link_needs_what_it_is_made_of():
     usable("C")
     kind = fast.module().Link
-    times = (1, 1, 1, 1)
+    functions = (1,) * len(libzmq.NAMES)
     with pytest.raises(TypeError, match="Codec"):
-        kind((0,) * 8, 7, 0, (0,), times)
+        kind(functions, 7, 0, (0,))
     for descriptors in ((), (1,) * 6):
         with pytest.raises(ValueError, match="at most four others"):
-            kind((0,) * 8, codec.FAST, 0, descriptors, times)
+            kind(functions, codec.FAST, 0, descriptors)
+    with pytest.raises(ValueError, match="9 functions of libzmq are needed, not 8"):
+        kind(functions[1:], codec.FAST, 0, (0,))
+    with pytest.raises(ValueError, match="a function of libzmq is not there"):
+        kind((*functions[1:], 0), codec.FAST, 0, (0,))
 
 
 # --------------------------------------------------------------------------------------------- under a Vcpu

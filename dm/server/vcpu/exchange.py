@@ -17,16 +17,12 @@ import zmq
 
 from dm.engine.api import QUESTIONS, Engine, ExitReason
 from dm.machine.rules import POLICIES
-from dm.protocol import libzmq, schema, waiter
+from dm.protocol import libzmq, schema
 from dm.protocol.schema import DoneReason, IoKind, Until
 from dm.server.memory import guard
 from dm.server.run_table import RunTable
 
 _REBUILD: Final = "python -m dm.server.vcpu.native.build (in an installation: reinstall x86-dm)"
-_ZMQ: Final = (
-    *("zmq_getsockopt", "zmq_send", "zmq_errno", "zmq_msg_init", "zmq_msg_recv", "zmq_msg_close"),
-    *("zmq_msg_data", "zmq_msg_size", "zmq_msg_more"),
-)
 #: Exits that C handles: questions to a device, and ends that need no text.
 _ASKED: Final = QUESTIONS - {ExitReason.MEMORY_COPY}
 _IN_WORDS: Final = frozenset({ExitReason.UNSUPPORTED, ExitReason.MEMORY_LOST})
@@ -55,7 +51,7 @@ def status() -> tuple[bool, str]:
     if _exchange.ffi.string(_exchange.lib.dx_sources()).decode() != digest():
         return False, f"the exchange was built from other sources; to rebuild it: {_REBUILD}"
     try:
-        libzmq.functions(*_ZMQ)
+        libzmq.functions()
     except LookupError as error:
         return False, str(error)
     return True, "built from these sources"
@@ -90,12 +86,12 @@ class Exchange:
         self._runs: Any = None
         c, links = self.c, self.c.links
         c.session, c.vcpu = session, vcpu
-        for name, address in {**engine.links(), **libzmq.functions(*_ZMQ)}.items():
+        for name, address in engine.links().items():
             setattr(links, name, self._ffi.cast("void *", address))
+        links.zmq = [self._ffi.cast("void *", address) for address in libzmq.functions().values()]
         links.lost = self._ffi.cast("int *", guard.lost_address())
         self._runs = self._ffi.from_buffer("uint8_t[]", runs.bytes if runs is not None else bytearray(vcpu + 1))
         links.runs = self._runs + vcpu
-        c.awake.longest, c.awake.taken, c.awake.rest, c.awake.longest_rest = waiter.TIMES
         self._set_words(native_engine.REASONS)
         self._ffi.memmove(c.reset, engine.pack(reset), c.wire_size)
 

@@ -19,6 +19,7 @@ from typing import Final
 import cffi
 
 from dm.engine.native.build import COMPILE_ARGS
+from dm.fast import times
 from dm.machine.header import header
 from dm.server.vcpu.native.generate import schema_header
 
@@ -51,7 +52,7 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     includes = [f"-I{path}" for path in (out, HERE, HERE.parents[2], sysconfig.get_path("include"))]
     sources = [str(path) for path in (glue, *sorted(HERE.glob("*.c")))]
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    flags = [*COMPILE_ARGS, "-fPIC", "-shared", *extra]
+    flags = [*COMPILE_ARGS, *times.DEFINES, "-fPIC", "-shared", *extra]
     subprocess.run([*compiler, *flags, *includes, *sources, "-o", str(fresh)], check=True)
     # Replaced, not rewritten: processes that run the old one keep it.
     os.replace(shutil.copy2(fresh, module.with_suffix(".new")), module)

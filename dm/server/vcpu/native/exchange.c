@@ -12,22 +12,13 @@
 
 #include "exchange.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "architecture.h"
 #include "engine/native/api.h"
+#include "fast/waiting.h"
 #include "messages.h"
-
-/* Of zmq.h, which need not be there when this is compiled (zmq_msg_init(3), zmq_getsockopt(3), zmq_send(3)). */
-typedef struct {
-    _Alignas(void *) uint8_t bytes[64];
-} zmq_msg;
-enum { ZMQ_EVENTS = 15, ZMQ_POLLIN = 1, ZMQ_DONTWAIT = 1, ZMQ_SNDMORE = 2 };
 
 enum {
     MESSAGE_ROOM = 1 << 14, /* larger requests are rare */
@@ -36,10 +27,10 @@ enum {
 };
 
 struct dx_private {
-    zmq_msg message;
+    struct x86_dm__libzmq zmq;
+    struct x86_dm__waiter waiter;
+    zmq_msg_t message;
     bool holds_message;
-    bool lively; /* the waiter's: the last wait was short */
-    uint64_t resting_until, rest;
     struct dm_request request;
     struct dm_exit exit;
     struct submitted submitted;
@@ -92,17 +83,21 @@ const char *dx_sources(void)
 
 /* ------------------------------------------------------------------------------------------- ZeroMQ */
 
-static int zmq_errno_of(struct dx *x)
-{
-    return ((int (*)(void))x->links.zmq_errno)();
-}
-
 static void release_message(struct dx *x)
 {
     if (x->own->holds_message)
-        ((int (*)(zmq_msg *))x->links.zmq_msg_close)(&x->own->message);
+        x->own->zmq.msg_close(&x->own->message);
     x->own->holds_message = false;
     x->message = NULL;
+}
+
+/* Return where the next part goes. */
+static zmq_msg_t *fresh_message(struct dx *x)
+{
+    release_message(x);
+    x->own->zmq.msg_init(&x->own->message);
+    x->own->holds_message = true;
+    return &x->own->message;
 }
 
 void dx_free(struct dx *x)
@@ -114,134 +109,71 @@ void dx_free(struct dx *x)
     free(x);
 }
 
-/* Receive one part into the message that is held; 1 or, when none is there, 0, or -1. */
-static int receive_part(struct dx *x)
+static void show_message(struct dx *x)
 {
-    zmq_msg *message = &x->own->message;
-    release_message(x);
-    ((int (*)(zmq_msg *))x->links.zmq_msg_init)(message);
-    x->own->holds_message = true;
-    while (((int (*)(zmq_msg *, void *, int))x->links.zmq_msg_recv)(message, x->links.socket, ZMQ_DONTWAIT) < 0) {
-        const int error = zmq_errno_of(x);
-        if (error != EINTR)
-            return error == EAGAIN ? 0 : -1;
+    x->message = x->own->zmq.msg_data(&x->own->message);
+    x->message_size = x->own->zmq.msg_size(&x->own->message);
+}
+
+/* Take in the message whose first part is held, the peer's name; false for what ZeroMQ would not give. */
+static bool take_in(struct dx *x)
+{
+    const struct x86_dm__libzmq *zmq = &x->own->zmq;
+    show_message(x);
+    if (x->message_size > sizeof x->identity)
+        return false; /* ZeroMQ's have at most 255 bytes */
+    x->identity_size = (uint32_t)x->message_size;
+    memcpy(x->identity, x->message, x->message_size);
+    x->parts = 0;
+    while (zmq->msg_more(&x->own->message)) {
+        if (x86_dm__receive_part(zmq, x->links.socket, fresh_message(x)) <= 0)
+            return false; /* all parts come at once */
+        show_message(x);
+        x->parts++;
     }
-    x->message = ((void *(*)(zmq_msg *))x->links.zmq_msg_data)(message);
-    x->message_size = ((size_t (*)(zmq_msg *))x->links.zmq_msg_size)(message);
-    return 1;
+    return true;
 }
 
 /* Take in the next message; 1 or, when there is none, 0, or -1. */
 static int receive(struct dx *x)
 {
-    int (*const more)(const zmq_msg *) = (int (*)(const zmq_msg *))x->links.zmq_msg_more;
-    int got = receive_part(x);
-    if (got <= 0)
-        return got;
-    if (x->message_size > sizeof x->identity)
-        return -1; /* ZeroMQ's have at most 255 bytes */
-    x->identity_size = (uint32_t)x->message_size;
-    memcpy(x->identity, x->message, x->message_size);
-    x->parts = 0;
-    while (more(&x->own->message)) {
-        got = receive_part(x);
-        if (got <= 0)
-            return -1; /* all parts come at once */
-        x->parts++;
-    }
-    return 1;
-}
-
-/* Return whether a message is there, -1 for an error.  Only after a "no" does ZeroMQ's descriptor tell of the next. */
-static int news(struct dx *x)
-{
-    int (*const get)(void *, int, void *, size_t *) = (int (*)(void *, int, void *, size_t *))x->links.zmq_getsockopt;
-    int events = 0;
-    size_t size = sizeof events;
-    while (get(x->links.socket, ZMQ_EVENTS, &events, &size) < 0)
-        if (zmq_errno_of(x) != EINTR)
-            return -1;
-    return events & ZMQ_POLLIN;
-}
-
-static bool send_part(struct dx *x, const uint8_t *data, size_t size, int flags)
-{
-    int (*const send)(void *, const void *, size_t, int) = (int (*)(void *, const void *, size_t, int))x->links.zmq_send;
-    while (send(x->links.socket, data, size, flags | ZMQ_DONTWAIT) < 0)
-        if (zmq_errno_of(x) != EINTR)
-            return false;
-    return true;
-}
-
-/* Send to the peer; DX_UNSENT when it cannot take it now. */
-static int send_reply(struct dx *x, const uint8_t *data, uint32_t size)
-{
-    x->counters.bytes_out += size; /* before it goes: who has it may compare counters at once */
-    bool ready = send_part(x, x->peer, x->peer_size, ZMQ_SNDMORE);
-    if (!ready && zmq_errno_of(x) == EAGAIN) {
-        news(x); /* the peer may have read since: ZeroMQ looks for word of that when asked for its events */
-        ready = send_part(x, x->peer, x->peer_size, ZMQ_SNDMORE);
-    }
-    if (ready && send_part(x, data, size, 0))
-        return DX_ON;
-    x->counters.bytes_out -= size;
-    x->unsent = data;
-    x->unsent_size = size;
-    return DX_UNSENT;
-}
-
-/* ------------------------------------------------------------------------------------------- waiting */
-
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Sleep until a descriptor can be read, or stay awake for a while: as dm/protocol/waiter.py.  True: it was a call. */
-static bool wait_for_news(struct dx *x)
-{
-    struct dx_private *own = x->own;
-    const struct dx_awake *awake = &x->awake;
-    struct pollfd fds[2] = {{.fd = x->links.zmq_fd, .events = POLLIN}, {.fd = x->links.wake_fd, .events = POLLIN}};
-    const uint64_t began = clock_ns();
-    uint64_t now = began;
-    if (own->lively && now > own->resting_until) {
-        while (now - began < awake->longest) {
-            if (poll(fds, 2, 0) > 0)
-                return fds[1].revents != 0;
-            sched_yield();
-            const uint64_t before = now;
-            now = clock_ns();
-            if (now - before > awake->taken) {
-                const bool went_well = (int64_t)(before - own->resting_until) > (int64_t)(2 * awake->rest);
-                const uint64_t longer = 2 * own->rest < awake->longest_rest ? 2 * own->rest : awake->longest_rest;
-                own->rest = went_well ? awake->rest : longer;
-                own->resting_until = now + own->rest;
-                break;
-            }
-        }
-    }
-    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
-    }
-    own->lively = clock_ns() - began < awake->longest;
-    return fds[1].revents != 0;
+    const int got = x86_dm__receive_part(&x->own->zmq, x->links.socket, fresh_message(x));
+    return got > 0 && !take_in(x) ? -1 : got;
 }
 
 /* Wait for a message. */
 static int next_message(struct dx *x)
 {
+    struct dx_private *own = x->own;
+    struct pollfd fds[2] = {{.fd = x->links.zmq_fd, .events = POLLIN}, {.fd = x->links.wake_fd, .events = POLLIN}};
     for (;;) {
         if (x->called)
             return DX_CALLS;
-        const int there = news(x);
-        const int got = there > 0 ? receive(x) : there;
-        if (got)
-            return got > 0 ? DX_ON : DX_ERROR;
-        if (wait_for_news(x))
+        switch (x86_dm__await(&own->zmq, x->links.socket, &own->waiter, fds, 2, -1, fresh_message(x))) {
+        case X86_DM__MESSAGE:
+            return take_in(x) ? DX_ON : DX_ERROR;
+        case X86_DM__OTHER:
             return DX_CALLS;
+        case X86_DM__NOTHING:
+            break;
+        case X86_DM__FAILED:
+            return DX_ERROR;
+        }
     }
+}
+
+/* Send to the peer; DX_UNSENT when it cannot take it now. */
+static int send_reply(struct dx *x, const uint8_t *data, uint32_t size)
+{
+    const struct x86_dm__libzmq *zmq = &x->own->zmq;
+    x->counters.bytes_out += size; /* before it goes: who has it may compare counters at once */
+    if (x86_dm__send_part(zmq, x->links.socket, x->peer, x->peer_size, ZMQ_SNDMORE) &&
+        x86_dm__send_part(zmq, x->links.socket, data, size, 0))
+        return DX_ON;
+    x->counters.bytes_out -= size;
+    x->unsent = data;
+    x->unsent_size = size;
+    return DX_UNSENT;
 }
 
 /* ------------------------------------------------------------------------------------------- messages */
@@ -304,7 +236,7 @@ static bool begin(struct dx *x)
         .window = (uint32_t)v[EMULATE__WINDOW].number,
         .code_size = v[EMULATE__CODE].size,
         .must_progress = reason == REASON_FAILURE || reason == REASON_INVALID_STATE || reason == REASON_MMIO,
-        .exchanged_ns = (int64_t)clock_ns(),
+        .exchanged_ns = x86_dm__now_ns(),
     };
     if (x->run.code_size)
         memcpy(x->run.code, v[EMULATE__CODE].data, x->run.code_size);
@@ -342,7 +274,7 @@ static bool take_answer(struct dx *x)
         run->stop = (uint32_t)v[IO_ANSWER__STOP].number;
     ((void (*)(void *, const uint8_t *, uint32_t, int))x->links.engine_answer)(x->links.cpu, v[IO_ANSWER__DATA].data,
                                                                                wanted, 0);
-    run->exchanged_ns = (int64_t)clock_ns();
+    run->exchanged_ns = x86_dm__now_ns();
     run->answered = 1;
     x->counters.bytes_in += x->message_size;
     x->state = DX_BOUNDARY;
@@ -411,12 +343,12 @@ static void step(struct dx *x)
     request->stop_at = run->stop_at;
     request->code_size = first ? run->code_size : 0;
     memcpy(request->code, run->code, sizeof request->code);
-    const uint64_t started = clock_ns();
+    const int64_t started = x86_dm__now_ns();
     ((void (*)(void *, const struct dm_request *, struct dm_exit *))x->links.engine_run)(x->links.cpu, request,
                                                                                          &x->own->exit);
-    const uint64_t taken = clock_ns() - started;
-    run->ran_ns += (int64_t)taken;
-    learn(x, x->own->exit.steps, taken);
+    const int64_t taken = x86_dm__now_ns() - started;
+    run->ran_ns += taken;
+    learn(x, x->own->exit.steps, (uint64_t)taken);
 }
 
 static int by_number(const void *one, const void *other)
@@ -548,7 +480,7 @@ static int finish(struct dx *x, int reason, const struct dm_exit *exit)
     const int unusual = exit ? DX_EXIT : DX_END;
     if (!exit)
         exit = &nothing;
-    const bool late = clock_ns() - (uint64_t)run->exchanged_ns > x->posted_ns;
+    const bool late = x86_dm__now_ns() - run->exchanged_ns > (int64_t)x->posted_ns;
     if (run->explain || exit->label || (exit->posted_count && late)) /* late ones go first, by themselves */
         return unusual;
     sort_pages(x);
@@ -610,8 +542,7 @@ static int run_on(struct dx *x)
         run->open_steps = run->answered = 0;
         if (ending(x, 0) >= 0)
             return DX_ON;
-        const int there = news(x);
-        const int got = there > 0 ? receive(x) : there;
+        const int got = receive(x);
         return !got ? DX_ON : got > 0 ? DX_MESSAGE : DX_ERROR;
     }
     reason = x->words.ends[exit->reason];
@@ -623,6 +554,8 @@ static int run_on(struct dx *x)
 int dx_serve(struct dx *x)
 {
     int why = DX_ON;
+    _Static_assert(sizeof x->links.zmq == sizeof x->own->zmq, "one address for each function");
+    memcpy(&x->own->zmq, x->links.zmq, sizeof x->own->zmq);
     release_message(x);
     while (why == DX_ON) {
         if (x->state == DX_BOUNDARY) {

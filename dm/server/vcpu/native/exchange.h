@@ -18,19 +18,14 @@ enum dx_cause {
     DX_ERROR,   /* ZeroMQ reports an error */
 };
 
-/* Functions and data of others, as addresses.  ZeroMQ's are those of the library that Python's sockets are from. */
+/* Functions and data of others, as addresses. */
 struct dx_links {
-    void *socket, *zmq_getsockopt, *zmq_send, *zmq_errno;
-    void *zmq_msg_init, *zmq_msg_recv, *zmq_msg_close, *zmq_msg_data, *zmq_msg_size, *zmq_msg_more;
+    void *zmq[9]; /* struct x86_dm__libzmq */
+    void *socket;
     void *cpu, *engine_run, *engine_answer, *engine_get_state, *engine_set_state;
     const int *lost; /* not 0: guest memory has been lost */
     uint8_t *runs;   /* 1 while this vCPU runs */
     int zmq_fd, wake_fd;
-};
-
-/* How to stay awake, in nanoseconds: see dm/protocol/waiter.py. */
-struct dx_awake {
-    uint64_t longest, taken, rest, longest_rest;
 };
 
 /* Numbers are indexes of the schema's enumerations; those of `kinds` and `ends` are -1 for what Python sees to. */
@@ -70,7 +65,6 @@ struct dx_run {
 
 struct dx {
     struct dx_links links;
-    struct dx_awake awake;
     struct dx_words words;
     uint64_t slice_ns, most_slice, posted_ns;
     uint32_t session, vcpu, wire_size, most_pages;

@@ -38,6 +38,9 @@ _SOURCES: Final = (
     "machine/words.py",
     "engine/native/api.h",
     "server/vcpu/report.py",
+    "fast/messagepack.h",
+    "fast/waiting.h",
+    "fast/times.py",
 )
 
 
