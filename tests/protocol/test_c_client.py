@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import free_port
+from harness import free_port, stop
 
 import dm
 from dm import keys
@@ -425,7 +425,7 @@ def test_a_kicked_run_that_does_not_end(shim_program, engine, tmp_path):
         assert shim.stdout.readline() == "spinning\n"
         pid = daemon.process.pid
         (worker,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        os.kill(worker, signal.SIGSTOP)
+        stop(worker)
         shim.stdin.write("g")
         shim.stdin.flush()
         line = shim.stdout.readline()

@@ -37,6 +37,13 @@ def command(*arguments):
     return [sys.executable, "-c", SERVE, *arguments]
 
 
+def stop(pid):
+    """Stop a process and wait until all its threads have stopped: one takes the signal and then stops the others."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    eventually(lambda: all((t / "stat").read_text().rpartition(") ")[2][0] == "T" for t in threads.iterdir()))
+
+
 def eventually(test, timeout=60.0):
     """Wait until ``test()`` is true; the timeout is there to end a hang."""
     deadline = time.monotonic() + timeout

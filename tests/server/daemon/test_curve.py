@@ -9,7 +9,7 @@ import time
 
 import pytest
 import zmq
-from harness import Peer, children, command, environment, eventually, flat, free_port
+from harness import Peer, children, command, environment, eventually, flat, free_port, stop
 
 from dm import keys
 from dm.keys import Curve
@@ -283,7 +283,7 @@ def test_a_lost_daemon_is_noticed_over_tcp(tmp_path):
     running = Daemon(tmp_path)
     with running.connect() as shim, with_file(running, shim, b"nJ\x01") as vcpu:
         (worker,) = children(running.process.pid)
-        os.kill(worker, signal.SIGSTOP)
+        stop(worker)
         running.process.kill()
         running.process.wait()
         os.kill(worker, signal.SIGKILL)

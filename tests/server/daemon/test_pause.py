@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from harness import FOREVER, Daemon, Qmp, children, eventually, flat, session
+from harness import FOREVER, Daemon, Qmp, children, eventually, flat, session, stop
 
 from dm.protocol.schema import DoneReason
 
@@ -34,7 +34,7 @@ def test_a_worker_that_does_not_answer_is_named(tmp_path):
     ):
         (worker,) = children(daemon.process.pid)
         with session(daemon.endpoint, b"h", name="lively") as (_, other):
-            os.kill(worker, signal.SIGSTOP)
+            stop(worker)
             try:
                 text = refused(qmp, "stop")
                 assert f"session {shim.session} (frozen), whose worker does not answer" in text
@@ -46,7 +46,7 @@ def test_a_worker_that_does_not_answer_is_named(tmp_path):
                 os.kill(worker, signal.SIGCONT)
             qmp.ask("stop")
             qmp.event("STOP")
-            os.kill(worker, signal.SIGSTOP)
+            stop(worker)
             try:
                 assert "did not go on" in refused(qmp, "cont")
                 qmp.event("RESUME")
@@ -87,7 +87,7 @@ def test_two_monitors_are_told_the_same(tmp_path):
         session(daemon.endpoint, name="frozen") as (shim, _),
     ):
         (worker,) = children(daemon.process.pid)
-        os.kill(worker, signal.SIGSTOP)
+        stop(worker)
         texts = []
         try:
             threads = [threading.Thread(target=lambda q=q: texts.append(refused(q, "stop"))) for q in (first, second)]
