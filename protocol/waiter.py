@@ -2,9 +2,9 @@
 
 Most of an exchange is spent waking threads and idle processors.  In a lively exchange a side therefore polls for a
 short while before it sleeps, as KVM does for a halted virtual CPU (Linux, halt-polling.rst).  As there, that while
-adapts: it grows when a wait proves to have been only a little longer, and is nothing after a long wait or a pause.  So a
-guest that is woken now and then costs its exchanges and no more.  A side yields to other threads between two polls, and
-stops polling for a while when one of them takes the processor.
+adapts: it grows when a wait proves to have been only a little longer, and is nothing after a long wait or a pause.  So
+a guest that is woken now and then costs its exchanges and no more.  A side yields to other threads between two polls,
+and stops polling for a while when one of them takes the processor.
 
 dm/fast/waiting.h is the same in C; :mod:`dm.fast.times` has the times of both.
 """

@@ -6,8 +6,8 @@ from typing import Final
 
 #: Longest time of polling before a sleep, in nanoseconds.  A wait that takes longer ends the habit.
 AWAKE_NS: Final = 200_000
-#: How long is polled at first, after a wait that was shorter than that.  Each time it was too short the next is twice as
-#: long: so a few exchanges between two long waits cost no more than they could save.
+#: How long is polled at first, after a wait that was shorter than that.  Each time it was too short the next is twice
+#: as long: so a few exchanges between two long waits cost no more than they could save.
 FIRST_AWAKE_NS: Final = 50_000
 #: After so long between two waits, in nanoseconds, the next one does not poll.
 PAUSE_NS: Final = 10_000_000
