@@ -102,7 +102,7 @@ def test_long_tests_run_when_they_are_named(tmp_path: Path, words: list[str], re
 CLAIMS = """
 from dm.isa.map import coverage
 
-NOP, HLT = (coverage.Execution(row, "16", "test_it", "real") for row in ("90 NOP", "F4 HLT"))
+NOP, HLT = (coverage.Execution(row, "16", "test_it", "real") for row in ("NP 90 NOP", "F4 HLT"))
 coverage.load = lambda: {NOP, HLT, HLT._replace(test="test_other")}
 coverage.save = lambda table, path: print("kept", sorted((e.test, e.row) for e in table))
 """
@@ -147,7 +147,7 @@ def test_what_a_module_is_said_to_execute_it_executes(
 def test_claims_are_renewed_of_the_modules_that_ran(tmp_path: Path) -> None:
     found, out = run_claims(tmp_path, "--write-executed", completed=False)
     assert found == 0
-    assert "kept [('test_it', '90 NOP'), ('test_other', 'F4 HLT')]" in out
+    assert "kept [('test_it', 'NP 90 NOP'), ('test_other', 'F4 HLT')]" in out
 
 
 ENVIRONMENT_FILE = """

@@ -119,12 +119,12 @@ def test_a_damaged_table_is_named(table: Path, line: str) -> None:
 
 
 def test_claims_are_held_against_what_was_executed() -> None:
-    claims = [Execution("90 NOP", "16", "isa/test_a", "real"), Execution("90 NOP", "16", "isa/test_b", "real")]
+    claims = [Execution("NP 90 NOP", "16", "isa/test_a", "real"), Execution("NP 90 NOP", "16", "isa/test_b", "real")]
     assert coverage.broken_claims(claims, {claims[0]}, {"isa/test_a", "isa/test_b"}) == [claims[1]]
     assert coverage.broken_claims(claims, {claims[0]}, {"isa/test_a"}) == []
     # A host may lack POPCNT, but not NOP.
     host = next(iter(coverage.ON_HOST))
-    claims = [Execution("F3 0F B8 /r POPCNT Gv,Ev", "16", host, "p16.3"), Execution("90 NOP", "16", host, "p16.3")]
+    claims = [Execution("F3 0F B8 /r POPCNT Gv,Ev", "16", host, "p16.3"), Execution("NP 90 NOP", "16", host, "p16.3")]
     assert coverage.broken_claims(claims, set(), {host}) == claims[1:]
 
 

@@ -37,7 +37,7 @@ def MOV(x: Insn, dst: Operand, src: Operand) -> None:
 
 
 def _store_segment(x: Insn, dst: Operand, src: Special) -> None:
-    """MOV Ev,Sw: a register is zero-extended to the operand size, memory always takes a word."""
+    """MOV Rv/Mw,Sw: a register is zero-extended to the operand size, memory always takes a word."""
     m = x.m
     last = m.select(features.before_386(m), m.const(8, Seg.DS), m.const(8, Seg.GS))
     x.fault_if(src.number > last, Vector.UD, 0, "NO_SUCH_SEGMENT", src.number.zext(32))
