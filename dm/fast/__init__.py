@@ -13,20 +13,18 @@ Under them is the C that knows no Python, and that the worker's exchange and the
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from dm import extension
 
 _HERE = Path(__file__).resolve().parent
 
 
 def digest() -> str:
     """Return the SHA-256 of the extension module's sources, as hex digits."""
-    sha = hashlib.sha256()
-    for path in sorted([*_HERE.glob("*.c"), *_HERE.glob("*.h"), _HERE / "times.py"]):
-        sha.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return sha.hexdigest()
+    return extension.digest(_HERE, [*_HERE.glob("*.c"), *_HERE.glob("*.h"), _HERE / "times.py"])
 
 
 @cache

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Final
 
-from dm import fast
+from dm import extension, fast
 from dm.fast import times
 
 HERE: Final = Path(__file__).resolve().parent
@@ -26,7 +25,7 @@ def build(target: Path, extra: tuple[str, ...] = ()) -> Path:
     module = target / f"_fast{sysconfig.get_config_var('EXT_SUFFIX')}"
     fresh = module.with_suffix(".new")
     command = [
-        *shlex.split(os.environ.get("CC", "cc")),
+        *extension.compiler(),
         *_ARGS,
         *extra,
         f'-DDM_FAST_DIGEST="{fast.digest()}"',

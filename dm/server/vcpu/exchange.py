@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import zmq
 
+from dm import extension
 from dm.engine.api import QUESTIONS, Engine, ExitReason
 from dm.machine.rules import POLICIES
 from dm.protocol import libzmq, schema
@@ -42,19 +43,21 @@ class Cause(IntEnum):
 @cache
 def status() -> tuple[bool, str]:
     """Return whether exchanges can be made in C, and why (not)."""
-    try:
-        from dm.server.vcpu import _exchange
-    except ImportError as error:
-        return False, f"the exchange is not built ({error}); to build it: {_REBUILD}"
-    from dm.server.vcpu.native.generate import digest
+    from dm.server.vcpu.native import generate
 
-    if _exchange.ffi.string(_exchange.lib.dx_sources()).decode() != digest():
-        return False, f"the exchange was built from other sources; to rebuild it: {_REBUILD}"
+    def made_from() -> str:
+        from dm.server.vcpu import _exchange
+
+        return str(_exchange.ffi.string(_exchange.lib.dx_sources()).decode())
+
+    usable, why = extension.status("the exchange", made_from, generate.digest, _REBUILD)
+    if not usable:
+        return False, why
     try:
         libzmq.functions()
     except LookupError as error:
         return False, str(error)
-    return True, "built from these sources"
+    return True, why
 
 
 class Exchange:

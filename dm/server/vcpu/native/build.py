@@ -7,9 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +15,7 @@ from typing import Final
 
 import cffi
 
+from dm import extension
 from dm.engine.native.build import COMPILE_ARGS
 from dm.fast import times
 from dm.machine.header import header
@@ -51,11 +49,9 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     fresh = out / module.name
     includes = [f"-I{path}" for path in (out, HERE, HERE.parents[2], sysconfig.get_path("include"))]
     sources = [str(path) for path in (glue, *sorted(HERE.glob("*.c")))]
-    compiler = shlex.split(os.environ.get("CC", "cc"))
     flags = [*COMPILE_ARGS, *times.DEFINES, "-fPIC", "-shared", *extra]
-    subprocess.run([*compiler, *flags, *includes, *sources, "-o", str(fresh)], check=True)
-    # Replaced, not rewritten: processes that run the old one keep it.
-    os.replace(shutil.copy2(fresh, module.with_suffix(".new")), module)
+    subprocess.run([*extension.compiler(), *flags, *includes, *sources, "-o", str(fresh)], check=True)
+    extension.put(fresh, module)
     return module
 
 

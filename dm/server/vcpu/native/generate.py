@@ -6,13 +6,13 @@ has it goes to Python.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from dm import extension
 from dm.machine.state import FIELD, GROUPS, group_layout
 from dm.protocol import schema
 from dm.server.vcpu.report import MERGE
@@ -47,10 +47,7 @@ _SOURCES: Final = (
 def digest() -> str:
     """Return the SHA-256 of everything the extension is made from, as hex digits."""
     own = [path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".h")]
-    sha = hashlib.sha256()
-    for path in sorted([*own, *(_PACKAGE / name for name in _SOURCES)]):
-        sha.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return sha.hexdigest()
+    return extension.digest(_PACKAGE, [*own, *(_PACKAGE / name for name in _SOURCES)])
 
 
 def _upper(name: str) -> str:
