@@ -59,7 +59,6 @@ void dm_free(struct cpu *cpu);
 void dm_set_state(struct cpu *cpu, const uint8_t *wire);
 void dm_get_state(struct cpu *cpu, uint8_t *wire);
 int dm_set_map(struct cpu *cpu, const struct dm_region *regions, uint32_t count, uint32_t a20);
-int dm_question_open(struct cpu *cpu);
 void dm_run(struct cpu *cpu, const struct dm_request *request, struct dm_exit *out);
 void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault);
 void dm_answer_copy(struct cpu *cpu, uint32_t count);

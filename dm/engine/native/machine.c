@@ -129,11 +129,6 @@ int dm_set_map(struct cpu *cpu, const struct dm_region *regions, uint32_t count,
     return 0;
 }
 
-int dm_question_open(struct cpu *cpu)
-{
-    return cpu->open != OPEN_NONE && !cpu->answered;
-}
-
 void dm_answer(struct cpu *cpu, const uint8_t *data, uint32_t size, int fault)
 {
     struct journal_entry *entry = &cpu->journal[cpu->journal_count++];
