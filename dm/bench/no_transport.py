@@ -64,8 +64,8 @@ class _Requests:
         c = self._exchange.c
         found = (ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value for name in libzmq.NAMES)
         c.links.zmq = [self._ffi.cast("void *", address) for address in found]
-        c.slice_ns, c.most_slice, c.posted_ns, c.slice = SLICE_NS, MOST_STEPS, POSTED_NS, Slice().steps
-        c.epoch, c.generation, c.peer, c.peer_size, c.last = 1, 2, b"p", 1, _FIRST - 1
+        c.slice_ns, c.most_slice, c.posted_ns, c.kept.slice = SLICE_NS, MOST_STEPS, POSTED_NS, Slice().steps
+        c.kept.epoch, c.generation, c.peer, c.peer_size, c.kept.last = 1, 2, b"p", 1, _FIRST - 1
         state = real_mode()
         state.ecx = 0x7FFF_FFFF
         self._groups = flatten(state)

@@ -32,7 +32,7 @@ def test_a_figure_for_each_run() -> None:
 def test_a_request_that_is_left_to_python_is_no_figure(tmp_path: Path) -> None:
     requests = no_transport._Requests(KERNELS["alu"], tmp_path)
     try:
-        requests._exchange.c.epoch = 2  # a request of another epoch
+        requests._exchange.c.kept.epoch = 2  # a request of another epoch
         with pytest.raises(BenchError, match=r"left a request to Python \(MESSAGE\)"):
             requests.time(5)
     finally:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import cast
 
-from dm.protocol import codec, schema
-from dm.protocol.schema import Emulate, Io, Reason, Stop
+from dm.protocol import codec
+from dm.protocol.schema import Emulate, Io
 from dm.server.vcpu.core import At, Core, Owner
 from dm.server.vcpu.exchange import Cause, Exchange
+from dm.server.vcpu.fields import RUN, VCPU, from_c, request_to_c, to_c
 from dm.server.vcpu.run import Run
-
-_REASONS: Final = list(Reason)
-_STOPS: Final = list(Stop)
-_UNTIL_WORDS: Final = list(schema.Until)
 
 
 class Crossing:
@@ -44,16 +41,19 @@ class Crossing:
         c = x.c
         core.take_map()
         c.generation = core.map.generation if core.map is not None else 0
-        c.epoch, c.last, c.known = core.epoch, core.last, core.known
-        c.slice = core.slice.steps
+        to_c(VCPU, core, c.kept)
         c.peer, c.peer_size = core.peer, len(core.peer)
         c.record_size = 0
         x.state_ports(self._owner.state_ports)
         c.state = core.at
         if run is not None:
-            _run_to_c(run, x)
+            if not run.in_c:
+                request_to_c(run.request, c.run.request)
+                x.set_before(run.before)
+            to_c(RUN, run, c.run)
+            x.set_pages(run.report.pages)
         cause = x.serve()
-        core.last, core.known, core.slice.steps = c.last, bool(c.known), c.slice
+        from_c(VCPU, c.kept, core)
         state = At(c.state)
         made = x.engine.follow(x.exit_address() if cause is Cause.EXIT or state is At.WAITING else None)
         if c.record_size:
@@ -66,7 +66,10 @@ class Crossing:
         else:
             if run is None or c.record_size:
                 run = Run(cast(Emulate, codec.decode(x.read(c.request, c.request_size))), x.before(), 0)
-            _run_from_c(run, x)
+            run.in_c = True
+            from_c(RUN, c.run, run)
+            run.report.pages.clear()
+            run.report.touch(x.pages())
             if cause is Cause.EXIT and made is not None:
                 run.exit = made
                 run.report.add(made)
@@ -74,35 +77,3 @@ class Crossing:
                 question = cast(Io, codec.decode(x.read(c.question, c.question_size)))
         core.resume(run, question)
         return cause
-
-
-def _run_to_c(run: Run, x: Exchange) -> None:
-    """Give a run to C."""
-    c, request, report = x.c.run, run.request, run.report
-    if not run.in_c:
-        run.in_c = True
-        x.set_before(run.before)
-        c.seq, c.reason, c.until = request.seq, _REASONS.index(request.reason), _UNTIL_WORDS.index(request.until)
-        c.has_most_steps, c.most_steps = request.steps is not None, request.steps or 0
-        c.has_microseconds, c.microseconds = request.microseconds is not None, request.microseconds or 0
-        c.has_mmio, c.mmio = request.mmio is not None, request.mmio or 0
-        c.has_stop_at, c.stop_at = request.stop_at is not None, request.stop_at or 0
-        c.acknowledge, c.explain, c.checkpoint = request.acknowledge, request.explain, request.checkpoint
-        c.code_size, c.code = len(request.code), request.code
-    c.steps, c.instructions, c.tlb_flush = report.steps, report.instructions, report.tlb_flush
-    x.set_pages(report.pages)
-    c.ran_ns, c.exchanged_ns, c.open_steps = run.ran_ns, run.exchanged_ns, run.open_steps
-    c.window, c.stop, c.questions = run.window, _STOPS.index(run.stop), run.questions
-    c.must_progress, c.answered = run.must_progress, run.answered
-
-
-def _run_from_c(run: Run, x: Exchange) -> None:
-    """Take a run back from C."""
-    c, report = x.c.run, run.report
-    run.in_c = True
-    report.steps, report.instructions, report.tlb_flush = c.steps, c.instructions, bool(c.tlb_flush)
-    report.pages.clear()
-    report.touch(x.pages())
-    run.ran_ns, run.exchanged_ns, run.open_steps = c.ran_ns, c.exchanged_ns, c.open_steps
-    run.window, run.stop, run.questions = bool(c.window), _STOPS[c.stop], c.questions
-    run.answered = bool(c.answered)

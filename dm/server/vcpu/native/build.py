@@ -19,7 +19,7 @@ from dm import extension
 from dm.engine.native.build import COMPILE_ARGS
 from dm.fast import times
 from dm.machine.header import header
-from dm.server.vcpu.native.generate import schema_header
+from dm.server.vcpu.native.generate import machine_header, request_header, schema_header
 
 HERE: Final = Path(__file__).resolve().parent
 #: Where the extension is put in the source tree.
@@ -39,9 +39,11 @@ def build(out: Path, target: Path, extra: list[str]) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "schema_made.h").write_text(schema_header())
+    (out / "machine_made.h").write_text(machine_header())
+    (out / "request_made.h").write_text(request_header())
     (out / "architecture.h").write_text(header())
     ffi = cffi.FFI()
-    ffi.cdef((HERE / "exchange.h").read_text())
+    ffi.cdef((HERE / "exchange.h").read_text().replace('#include "machine_made.h"', machine_header()))
     ffi.set_source(MODULE, '#include <stdint.h>\n#include "exchange.h"\n')
     glue = out / "_exchange.c"
     ffi.emit_c_code(str(glue))

@@ -19,6 +19,7 @@
 #include "engine/native/api.h"
 #include "fast/waiting.h"
 #include "messages.h"
+#include "request_made.h"
 
 enum {
     MESSAGE_ROOM = 1 << 14, /* larger requests are rare */
@@ -42,16 +43,6 @@ struct dx_private {
     uint8_t replies[3][REPLY_ROOM]; /* the newest question, the last answer, one in the making */
     uint8_t *making;
 };
-
-static const uint64_t EMULATE_UNDERSTOOD =
-    1ull << EMULATE__SESSION | 1ull << EMULATE__VCPU | 1ull << EMULATE__EPOCH | 1ull << EMULATE__SEQ |
-    1ull << EMULATE__GENERATION | 1ull << EMULATE__BASE | 1ull << EMULATE__STATE | 1ull << EMULATE__REASON |
-    1ull << EMULATE__UNTIL | 1ull << EMULATE__STEPS | 1ull << EMULATE__MICROSECONDS | 1ull << EMULATE__WINDOW |
-    1ull << EMULATE__ACKNOWLEDGE | 1ull << EMULATE__CODE | 1ull << EMULATE__MMIO | 1ull << EMULATE__EXPLAIN |
-    1ull << EMULATE__CHECKPOINT | 1ull << EMULATE__STOP_AT;
-static const uint64_t IO_ANSWER_UNDERSTOOD =
-    1ull << IO_ANSWER__SESSION | 1ull << IO_ANSWER__VCPU | 1ull << IO_ANSWER__EPOCH | 1ull << IO_ANSWER__SEQ |
-    1ull << IO_ANSWER__IO | 1ull << IO_ANSWER__DATA | 1ull << IO_ANSWER__WINDOW | 1ull << IO_ANSWER__STOP;
 
 struct dx *dx_new(void)
 {
@@ -181,7 +172,7 @@ static int send_reply(struct dx *x, const uint8_t *data, uint32_t size)
 static bool is_from_peer(const struct dx *x, const struct value *session, const struct value *vcpu,
                          const struct value *epoch)
 {
-    return session->number == x->session && vcpu->number == x->vcpu && epoch->number == x->epoch && x->epoch &&
+    return session->number == x->session && vcpu->number == x->vcpu && epoch->number == x->kept.epoch && x->kept.epoch &&
            x->identity_size == x->peer_size && !memcmp(x->identity, x->peer, x->peer_size);
 }
 
@@ -202,8 +193,8 @@ static bool begin(struct dx *x)
         return false;
     const uint64_t base = v[EMULATE__BASE].number;
     const uint32_t reason = (uint32_t)v[EMULATE__REASON].number;
-    if (v[EMULATE__SEQ].number <= x->last || v[EMULATE__GENERATION].number > x->generation ||
-        (reason == REASON_MMIO && !v[EMULATE__MMIO].said) || (base && (base != x->last || !x->known)))
+    if (v[EMULATE__SEQ].number <= x->kept.last || v[EMULATE__GENERATION].number > x->generation ||
+        (reason == REASON_MMIO && !v[EMULATE__MMIO].said) || (base && (base != x->kept.last || !x->kept.known)))
         return false;
     if (base)
         get_state(x, own->now);
@@ -219,33 +210,17 @@ static bool begin(struct dx *x)
         return false; /* SVM's paged real mode */
 
     x->run = (struct dx_run){
-        .seq = v[EMULATE__SEQ].number,
-        .most_steps = v[EMULATE__STEPS].number,
-        .has_most_steps = v[EMULATE__STEPS].said,
-        .microseconds = v[EMULATE__MICROSECONDS].number,
-        .has_microseconds = v[EMULATE__MICROSECONDS].said,
-        .mmio = v[EMULATE__MMIO].number,
-        .has_mmio = v[EMULATE__MMIO].said,
-        .has_stop_at = v[EMULATE__STOP_AT].said,
-        .stop_at = (uint32_t)v[EMULATE__STOP_AT].number,
-        .reason = reason,
-        .until = (uint32_t)v[EMULATE__UNTIL].number,
-        .acknowledge = (uint32_t)v[EMULATE__ACKNOWLEDGE].number,
-        .explain = (uint32_t)v[EMULATE__EXPLAIN].number,
-        .checkpoint = (uint32_t)v[EMULATE__CHECKPOINT].number,
         .window = (uint32_t)v[EMULATE__WINDOW].number,
-        .code_size = v[EMULATE__CODE].size,
         .must_progress = reason == REASON_FAILURE || reason == REASON_INVALID_STATE || reason == REASON_MMIO,
         .exchanged_ns = x86_dm__now_ns(),
     };
-    if (x->run.code_size)
-        memcpy(x->run.code, v[EMULATE__CODE].data, x->run.code_size);
+    take_request(&x->run.request, v);
     memcpy(x->request, x->message, x->message_size);
     x->request_size = (uint32_t)x->message_size;
     memcpy(x->before, own->now, WIRE_SIZE);
     if (present || !base) /* otherwise the engine still has it */
         ((void (*)(void *, const uint8_t *))x->links.engine_set_state)(x->links.cpu, x->before);
-    x->known = 0;
+    x->kept.known = 0;
     x->counters.bytes_in += x->message_size;
     x->counters.requests++;
     *x->links.runs = 1;
@@ -265,7 +240,7 @@ static bool take_answer(struct dx *x)
         return false;
     const bool reads = x->words.reads[x->words.kinds[asked->reason]];
     const uint32_t wanted = reads ? asked->size * asked->count : 0;
-    if (v[IO_ANSWER__SEQ].number != run->seq || v[IO_ANSWER__IO].number != run->questions ||
+    if (v[IO_ANSWER__SEQ].number != run->request.seq || v[IO_ANSWER__IO].number != run->questions ||
         v[IO_ANSWER__DATA].size != wanted)
         return false;
     if (v[IO_ANSWER__WINDOW].said)
@@ -287,17 +262,17 @@ static bool take_answer(struct dx *x)
 static int ending(const struct dx *x, uint32_t open_steps)
 {
     const struct dx_run *run = &x->run;
-    if (run->has_most_steps && !run->most_steps)
+    if (run->request.has_steps && !run->request.steps)
         return DONE_REASON_BUDGET;
     if (run->must_progress && !run->steps && !open_steps)
         return -1;
     if (run->stop != STOP_NONE)
         return run->stop == STOP_KICK ? DONE_REASON_KICKED : DONE_REASON_STOPPED;
-    if (run->has_most_steps && run->steps >= run->most_steps)
+    if (run->request.has_steps && run->steps >= run->request.steps)
         return DONE_REASON_BUDGET;
-    if (run->has_microseconds && (uint64_t)run->ran_ns / 1000 >= run->microseconds)
+    if (run->request.has_microseconds && (uint64_t)run->ran_ns / 1000 >= run->request.microseconds)
         return DONE_REASON_BUDGET;
-    if (run->reason == REASON_MMIO && (run->instructions || run->ran_ns > (int64_t)x->slice_ns))
+    if (run->request.reason == REASON_MMIO && (run->instructions || run->ran_ns > (int64_t)x->slice_ns))
         return DONE_REASON_BUDGET; /* one instruction, or one slice of a repeated one */
     return -1;
 }
@@ -306,24 +281,24 @@ static int ending(const struct dx *x, uint32_t open_steps)
 static uint64_t budget(const struct dx *x)
 {
     const struct dx_run *run = &x->run;
-    uint64_t left = run->reason == REASON_MMIO ? 1 : x->slice;
-    if (run->reason != REASON_MMIO && run->has_most_steps)
-        left = run->most_steps > run->steps ? run->most_steps - run->steps : 0;
+    uint64_t left = run->request.reason == REASON_MMIO ? 1 : x->kept.slice;
+    if (run->request.reason != REASON_MMIO && run->request.has_steps)
+        left = run->request.steps > run->steps ? run->request.steps - run->steps : 0;
     left = left > run->open_steps ? left - run->open_steps : 0;
-    return left < x->slice ? left : x->slice;
+    return left < x->kept.slice ? left : x->kept.slice;
 }
 
 /* Adjust the slice to a run of `steps` steps that took `ns` nanoseconds. */
 static void learn(struct dx *x, uint64_t steps, uint64_t ns)
 {
-    if (steps < x->slice / 2 && ns < x->slice_ns)
+    if (steps < x->kept.slice / 2 && ns < x->slice_ns)
         return; /* it ended for another reason and says little */
     uint64_t wanted = steps > UINT64_MAX / x->slice_ns ? UINT64_MAX : steps * x->slice_ns / (ns ? ns : 1);
-    if (wanted > 4 * x->slice)
-        wanted = 4 * x->slice;
+    if (wanted > 4 * x->kept.slice)
+        wanted = 4 * x->kept.slice;
     if (wanted > x->most_slice)
         wanted = x->most_slice;
-    x->slice = wanted < 32 ? 32 : wanted;
+    x->kept.slice = wanted < 32 ? 32 : wanted;
 }
 
 /* Run the engine for one slice. */
@@ -333,16 +308,16 @@ static void step(struct dx *x)
     const bool first = !run->steps && !run->open_steps;
     const bool last = run->open_steps && ending(x, run->open_steps) >= 0; /* only the open instruction is finished */
     struct dm_request *request = &x->own->request;
-    request->policy = x->words.policies[last ? x->words.until_never : run->until];
+    request->policy = x->words.policies[last ? x->words.until_never : run->request.until];
     request->budget = last ? 0 : budget(x);
     request->progress = first && run->must_progress;
     request->window = run->window && !last;
-    request->has_mmio = first && run->reason == REASON_MMIO;
-    request->mmio = request->has_mmio ? run->mmio : 0;
-    request->has_stop_at = run->has_stop_at && !last;
-    request->stop_at = run->stop_at;
-    request->code_size = first ? run->code_size : 0;
-    memcpy(request->code, run->code, sizeof request->code);
+    request->has_mmio = first && run->request.reason == REASON_MMIO;
+    request->mmio = request->has_mmio ? run->request.mmio : 0;
+    request->has_stop_at = run->request.has_stop_at && !last;
+    request->stop_at = run->request.stop_at;
+    request->code_size = first ? run->request.code_size : 0;
+    memcpy(request->code, run->request.code, request->code_size);
     const int64_t started = x86_dm__now_ns();
     ((void (*)(void *, const struct dm_request *, struct dm_exit *))x->links.engine_run)(x->links.cpu, request,
                                                                                          &x->own->exit);
@@ -435,13 +410,13 @@ static int ask(struct dx *x, int kind)
     if ((uint64_t)exit->size * exit->count > MAX_DATA)
         return DX_EXIT;
     sort_pages(x);
-    if (run->checkpoint)
+    if (run->request.checkpoint)
         get_state(x, own->now);
     struct value v[MAX_FIELDS] = {
         [IO__SESSION].number = x->session,
         [IO__VCPU].number = x->vcpu,
-        [IO__EPOCH].number = x->epoch,
-        [IO__SEQ].number = run->seq,
+        [IO__EPOCH].number = x->kept.epoch,
+        [IO__SEQ].number = run->request.seq,
         [IO__IO].number = run->questions + UINT64_C(1),
         [IO__KIND].number = (uint64_t)kind,
         [IO__ADDRESS].number = exit->address,
@@ -453,7 +428,7 @@ static int ask(struct dx *x, int kind)
         [IO__TLB_FLUSH].number = run->tlb_flush || exit->tlb_flush,
         [IO__INSTRUCTIONS].number = run->instructions + exit->instructions,
         [IO__STEPS].number = run->steps + exit->steps,
-        [IO__CHECKPOINT] = {.said = run->checkpoint, .data = own->now, .before = x->before},
+        [IO__CHECKPOINT] = {.said = run->request.checkpoint, .data = own->now, .before = x->before},
     };
     const bool fits = merge_posted(x, exit, &v[IO__POSTED]);
     const size_t size = fits ? write_message(own->making, REPLY_ROOM, &io_form, v) : 0;
@@ -481,15 +456,15 @@ static int finish(struct dx *x, int reason, const struct dm_exit *exit)
     if (!exit)
         exit = &nothing;
     const bool late = x86_dm__now_ns() - run->exchanged_ns > (int64_t)x->posted_ns;
-    if (run->explain || exit->label || (exit->posted_count && late)) /* late ones go first, by themselves */
+    if (run->request.explain || exit->label || (exit->posted_count && late)) /* late ones go first, by themselves */
         return unusual;
     sort_pages(x);
     get_state(x, own->now);
     struct value v[MAX_FIELDS] = {
         [DONE__SESSION].number = x->session,
         [DONE__VCPU].number = x->vcpu,
-        [DONE__EPOCH].number = x->epoch,
-        [DONE__SEQ].number = run->seq,
+        [DONE__EPOCH].number = x->kept.epoch,
+        [DONE__SEQ].number = run->request.seq,
         [DONE__REASON].number = (uint64_t)reason,
         [DONE__STOP].number = run->stop,
         [DONE__ADDRESS].number = exit->address,
@@ -508,8 +483,8 @@ static int finish(struct dx *x, int reason, const struct dm_exit *exit)
     run->page_count = run->tlb_flush = run->open_steps = 0;
     x->counters.steps += run->steps;
     x->counters.instructions += run->instructions;
-    x->last = run->seq;
-    x->known = 1;
+    x->kept.last = run->request.seq;
+    x->kept.known = 1;
     swap(&x->record, &own->making);
     x->record_size = (uint32_t)size;
     x->state = DX_IDLE;
@@ -546,7 +521,7 @@ static int run_on(struct dx *x)
         return !got ? DX_ON : got > 0 ? DX_MESSAGE : DX_ERROR;
     }
     reason = x->words.ends[exit->reason];
-    if (reason < 0 || (exit->reason == x->words.exit_window && run->acknowledge))
+    if (reason < 0 || (exit->reason == x->words.exit_window && run->request.acknowledge))
         return DX_EXIT;
     return finish(x, reason, exit);
 }

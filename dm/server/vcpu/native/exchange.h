@@ -1,4 +1,7 @@
-/* What Python sees of the exchange: read by cffi as it stands, so only plain declarations. */
+/*
+ * What Python sees of the exchange: read by cffi, so only plain declarations.  machine_made.h, which generate.py prints
+ * from dm/server/vcpu/fields.py, has what both keep of a vCPU (struct dx_kept) and of its run.
+ */
 
 /* Where a vCPU is. */
 enum dx_state {
@@ -46,22 +49,7 @@ struct dx_counters {
     uint64_t requests, io, instructions, steps, bytes_in, bytes_out;
 };
 
-/* A run.  What may be left out of a request has has_... beside it. */
-struct dx_run {
-    uint64_t seq, most_steps, microseconds, mmio;
-    uint32_t reason, until;
-    uint32_t has_most_steps, has_microseconds, has_mmio, acknowledge, explain, checkpoint;
-    uint32_t has_stop_at, stop_at;
-    uint32_t code_size;
-    uint8_t code[16];
-    /* how far it is */
-    uint64_t steps, instructions;
-    int64_t ran_ns, exchanged_ns;
-    uint32_t tlb_flush, window, stop, questions, must_progress;
-    uint32_t open_steps; /* that the open instruction will have taken */
-    uint32_t answered;   /* a device has answered the open instruction */
-    uint32_t page_count;
-};
+#include "machine_made.h"
 
 struct dx {
     struct dx_links links;
@@ -75,8 +63,8 @@ struct dx {
     volatile uint32_t called;
     /* of the vCPU */
     volatile uint32_t state; /* enum dx_state */
-    uint32_t epoch, known;
-    uint64_t last, generation, slice;
+    struct dx_kept kept;
+    uint64_t generation;
     uint8_t peer[256];
     uint32_t peer_size;
     struct dx_counters counters;

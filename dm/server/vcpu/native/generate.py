@@ -15,6 +15,7 @@ from typing import Any, Final
 from dm import extension
 from dm.machine.state import FIELD, GROUPS, group_layout
 from dm.protocol import schema
+from dm.server.vcpu.fields import REQUEST_ROWS, RUN, UNDERSTOOD, VCPU, CrossingField
 from dm.server.vcpu.report import MERGE
 
 _HERE: Final = Path(__file__).resolve().parent
@@ -37,6 +38,7 @@ _SOURCES: Final = (
     "machine/state.py",
     "machine/words.py",
     "engine/native/api.h",
+    "server/vcpu/fields.py",
     "server/vcpu/report.py",
     "fast/messagepack.h",
     "fast/waiting.h",
@@ -133,4 +135,64 @@ def schema_header() -> str:
         lines += _message(cls)
     lines += _places()
     lines += ["", f'static const char sources[] = "{digest()}";', ""]
+    return "\n".join(lines)
+
+
+def _declared(field: CrossingField) -> str:
+    if type(field.kind) is not int:
+        return f"uint32_t {field.name};"
+    return f"{'u' * (field.kind > 0)}int{abs(field.kind)}_t {field.name};"
+
+
+def _request_row(row: schema.FieldRow) -> Iterator[str]:
+    """Yield what a field of ``emulate`` is in struct dx_request."""
+    if row.optional and row.default is None:
+        yield f"uint32_t has_{row.name};"
+    match row.kind:
+        case schema.Blob(limit):
+            yield f"uint32_t {row.name}_size;"
+            yield f"uint8_t {row.name}[{limit}];"
+        case schema.U(bits) if bits > 32:
+            yield f"uint64_t {row.name};"
+        case _:
+            yield f"uint32_t {row.name};"
+
+
+def machine_header() -> str:
+    """Return what Python and C both keep of a vCPU and its run: plain declarations, which cffi reads too."""
+    lines = ["/* Made by generate.py from dm/server/vcpu/fields.py. */", ""]
+    lines += ["/* What is left of a vCPU between two runs. */", "struct dx_kept {"]
+    lines += [f"    {_declared(field)}" for field in VCPU]
+    lines += ["};", "", "/* Fields of emulate.  What may be left out has has_... beside it. */", "struct dx_request {"]
+    lines += [f"    {line}" for row in REQUEST_ROWS.values() for line in _request_row(row)]
+    lines += ["};", "", "/* A run, and how far it is. */", "struct dx_run {", "    struct dx_request request;"]
+    lines += [f"    {_declared(field)}" for field in RUN]
+    lines += ["    uint32_t page_count;", "};", ""]
+    return "\n".join(lines)
+
+
+def _taken(row: schema.FieldRow) -> Iterator[str]:
+    value = f"v[EMULATE__{row.name.upper()}]"
+    if row.optional and row.default is None:
+        yield f"to->has_{row.name} = {value}.said;"
+    if isinstance(row.kind, schema.Blob):
+        yield f"to->{row.name}_size = {value}.size;"
+        yield f"if ({value}.size)"
+        yield f"    memcpy(to->{row.name}, {value}.data, {value}.size);"
+    elif isinstance(row.kind, schema.U) and row.kind.bits > 32:
+        yield f"to->{row.name} = {value}.number;"
+    else:
+        yield f"to->{row.name} = (uint32_t){value}.number;"
+
+
+def request_header() -> str:
+    """Return which fields of messages the C understands, and how a request is kept."""
+    lines = ["/* Made by generate.py from dm/server/vcpu/fields.py. */", ""]
+    for cls, names in UNDERSTOOD.items():
+        name = _upper(cls.__name__)
+        bits = " |\n    ".join(f"1ull << {name}__{one.upper()}" for one in names)
+        lines += [f"static const uint64_t {name}_UNDERSTOOD =", f"    {bits};"]
+    lines += ["", "static void take_request(struct dx_request *to, const struct value *v)", "{"]
+    lines += [f"    {line}" for row in REQUEST_ROWS.values() for line in _taken(row)]
+    lines += ["}", ""]
     return "\n".join(lines)
