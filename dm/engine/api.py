@@ -10,7 +10,7 @@ import mmap
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from dm.machine.state import EventType, State
+from dm.machine.state import EventType, State, misfit
 from dm.machine.words import QUESTIONS as QUESTIONS
 from dm.machine.words import ExitReason as ExitReason
 from dm.machine.words import RegionKind as RegionKind
@@ -169,7 +169,11 @@ def check_copied(copied: int, reason: ExitReason, count: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CpuidEntry:
-    """One row of the CPUID table the hypervisor shows its guest; all values 32 bits."""
+    """One row of the CPUID table the hypervisor shows its guest; all values have 32 bits.
+
+    Raises:
+        ValueError: naming the row, the value and its width.
+    """
 
     leaf: int
     subleaf: int
@@ -177,6 +181,13 @@ class CpuidEntry:
     ebx: int
     ecx: int
     edx: int
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"):
+            row = "" if name in ("leaf", "subleaf") else f" leaf {self.leaf:#x} subleaf {self.subleaf:#x}"
+            if (wrong := misfit(f"CPUID{row} {name}", 32, getattr(self, name))) is not None:
+                raise ValueError(wrong)
 
 
 @dataclass(frozen=True, slots=True)

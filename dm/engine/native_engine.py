@@ -20,9 +20,7 @@ from dm.engine.api import (
     RunRequest,
     check_copied,
 )
-from dm.isa import features
-from dm.isa.lineage import lineage
-from dm.isa.parts import DEFAULT_CPUID
+from dm.engine.parts import identity
 from dm.machine.rules import POLICIES
 from dm.machine.state import (
     FIELD,
@@ -135,7 +133,6 @@ def _places() -> tuple[list[tuple[str, str, int]], list[tuple[str, str, slice]]]
 
 
 _SCALARS, _ARRAYS = _places()
-_M64: Final = (1 << 64) - 1
 _SEGMENTS: Final = FIELD["seg.base"].group
 _WIDE: Final = len(fields(Segment))
 _SEGMENT_PARTS: Final = [slice(at, at + _WIDE) for at in range(0, len(Seg) * _WIDE, _WIDE)]
@@ -148,16 +145,10 @@ class NativeEngine:
 
     def __init__(self, config: CpuConfig) -> None:
         """Raises ValueError for an unknown model or CPUID values beyond 32 bits, MemoryError without memory."""
-        if config.model not in features.MODELS:
-            raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
-        table = {(e.leaf, e.subleaf): (e.eax, e.ebx, e.ecx, e.edx) for e in config.cpuid} or DEFAULT_CPUID
-        rows = [(leaf, subleaf, values) for (leaf, subleaf), values in table.items()]
-        for leaf, subleaf, values in rows:
-            if any(not 0 <= v < 1 << 32 for v in (leaf, subleaf, *values)):
-                raise ValueError(f"CPUID leaf {leaf:#x}.{subleaf:#x}: all values are 32 bits wide")
-        model, vendor, mask = features.MODELS[config.model], features.vendor(table), features.feature_mask(table)
+        part = identity(config)
+        rows = [(leaf, subleaf, values) for (leaf, subleaf), values in part.cpuid.items()]
         cpu = _lib.dm_new(
-            _ffi.new("uint64_t[2]", (mask & _M64, mask >> 64)), vendor, model, lineage(model, vendor),
+            _ffi.new("uint64_t[2]", (part.features, part.more_features)), part.vendor, part.model, part.lineage,
             _ffi.new("struct dm_cpuid[]", rows), len(rows), config.copies,
         )  # fmt: skip
         if not cpu:

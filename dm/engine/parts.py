@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
 from dm.engine.api import CpuConfig, CpuidEntry
-from dm.isa.parts import ALIASES, DEFAULT, PARTS
+from dm.isa import features
+from dm.isa.lineage import Lineage, lineage
+from dm.isa.parts import ALIASES, DEFAULT, DEFAULT_CPUID, PARTS, Cpuid
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What microcode sees of a configuration: the table of CPUID, and the cells that follow from it."""
+
+    cpuid: Cpuid
+    vendor: int
+    model: int
+    features: int
+    more_features: int
+    lineage: Lineage
+
+
+def identity(config: CpuConfig) -> Identity:
+    """Return what both engines make of a configuration; of rows for one leaf and subleaf the last counts.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if config.model not in features.MODELS:
+        raise ValueError(f"model {config.model!r} is not known, one of {', '.join(features.MODELS)} is needed")
+    table = {(row.leaf, row.subleaf): (row.eax, row.ebx, row.ecx, row.edx) for row in config.cpuid}
+    cpuid = table or dict(DEFAULT_CPUID)
+    vendor, model, mask = features.vendor(cpuid), features.MODELS[config.model], features.feature_mask(cpuid)
+    return Identity(cpuid, vendor, model, mask & (1 << 64) - 1, mask >> 64, lineage(model, vendor))
 
 
 def part(name: str = DEFAULT, *, copies: bool = False) -> CpuConfig:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Final
 
 from dm.engine.api import CpuConfig, MemoryMap
+from dm.engine.parts import identity
 from dm.engine.python_engine.cells import Saved
 from dm.engine.python_engine.guest_memory import GuestMemory
 from dm.engine.python_engine.host_tsc import host_tsc
@@ -14,21 +14,9 @@ from dm.engine.python_engine.journal import Input, Journal
 from dm.engine.python_engine.signals import NeedExact
 from dm.engine.python_engine.strings import Strings
 from dm.engine.python_engine.translate import RULES
-from dm.isa import features
-from dm.isa.lineage import lineage
-from dm.isa.parts import DEFAULT_CPUID
 from dm.machine.state import State
 
 M64: Final = 0xFFFFFFFFFFFFFFFF
-
-Cpuid = Mapping[tuple[int, int], tuple[int, int, int, int]]
-
-
-def cpuid_table(config: CpuConfig) -> dict[tuple[int, int], tuple[int, int, int, int]]:
-    """Return the guest's CPUID table: (leaf, subleaf) -> EAX EBX ECX EDX."""
-    if not config.cpuid:
-        return dict(DEFAULT_CPUID)
-    return {(row.leaf, row.subleaf): (row.eax, row.ebx, row.ecx, row.edx) for row in config.cpuid}
 
 
 class Machine(Strings):
@@ -46,15 +34,10 @@ class Machine(Strings):
 
     def __init__(self, config: CpuConfig) -> None:
         super().__init__()
-        if config.model not in features.MODELS:
-            raise ValueError(f"CPU model {config.model!r}, one of {sorted(features.MODELS)} is needed")
-        table = cpuid_table(config)
-        self._cpuid = table
-        mask = features.feature_mask(table)
-        self.features, self.more_features = mask & M64, mask >> 64
-        self.vendor = features.vendor(table)
-        self.model = features.MODELS[config.model]
-        self.lineage = lineage(self.model, self.vendor)
+        part = identity(config)
+        self._cpuid = part.cpuid
+        self.features, self.more_features = part.features, part.more_features
+        self.vendor, self.model, self.lineage = part.vendor, part.model, part.lineage
         self.copies = config.copies
         self.memory = GuestMemory(MemoryMap(0, ()))
         self.journal = Journal()
