@@ -1,15 +1,13 @@
 """Native engine against Python engine: the same random worlds, run in the same pieces, must look the same throughout.
 
-``DM_SEED`` sets the first seed; a failure names the world, reduced to the instructions it needs.
+``DM_SEED`` sets the first seed; a failure names the world, reduced to the instructions it needs, and
+``python tests/oracle/pair.py "World(...)"`` replays it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import random
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,94 +15,31 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import edges
 import worlds
-from worlds import CONFIGS, Machine, World
+from pair import fuzz
+from worlds import World
 
-from dm.engine import create, native_status
-from dm.engine.api import ExitReason, Until
+from dm.engine import native_status
+from dm.engine.api import ExitReason
 
 SEED = int(os.environ.get("DM_SEED", "20250101"))
-_UNTIL = (Until.NEVER,) * 6 + (Until.PROTECTED, Until.VMX_UG, Until.VMX, Until.SVM)
 
 
-class Pair:
-    """Engines of both kinds, kept from world to world so that what one leaves behind would show in the next."""
-
-    def __init__(self) -> None:
-        self.engines = {
-            (name, config): create(name, cpu) for name in ("native", "python") for config, cpu in CONFIGS.items()
-        }
-        self.reasons: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
-
-    def close(self) -> None:
-        for engine in self.engines.values():
-            engine.close()
-
-    def differences(self, world: World, rounds: int = 16) -> str:
-        """Run one world on both in random pieces; say how they first differ."""
-        built = worlds.build(world)
-        pair = [Machine(n, world, engine=self.engines[n, built.config], built=built) for n in ("native", "python")]
-        r = random.Random(world.seed)
-        options = {"until": r.choice(_UNTIL), "window": r.random() < 0.1, "progress": r.random() < 0.3}
-        if r.random() < 0.04:
-            options["mmio"] = worlds.DEVICE + r.choice((0, 1, 0xFFF))
-        if r.random() < 0.04:
-            options["code"] = worlds.instruction(r.getrandbits(32), 16)[:15]
-        for turn in range(rounds):
-            budget = r.choice((0, 1, 1, 2, 5, 40))
-            ends = [machine.run(budget, **options) for machine in pair]
-            if ends[0] != ends[1]:
-                return f"exit {turn}: {ends[0]} != {ends[1]}"
-            difference = worlds.compare(*(machine.engine.get_state() for machine in pair))
-            if difference:
-                return f"state after {turn} {ends[0].reason}: {difference}"
-            faults = [machine.engine.last_fault for machine in pair]
-            if faults[0] != faults[1]:
-                return f"fault {faults[0]} != {faults[1]}"
-            self.faults[faults[0][2]] += 1
-            self.reasons[ends[0].reason] += 1
-            for machine in pair:
-                machine.settle(ends[0])
-            if pair[0].ended is not None:
-                break
-            options = {key: value for key, value in options.items() if key not in ("mmio", "code")}
-        if pair[0].ram != pair[1].ram:
-            first, second = (machine.changed() for machine in pair)
-            return f"memory {sorted(set(first) - set(second))[:4]} != {sorted(set(second) - set(first))[:4]}"
-        unreported = {int(line.partition(":")[0], 16) >> 12 for line in pair[0].changed()} - pair[0].written
-        return f"pages {sorted(unreported)} were written and not reported" if unreported else ""
-
-    def reduced(self, world: World) -> World:
-        """Leave out instructions while the two still differ."""
-        smaller = True
-        while smaller:
-            smaller = False
-            for n in range(len(world.instructions)):
-                without = world.instructions[:n] + world.instructions[n + 1 :]
-                candidate = dataclasses.replace(world, instructions=without)
-                if self.differences(candidate):
-                    world, smaller = candidate, True
-                    break
-        return world
-
-
-def fuzz(first: int, count: int) -> None:
-    pair = Pair()
-    wrong = []
-    started = time.monotonic()
-    try:
-        for seed in range(first, first + count):
-            if pair.differences(World.random(seed)):
-                world = pair.reduced(World.random(seed))
-                wrong.append(f"seed {seed}: {pair.differences(world)}\n{worlds.show(world)}")
-    finally:
-        pair.close()
-    print(f"\nseeds {first}+{count}, {time.monotonic() - started:.0f} s, {len(wrong)} differ; {dict(pair.reasons)}")
-    print(dict(pair.faults))
-    assert not wrong, f"{len(wrong)} of {count} worlds from seed {first} differ:\n\n" + "\n\n".join(wrong[:4])
+def common(first: int, count: int) -> None:
+    """Run common worlds."""
+    pair = fuzz(first, count, World.random)
     assert pair.reasons[ExitReason.BUDGET] > count / 2  # most have code that runs
     assert len(pair.faults) > min(count / 50, 40)  # and finds many ways to fault
+
+
+def uncommon(first: int, count: int) -> None:
+    """Run worlds with breakpoints, wraps, devices, code that changes, misaligned LOCK and tables in ROM and devices."""
+    pair = fuzz(first, count, edges.random_world)
+    for reason in (ExitReason.BUDGET, ExitReason.MMIO_READ, ExitReason.MMIO_WRITE, ExitReason.PORT_IN):
+        assert pair.reasons[reason] > count / 20
+    assert pair.reasons[ExitReason.HYPERVISOR]
+    assert {"PAGE_FAULT", "ALIGNMENT", "SEGMENT_LIMIT", "SS_LIMIT"} <= set(pair.faults)
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +51,35 @@ def _native() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_random_worlds(part: int) -> None:
-    fuzz(SEED + part * 1000, 1000)
+    common(SEED + part * 1000, 1000)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_uncommon_worlds(part: int) -> None:
+    uncommon(SEED + part * 1000, 500)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(8))
 def test_many_random_worlds(part: int) -> None:
-    fuzz((SEED << 24) + part * 20_000, 20_000)
+    common((SEED << 24) + part * 20_000, 20_000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(8))
+def test_many_uncommon_worlds(part: int) -> None:
+    uncommon((SEED << 24) + part * 10_000, 10_000)
+
+
+def test_an_uncommon_world_is_the_same_each_time() -> None:
+    met: Counter[str] = Counter()
+    for seed in range(60):
+        world = edges.random_world(seed)
+        first, second = (worlds.build(world) for _ in range(2))
+        assert (first.ram, first.state, first.code) == (second.ram, second.state, second.code)
+        assert (first.special, first.top) == (second.special, second.top)
+        assert eval(repr(world), {"World": World}) == world  # so it can be replayed by its name
+        met.update(world.edges)
+    assert set(met) == set(edges.EDGES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dm.engine import create
 from dm.engine.api import QUESTIONS, CpuConfig, CpuidEntry, Exit, ExitReason, MemoryMap, Region, RegionKind, RunRequest
@@ -87,13 +87,17 @@ def gate(selector: int, offset: int, access: int, count: int = 0) -> bytes:
 
 @dataclass(frozen=True)
 class World:
-    """``instructions`` are seeds; ``sane`` keeps vectors, tables and stacks such that faults are delivered."""
+    """``instructions`` are seeds; ``sane`` keeps vectors, tables and stacks such that faults are delivered.
+
+    ``edges`` name what makes it an uncommon one: see :data:`edges.EDGES`.
+    """
 
     mode: str
     seed: int
     instructions: tuple[int, ...]
     paging: str = ""  # "", "32" or "pae"
     sane: bool = False
+    edges: tuple[str, ...] = ()
 
     @classmethod
     def random(cls, seed: int) -> World:
@@ -542,6 +546,10 @@ class Built:
     kind: RegionKind
     a20: bool
     config: str
+    #: Pages that are no RAM but ROM, or a device that holds what RAM would: by number.
+    special: dict[int, RegionKind] = field(default_factory=dict)
+    #: Memory below 4 GiB.
+    top: bytes = b""
 
 
 def build(world: World) -> Built:
@@ -551,10 +559,16 @@ def build(world: World) -> Built:
     state = _state(world, r)
     bits = 32 if world.mode.startswith("pm32") or (world.mode == "between" and state.cs.attributes & 0x4000) else 16
     code = [instruction(seed, bits) for seed in world.instructions]
-    text = b"".join(code) + b"\xf4"
-    ram[CODE : CODE + len(text)] = text
     kind = r.choice((RegionKind.MMIO, RegionKind.MMIO, RegionKind.COALESCED, RegionKind.HYPERVISOR, RegionKind.ROM))
-    return Built(ram, state, code, kind, r.random() < 0.85, r.choice(list(CONFIGS)))
+    made = Built(ram, state, code, kind, r.random() < 0.85, r.choice(list(CONFIGS)))
+    if world.edges:
+        import edges
+
+        edges.apply(world, made, bits)
+    text = b"".join(made.code) + b"\xf4"
+    start = state.eip + state.cs.base & 0xFFFFFFFF if world.edges else CODE
+    ram[start : start + len(text)] = text
+    return made
 
 
 # A machine in a world
@@ -594,6 +608,7 @@ class Machine:
         self.engine = engine or create(engine_name, self.config)
         self.kind, self.a20 = built.kind, built.a20
         self.ram, self.first = bytearray(built.ram), built.ram
+        self.special, self.top = built.special, bytearray(built.top)
         self.rom = bytearray(b"\x90" * 0x1FF0 + b"\xf4" * 16)
         self.generation = 0
         self.steps = self.instructions = 0
@@ -612,22 +627,25 @@ class Machine:
         """Set the same map again, as a new generation."""
         self.generation += 1
         backed = self.rom if self.kind is RegionKind.ROM else None
-        ram, kinds = self.ram, RegionKind
-        self.engine.set_map(
-            MemoryMap(
-                self.generation,
-                (
-                    Region(0, DEVICE, kinds.RAM, ram),
-                    Region(DEVICE, DEVICE_SIZE, self.kind, backed),
-                    Region(0xA2000, ROM - 0xA2000, kinds.RAM, ram, 0xA2000),
-                    Region(ROM, 0x2000, kinds.ROM, self.rom),
-                    Region(0xC2000, FIRMWARE - 0xC2000, kinds.RAM, ram, 0xC2000),
-                    Region(FIRMWARE, 0x2000, kinds.FIRMWARE, self.rom),
-                    Region(0xF2000, RAM - 0xF2000, kinds.RAM, ram, 0xF2000),
-                ),
-                self.a20,
-            )
-        )
+        kinds = RegionKind
+        regions = [
+            Region(DEVICE, DEVICE_SIZE, self.kind, backed),
+            Region(ROM, 0x2000, kinds.ROM, self.rom),
+            Region(FIRMWARE, 0x2000, kinds.FIRMWARE, self.rom),
+        ]
+        for page, kind in self.special.items():
+            memory = self.ram if kind is kinds.ROM else None
+            regions.append(Region(page << 12, 0x1000, kind, memory, page << 12 if memory else 0))
+        regions.sort(key=lambda region: region.gpa)
+        at = 0
+        for region in (*regions, Region(RAM, 0x1000, kinds.MMIO)):
+            if at < region.gpa:
+                regions.append(Region(at, region.gpa - at, kinds.RAM, self.ram, at))
+            at = region.gpa + region.size
+        if self.top:
+            regions.append(Region((1 << 32) - len(self.top), len(self.top), kinds.RAM, self.top))
+        regions.sort(key=lambda region: region.gpa)
+        self.engine.set_map(MemoryMap(self.generation, tuple(regions), self.a20))
 
     def restart(self) -> None:
         """Go on in a new engine, with what the old one's state says."""
@@ -667,8 +685,21 @@ class Machine:
     def answer(self, end: Exit) -> None:
         """Answer the question that ``end`` is."""
         data, fault = answer_to(end)
+        if end.address >> 12 in self.special and end.reason in (ExitReason.MMIO_READ, ExitReason.MMIO_WRITE):
+            data = self._special(end)
         self.engine.answer(data, fault=fault)
         self.pending = True
+
+    def _special(self, end: Exit) -> bytes:
+        """A device that holds what RAM would: a page of tables, of data or of code.  ROM takes no writes."""
+        places = _places(end, end.address)
+        if end.reason is ExitReason.MMIO_READ:
+            return b"".join(bytes(self.ram[at : at + end.size]) for at in places)
+        for n, at in enumerate(places):
+            if self.special[at >> 12] is not RegionKind.ROM:
+                self.ram[at : at + end.size] = end.data[n * end.size : (n + 1) * end.size]
+                self.written.add(at >> 12)
+        return b""
 
     def settle(self, end: Exit) -> None:
         """Do what is due after an exit: answer, wake from HLT (twice), or note that this is the end."""

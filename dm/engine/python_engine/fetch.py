@@ -11,6 +11,7 @@ from typing import Final
 from dm.engine.api import RegionKind
 from dm.engine.python_engine.cells import M32
 from dm.engine.python_engine.guest_memory import PAGE
+from dm.engine.python_engine.journal import Input
 from dm.engine.python_engine.machine import Machine
 from dm.engine.python_engine.signals import FirmwareReached, NeedExact
 from dm.engine.python_engine.translate import RULES, Handler, form, invalid
@@ -124,7 +125,7 @@ class Fetcher:
         return made
 
     def fetch_exact(self, eip: int, override: bytes) -> InsnRecord:
-        """Exact mode: fetch byte by byte, with every check; bytes of ``override`` take precedence over memory.
+        """Exact mode: fetch with every check; bytes of ``override`` take precedence over memory.
 
         Raises:
             Fault, Firmware, Hypervisor, Question: at the first byte that cannot be read.
@@ -140,13 +141,23 @@ class Fetcher:
                 cpu.journal.mmio = expected
                 return InsnRecord(d, eip, bytes(code))
             except NeedMore:
-                code.append(self._byte(len(code)))
+                code += self._more(len(code))
             except TooLong:
                 RULES.too_long(cpu)
 
-    def _byte(self, count: int) -> int:
+    def _more(self, count: int) -> bytes:
+        """Return bytes behind the first ``count``: of memory as many as one translation gives, of a device one."""
         cpu = self._cpu
         physical = RULES.fetch_address(cpu, count)
         if cpu.memory.kind(physical) is RegionKind.FIRMWARE:
             raise FirmwareReached(physical)
-        return cpu.journal.load(cpu.memory, physical, 1)
+        page, journal = cpu.memory.page(physical // PAGE), cpu.journal
+        room = journal.ahead.size if journal.ahead else RULES.fetch_room(cpu, count) if page else 1
+        known = journal.replay(Input.LOAD, physical, room)
+        if known is None and page is not None:
+            at = page.start + physical % PAGE
+            data = bytes(page.memory[at : at + room])
+            journal.record(Input.LOAD, physical, room, int.from_bytes(data, "little"))
+            return data
+        value = known.value if known is not None else journal.load(cpu.memory, physical, 1)
+        return value.to_bytes(room, "little")
