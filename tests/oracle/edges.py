@@ -95,8 +95,8 @@ def _watch(r: random.Random, w: _Writer) -> bytes:
 
 
 def _table(r: random.Random, w: _Writer) -> bytes:
-    """What reads descriptors, gates, tasks and pages, and writes their bits."""
-    return r.choice((worlds._segment, worlds._segment, worlds._interrupt, worlds._far_jump, worlds._page_edit))(r, w)
+    """What reads descriptors, gates and tasks, and writes their bits."""
+    return r.choice((worlds._segment, worlds._segment, worlds._interrupt, worlds._far_jump))(r, w)
 
 
 def _breakpoints(built: Built, r: random.Random) -> None:
@@ -190,6 +190,15 @@ EDGES: Final[dict[str, tuple[Callable[[Built, random.Random], None] | None, tupl
 }
 
 
+def _hide_page_tables(built: Built) -> None:
+    """Leave no way to change an entry without INVLPG: then either translation would be right (SDM vol. 3A, 4.10.2)."""
+    for table, size in ((worlds.TABLE, 4), (worlds.PAE_TABLE, 8)):
+        at = table + size * (worlds.ALIAS >> 12)
+        built.ram[at : at + size] = bytes(size)
+    for directory, size in ((worlds.DIRECTORY, 4), (worlds.PAE_DIRECTORY, 8)):  # the large page
+        built.ram[directory + size : directory + 2 * size] = bytes(size)
+
+
 def random_world(seed: int) -> World:
     """One uncommon world for each seed."""
     r = random.Random(f"edge {seed}")
@@ -203,6 +212,7 @@ def apply(world: World, built: Built, bits: int) -> None:
     """Make a world that has been built an uncommon one: memory, state, map and code."""
     r = random.Random(~world.seed)
     kinds = [kind for name in world.edges for kind in EDGES[name][1]]
+    _hide_page_tables(built)
     for name in world.edges:
         change = EDGES[name][0]
         if change is not None:
