@@ -80,3 +80,36 @@ def test_the_stack_of_an_inner_level_need_not_be_aligned(vm: Machine) -> None:
     vm.run(budget=1)
     assert (vm.state.eip, vm.state.cpl, vm.state.esp) == (0x3040, 0, 0x4F03 - 20)
     assert vm.engine.last_fault[2] != "ALIGNMENT"
+
+
+def _with_tables_on_a_device(vm: Machine, code: str) -> None:
+    """Load a program for 32-bit paging, the page directory on a device."""
+    directory, table = 0x30000, 0x31000
+    for n in range(256):
+        vm.ram[table + 4 * n : table + 4 * n + 4] = (n << 12 | 0x63).to_bytes(4, "little")
+    vm.remap(Region(directory, 0x1000, RegionKind.MMIO))
+    load_protected(vm, code)
+    state = vm.state
+    state.cr0, state.cr3 = 0x80000011, directory
+    vm.engine.set_state(state)
+
+
+def test_a_fetch_walks_the_tables_once_for_all_bytes_of_a_page(vm: Machine) -> None:
+    """Not once for each byte: page tables on a device show it."""
+    _with_tables_on_a_device(vm, "b844332211 f4")
+    asked = 0
+    while (end := vm.run(budget=not asked)).reason is ExitReason.MMIO_READ:  # a step is paid when it is begun
+        assert (end.address, end.size) == (0x30000, 4)
+        vm.engine.answer((0x31000 | 0x63).to_bytes(4, "little"))
+        asked += 1
+    assert (end.instructions, vm.state.eax, asked) == (1, 0x11223344, 1)
+
+
+def test_an_address_to_be_touched_says_nothing_about_the_fetch_of_a_later_instruction(vm: Machine) -> None:
+    """A first instruction that touches another address ends the run; the next run has no such address."""
+    vm.load("a30080 f4")
+    end = vm.run(mmio=0xA0000)
+    assert (end.reason, end.address) == (ExitReason.MMIO_MISMATCH, 0)
+    _with_tables_on_a_device(vm, "b844332211 f4")
+    end = vm.run(budget=1)
+    assert (end.reason, end.address) == (ExitReason.MMIO_READ, 0x30000)

@@ -8,6 +8,7 @@ static bool fetch_more(struct cpu *cpu)
 {
     cpu->walked = false;
     cpu->recording = true;
+    cpu->expect_mmio = false; /* its own bytes are not what an instruction touches */
     cpu->cursor = 0;
     const uint64_t physical = fetch_address(cpu, cpu->fetch_count);
     cpu->recording = false;
