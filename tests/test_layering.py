@@ -37,7 +37,12 @@ ALLOWED = {
 #: Rooms of dm/server: what each may import of the others.  All may know what stands beside them; that knows no room.
 ROOMS = {"daemon": set(), "memory": set(), "vcpu": {"memory"}, "session": {"memory", "vcpu"}}
 #: The rooms of dm/isa likewise.
-ISA_ROOMS = {"map": set(), "mechanisms": set(), "instructions": {"map", "mechanisms"}}
+ISA_ROOMS = {
+    "map": set(),
+    "softfloat": set(),
+    "mechanisms": {"softfloat"},
+    "instructions": {"map", "mechanisms", "softfloat"},
+}
 #: Anyone may know the version, what a key is, who may remove a socket, and what an extension module was made from.
 COMMON = {"version", "keys", "claim", "extension"}
 #: The engine and everything below it do no input or output over a network.

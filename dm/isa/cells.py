@@ -82,4 +82,9 @@ INJECT_ERROR: Final = cell("inject_error")
 INJECT_LENGTH: Final = cell("inject_length")
 
 #: x87, MMX and SSE state: the bytes of an FXSAVE image (SDM vol. 2A, FXSAVE, table 3-43).
+#: The x87 registers in it stand here as they lie in the part, R0 to R7, not as the image has them, from ST(0) on.
 FXSAVE: Final = Field("fxsave", 8, 512)
+#: The same by words, doublewords and quadwords, from any byte on.
+FXSAVE16: Final = Field("fxsave16", 16, 512, view="fxsave")
+FXSAVE32: Final = Field("fxsave32", 32, 512, view="fxsave")
+FXSAVE64: Final = Field("fxsave64", 64, 512, view="fxsave")

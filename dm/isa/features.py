@@ -37,6 +37,8 @@ TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
     "rdrand": (1, 0, 2, 30),
     "sse4.2": (1, 0, 2, 20),
     "bmi1": (7, 0, 1, 3),
+    "fdp_excptn_only": (7, 0, 1, 6),
+    "zero_fcs_fds": (7, 0, 1, 13),
     "smep": (7, 0, 1, 7),
     "bmi2": (7, 0, 1, 8),
     "rdseed": (7, 0, 1, 18),
@@ -105,6 +107,7 @@ TABLE: Final[dict[str, tuple[int, int, int, int]]] = {
     "ffxsr": (0x80000001, 0, 3, 25),
     "3dnow": (0x80000001, 0, 3, 31),
     "clzero": (0x80000008, 0, 1, 0),
+    "rstr_fp_err_ptrs": (0x80000008, 0, 1, 2),
     "invlpgb": (0x80000008, 0, 1, 3),
     "rdpru": (0x80000008, 0, 1, 4),
     "mcommit": (0x80000008, 0, 1, 8),
@@ -127,6 +130,11 @@ def has(m: Microcode, name: str) -> Value:
     """Return whether the guest's CPUID shows the feature, 1 bit."""
     number = _BIT[name]
     return m.get(MORE_FEATURES).bit(number - 64) if number >= 64 else m.get(FEATURES).bit(number)
+
+
+def bits(*names: str) -> int:
+    """Return the bits of features, as :func:`feature_mask` numbers them."""
+    return sum(1 << _BIT[name] for name in names)
 
 
 def is_amd(m: Microcode) -> Value:

@@ -358,6 +358,50 @@ class Entry(IntEnum):
     PDPTE_RESERVED = 0xFFF << 52 | G | PS | D | A | US | RW
 
 
+class X87Control(IntEnum):
+    """x87 control word (SDM vol. 1, 8.1.5)."""
+
+    IM = 1 << 0
+    DM = 1 << 1
+    ZM = 1 << 2
+    OM = 1 << 3
+    UM = 1 << 4
+    PM = 1 << 5
+    #: Reads as one.
+    FIXED = 1 << 6
+    PC = 3 << 8
+    RC = 3 << 10
+    X = 1 << 12  #: infinity control, of the 80287
+    MASKS = 0x3F
+    #: Every bit that can be changed.
+    ALL = MASKS | PC | RC | X
+    #: What FNINIT sets.
+    INITIAL = MASKS | FIXED | PC
+
+
+class X87Status(IntEnum):
+    """x87 status word (SDM vol. 1, 8.1.3)."""
+
+    IE = 1 << 0
+    DE = 1 << 1
+    ZE = 1 << 2
+    OE = 1 << 3
+    UE = 1 << 4
+    PE = 1 << 5
+    SF = 1 << 6  #: stack fault
+    ES = 1 << 7  #: an unmasked exception waits
+    C0 = 1 << 8
+    C1 = 1 << 9
+    C2 = 1 << 10
+    TOP = 7 << 11
+    C3 = 1 << 14
+    B = 1 << 15  #: what ES is
+    EXCEPTIONS = 0x3F
+    #: Both bits that say that an unmasked exception waits.
+    PENDING = ES | B
+    CODES = C0 | C1 | C2 | C3
+
+
 class Msr(IntEnum):
     """Model-specific registers that are in the state table (SDM vol. 4, table 2-2; AMD APM vol. 2, appendix A)."""
 

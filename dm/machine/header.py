@@ -29,6 +29,8 @@ PRINTED: Final[dict[str, type[IntEnum]]] = {
     "SYSTEM": arch.System,
     "SELECTOR": arch.Selector,
     "ENTRY": arch.Entry,
+    "X87_CONTROL": arch.X87Control,
+    "X87_STATUS": arch.X87Status,
     "MSR": arch.Msr,
     "ACCESS": arch.Access,
     "SEG": Seg,

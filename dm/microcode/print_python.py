@@ -153,7 +153,7 @@ class PythonPrinter:
             if value.op in ("and", "or"):
                 a, b = value.args
                 return f"({self._truth(a)}) {value.op} ({self._truth(b)})"
-            return self._pure(value)
+            return f"({self._pure(value)})"  # it may be a conditional expression
         return self._text(value)
 
     def _falsehood(self, value: Value) -> str:

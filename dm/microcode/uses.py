@@ -49,7 +49,7 @@ def uses(code: Microcode) -> Uses:
             case Get(_, cell, _):
                 total.reads.add(cell.name)
             case Set(cell, _, _):
-                total.writes.add(cell.name)
+                total.writes.add(cell.view or cell.name)
             case _:
                 pass
     return total

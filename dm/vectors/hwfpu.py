@@ -30,6 +30,8 @@ _MXCSR_MASK: Final = (28, 4, 0xFFFF)
 _STACK, _XMM = 32, 160
 # SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT (CPUID leaf 1, ECX).
 _FEATURES: Final = 1 << 0 | 1 << 9 | 1 << 19 | 1 << 20 | 1 << 23
+# FDP changes with unmasked exceptions only, FCS and FDS are zero (CPUID leaf 7, EBX): so the recorded part says.
+_POINTERS: Final = 1 << 6 | 1 << 13
 _CR4: Final = Cr4.OSFXSR | Cr4.OSXMMEXCPT
 
 
@@ -43,7 +45,8 @@ def read(path: Path, table: dict[str, Any], vendor: str) -> tuple[RingThreeFpu, 
     if tuple(table.get("fpu", FPU)) != FPU:
         raise FormatError(f"{path}: the columns of 'fpu' must be {' '.join(FPU)}")
     opcode = path.name.removesuffix(".mp.gz")
-    world = RingThreeFpu(cpu(vendor, ecx=_FEATURES))
+    pointers = _POINTERS if vendor == "intel" else 0
+    world = RingThreeFpu(cpu(vendor, ecx=_FEATURES, ebx7=pointers))
     return world, (case(opcode, i, row, ldts) for i, row in enumerate(tests))
 
 

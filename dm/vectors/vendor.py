@@ -21,19 +21,22 @@ KEY: Final = "vendor"
 _FPU: Final = 1
 
 
-def cpu(vendor: str, *, x87: bool = True, ecx: int = 0) -> CpuConfig:
+def cpu(vendor: str, *, x87: bool = True, ecx: int = 0, ebx7: int = 0) -> CpuConfig:
     """Return the part that a vendor's sets are checked against.
 
     Args:
         vendor: one of :data:`PARTS`.
         x87: False leaves floating point out: some sets were recorded on boards whose coprocessor socket was empty.
         ecx: further bits of CPUID leaf 1, ECX.
+        ebx7: further bits of CPUID leaf 7, EBX.
     """
     config = part(PARTS[vendor])
     rows = tuple(
         dataclasses.replace(row, ecx=row.ecx | ecx, edx=row.edx if x87 else row.edx & ~_FPU) if row.leaf == 1 else row
         for row in config.cpuid
     )
+    if ebx7:
+        rows += (dataclasses.replace(rows[0], leaf=7, subleaf=0, eax=0, ebx=ebx7, ecx=0, edx=0),)
     return dataclasses.replace(config, cpuid=rows)
 
 

@@ -72,12 +72,12 @@ def _means(row: Row, opcode: int, part: Lineage) -> bool:
 
 def _operand(row: Row, variant: Variant, rng: random.Random, near: int, opcode: int, part: Lineage) -> bytes:
     """ModRM, SIB and displacement."""
-    reg = row.reg
+    reg, rm = row.reg, rng.randrange(8)
     if reg < 0:
         reg = rng.randrange(8)
         if "undefined" in row.attributes:
-            free = [n for n in range(8) if _falls_to(row, variant, n, opcode, part)]
-            reg = rng.choice(free or [0])
+            free = [n for n in range(64) if _falls_to(row, variant, n, opcode, part)]
+            reg, rm = divmod(rng.choice(free or [0]), 8)
         elif "Sw" in row.operands:
             reg = rng.choice(_SEGMENTS)
         elif "Cd" in row.operands:
@@ -85,11 +85,11 @@ def _operand(row: Row, variant: Variant, rng: random.Random, near: int, opcode: 
         elif "Dd" in row.operands:
             reg = rng.choice((0, 1, 2, 3, 6, 7))
     if not variant.memory:
-        return bytes([0xC0 | reg << 3 | rng.randrange(8)])
+        return bytes([0xC0 | reg << 3 | rm])
     size = 4 if variant.asize == 32 else 2
     if rng.random() < 0.5:
         return bytes([reg << 3 | (5 if size == 4 else 6)]) + rng.randrange(near).to_bytes(size, "little")
-    mod, rm = rng.randrange(3), rng.randrange(8)
+    mod = rng.randrange(3)
     out = bytes([mod << 6 | reg << 3 | rm])
     base = rm
     if size == 4 and rm == 4:
@@ -101,8 +101,8 @@ def _operand(row: Row, variant: Variant, rng: random.Random, near: int, opcode: 
     return out + rng.randrange(near).to_bytes(size, "little")[: (0, 1, size)[mod]]
 
 
-def _falls_to(row: Row, variant: Variant, reg: int, opcode: int, part: Lineage) -> bool:
-    modrm = (0 if variant.memory else 0xC0) | reg << 3
+def _falls_to(row: Row, variant: Variant, reg_and_rm: int, opcode: int, part: Lineage) -> bool:
+    modrm = (0 if variant.memory else 0xC0) | reg_and_rm
     return any(lookup(row.map, opcode, prefix, modrm, part) is row for prefix in PREFIXES)
 
 

@@ -93,6 +93,19 @@ class _Wide:
         self.high[index], self.gpr[index] = divmod(value, 1 << 32)
 
 
+class _Bytes:
+    """The FXSAVE image by words, doublewords or quadwords from any byte on."""
+
+    def __init__(self, image: bytearray, width: int) -> None:
+        self.image, self.size = image, width // 8
+
+    def __getitem__(self, index: int) -> int:
+        return int.from_bytes(self.image[index : index + self.size], "little")
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.image[index : index + self.size] = value.to_bytes(self.size, "little")
+
+
 @dataclass
 class Machine:
     """Registers, one stretch of memory and what ended the last instruction.
@@ -111,6 +124,7 @@ class Machine:
                 setattr(self, row.name, [0] * row.count if row.count else 0)
         self.fxsave = bytearray(512)
         self.fxsave[0:2] = (0x37F).to_bytes(2, "little")
+        self.fxsave16, self.fxsave32, self.fxsave64 = (_Bytes(self.fxsave, width) for width in (16, 32, 64))
         self.gpr32 = [0] * 9
         self.gpr8, self.gpr16 = _View(self.gpr32, 8), _View(self.gpr32, 16)
         self.gpr64 = _Wide(self.gpr32)
@@ -377,7 +391,10 @@ class Machine:
         names = ("seg", "reg", "rm", "base", "index", "scale", "disp", "imm", "imm2")
         following = (self.eip + decoded.length) & 0xFFFFFFFF
         record = SimpleNamespace(
-            **{name: int(getattr(decoded, name)) for name in names}, next_eip=following, this_eip=self.eip
+            **{name: int(getattr(decoded, name)) for name in names},
+            modrm=decoded.rm,
+            next_eip=following,
+            this_eip=self.eip,
         )
         try:
             handler(decoded.row, decoded.variant)(self, record)

@@ -190,6 +190,17 @@ def test_elif_chains() -> None:
     assert [names["pick"](None, n) for n in (1, 2, 3)] == [10, 20, 30]  # type: ignore[operator]
 
 
+def test_a_choice_decides_another() -> None:
+    def describe(m: Microcode, a: Value, b: Value) -> None:
+        chosen = m.select(a == 1, b == 2, m.const(1, 0))
+        m.return_(m.select(chosen, 10, 20, 8))
+
+    procedure = Procedure("choose", [("a", 8), ("b", 8)], 8, describe)
+    names = dict(RUNTIME)
+    exec(PythonPrinter(PythonTarget()).function(procedure.code), names)
+    assert [names["choose"](None, *pair) for pair in ((1, 2), (1, 3), (0, 2))] == [10, 20, 20]  # type: ignore[operator]
+
+
 def _pick(m: Microcode, a: Value) -> None:
     out = m.var(8, 30)
     with m.If(a == 1):

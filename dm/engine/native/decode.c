@@ -176,7 +176,8 @@ int decode(const uint8_t *code, unsigned size, bool code32, unsigned lineage, st
         wrong = wrong || vvvv;
     const bool memory = row->mod && row->mod != 4 && modrm < 0xc0;
     out->reg = register_index(row->reg_byte, modrm >> 3 & 7);
-    out->rm = register_index(row->rm_byte, row->plus ? byte & 7 : modrm & 7);
+    /* of a memory operand the whole byte, which x87 notes */
+    out->rm = memory ? (uint8_t)modrm : register_index(row->rm_byte, row->plus ? byte & 7 : modrm & 7);
     unsigned segment = DS;
     if (memory)
         segment = (asize32 ? address32 : address16)(&in, modrm >> 6, modrm & 7, out);

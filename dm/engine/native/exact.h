@@ -15,6 +15,9 @@
 #define GPR16(n) (*(any16 *)&cpu->a.gpr[n])
 #define GPR32(n) (*(any32 *)&cpu->a.gpr[n])
 #define GPR64(n) (*(any64 *)&cpu->a.gpr[n])
+#define FXSAVE16(at) (*(any16 *)(cpu->a.fxsave + (at)))
+#define FXSAVE32(at) (*(any32 *)(cpu->a.fxsave + (at)))
+#define FXSAVE64(at) (*(any64 *)(cpu->a.fxsave + (at)))
 
 #define TRY_(call, otherwise) \
     do { \

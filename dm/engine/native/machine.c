@@ -65,10 +65,27 @@ struct cpu *dm_new(const uint64_t features[2], uint32_t vendor, uint32_t model, 
     return cpu;
 }
 
+/* The image has the x87 registers from ST(0) on, the cells as they lie in the part (dm.machine.x87). */
+static void rotate_x87(uint8_t *image, unsigned by)
+{
+    uint8_t old[8 * 16];
+    if (by % 8 == 0)
+        return;
+    memcpy(old, image + 32, sizeof old);
+    for (unsigned n = 0; n < 8; n++)
+        memcpy(image + 32 + 16 * n, old + 16 * ((n + by) % 8), 16);
+}
+
+static unsigned x87_top(const uint8_t *image)
+{
+    return image[3] >> 3 & 7;
+}
+
 void dm_set_state(struct cpu *cpu, const uint8_t *wire)
 {
     const struct wire *w = (const struct wire *)wire;
     take_fields(&cpu->a, w);
+    rotate_x87(cpu->a.fxsave, 8 - x87_top(cpu->a.fxsave));
     cpu->a.eip = (uint32_t)w->rip;
     split_eflags(cpu, (uint32_t)w->rflags);
     cpu->rip = w->rip;
@@ -87,6 +104,7 @@ void dm_get_state(struct cpu *cpu, uint8_t *wire)
 {
     struct wire *w = (struct wire *)wire;
     give_fields(&cpu->a, w);
+    rotate_x87(w->fxsave, x87_top(w->fxsave));
     const uint64_t flags = join_eflags(cpu);
     w->rip = cpu->a.eip == (uint32_t)cpu->rip ? cpu->rip : cpu->a.eip;
     w->rflags = flags == cpu->rflags_canonical ? cpu->rflags : flags;

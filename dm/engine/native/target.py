@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dm.isa.cells import FXSAVE
 from dm.isa.map.forms import Row
 from dm.isa.map.operands import GENERAL
 from dm.microcode import Field, MicrocodeError, Value
@@ -23,6 +24,8 @@ class Target(CTarget):
 
     def read(self, cell: Field, index: Value | None, index_text: str) -> str:
         """Expression for a cell."""
+        if cell.view == FXSAVE.name:
+            return f"{cell.name.upper()}({index_text})"
         if cell.view:
             return f"{cell.name.upper()}({self._register(cell.width, index, index_text)})"
         where = "cpu->" if cell.name in _ENGINE_CELLS else "cpu->a."
@@ -51,6 +54,8 @@ class Target(CTarget):
             return "(cpu->block_eip + i->offset)"
         if name == "next_eip":
             return "(cpu->block_eip + i->next)"
+        if name == "modrm":
+            return "i->rm"
         return f"i->{name}"
 
 

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Final
 
 from dm.engine.python_engine.translate import RULES
+from dm.machine import x87
 from dm.machine.state import FIELDS, Segment, State
 
 M32: Final = 0xFFFFFFFF
@@ -73,7 +74,7 @@ class Cells:
         # Number 8 is "no register" of address arithmetic.
         self.gpr32 = [*(value & M32 for value in state.gpr), 0]
         self.gpr_high = [*(value >> 32 for value in state.gpr), 0]
-        self.fxsave = bytearray(state.fxsave)
+        self.fxsave = x87.from_image(state.fxsave)
         self.eip = int(state.rip) & M32
         RULES.split_eflags(self, int(state.rflags) & M32)
         self.shadow_next = 0
@@ -91,7 +92,7 @@ class Cells:
         parts = [getattr(self, f"seg_{part}") for part in _SEGMENT_PARTS]
         state.seg = [Segment(*values) for values in zip(*parts, strict=True)]
         state.gpr = [low | high << 32 for low, high in zip(self.gpr32[:8], self.gpr_high, strict=False)]
-        state.fxsave = bytes(self.fxsave)
+        state.fxsave = x87.to_image(self.fxsave)
         state.rip = self._rip[0] if self.eip == self._rip[1] else self.eip
         eflags = self.eflags()
         state.rflags = self._rflags[0] if eflags == self._rflags[1] else eflags

@@ -52,6 +52,8 @@ class _Target(PythonTarget):
             return f"(g[{index}] | cpu.gpr_high[{index}] << 32)"
         if cell.name == "gpr16":
             return f"g[{index}] & 0xffff"
+        if cell.view == "fxsave":
+            return f"int.from_bytes({_stretch(cell, index)}, 'little')"
         if cell.name == "gpr8":
             number, shift = _byte_register(index)
             return f"g[{number}] >> {shift} & 0xff"
@@ -62,13 +64,15 @@ class _Target(PythonTarget):
             return f"cpu.gpr_high[{index}], g[{index}] = divmod({value}, 1 << 32)"
         if cell.name == "gpr16":
             return f"g[{index}] = g[{index}] & 0xffff0000 | {value}"
+        if cell.view == "fxsave":
+            return f"{_stretch(cell, index)} = ({value}).to_bytes({cell.width // 8}, 'little')"
         if cell.name == "gpr8":
             number, shift = _byte_register(index)
             return f"g[{number}] = g[{number}] & ~(0xff << {shift}) | {value} << {shift}"
         return super().write(cell, index, value)
 
     def operand(self, name: str, width: int) -> str:
-        return {"this_eip": "i.eip", "next_eip": "i.next_eip"}.get(name, f"i.{name}")
+        return {"this_eip": "i.eip", "next_eip": "i.next_eip", "modrm": "i.rm"}.get(name, f"i.{name}")
 
     def call(self, target: Signature, args: list[str]) -> str:
         if isinstance(target, Primitive) and target.family and target.family not in PER_WIDTH:
@@ -98,6 +102,12 @@ class _Target(PythonTarget):
             case "hypervisor":
                 return [f"raise Hypervisor(0, {labels[0]!r})"]
         raise AssertionError(name)
+
+
+def _stretch(cell: Field, index: str) -> str:
+    """Return the bytes that a view of the FXSAVE image shows at ``index`` (an expression)."""
+    end = str(int(index, 0) + cell.width // 8) if index[0].isdigit() else f"({index}) + {cell.width // 8}"
+    return f"cpu.fxsave[{index}:{end}]"
 
 
 def _byte_register(index: str) -> tuple[str, str]:

@@ -42,7 +42,8 @@ class TooLong(Exception):
 class Decoded:
     """One decoded instruction; ``row`` None means #UD.  Fields are the operands microcode asks for by name.
 
-    ``opcode`` is the last opcode byte, ``imm2`` is a second immediate, or the register in VEX.vvvv.
+    ``opcode`` is the last opcode byte, ``imm2`` is a second immediate, or the register in VEX.vvvv.  Of a memory
+    operand ``rm`` is the whole ModRM byte, which microcode asks for as ``modrm``.
     """
 
     row: Row | None
@@ -210,7 +211,7 @@ def decode(code: bytes, code32: bool, lineage: Lineage = Lineage.INTEL) -> Decod
     if row is None:
         found.length = position
         return found
-    found.reg, found.rm = modrm >> 3 & 7, modrm & 7
+    found.reg, found.rm = modrm >> 3 & 7, modrm if memory else modrm & 7
     if row.plus:
         found.rm = opcode & 7
     if row.register("imm2"):
