@@ -14,6 +14,7 @@ from dm.isa.map import coverage
 from dm.isa.map.coverage import form_name
 from dm.isa.map.decode import lookup
 from dm.isa.map.forms import Row
+from dm.machine.state import Seg
 
 EM, TS, MP, NE = 4, 8, 2, 0x20
 
@@ -159,6 +160,17 @@ def image() -> bytes:
 def test_fxsave_area_must_be_aligned(code: str) -> None:
     fails(code, 13, "NOT_ALIGNED", m=machine())
     fails(code, 7, "NO_X87", m=machine(TS))
+
+
+def test_alignment_is_that_of_the_linear_address() -> None:
+    """SDM vol. 2A, FXSAVE: "regardless of segment"."""
+    m = machine()
+    m.seg.base[Seg.DS] = 8
+    fails("0fae060010 ; fxsave [1000]", 13, "NOT_ALIGNED", m=m)
+    m = machine()
+    m.seg.base[Seg.DS] = 8
+    m.fxsave[:] = image()
+    execute("0fae06f80f ; fxsave [0ff8]", {AREA: b"\xee" * 512}, {AREA: image()[:24], AREA + 32: image()[32:160]}, m)
 
 
 @pytest.mark.parametrize(("cr4", "parts"), [(0, [(0, 24), (32, 160)]), (CR4_OSFXSR, [(0, 288)])])

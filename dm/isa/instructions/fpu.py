@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dm.isa import ends, features
 from dm.isa import primitives as p
-from dm.isa.cells import FXSAVE, FXSAVE16, FXSAVE32, FXSAVE64
+from dm.isa.cells import BASE, FXSAVE, FXSAVE16, FXSAVE32, FXSAVE64
 from dm.isa.insn import Insn, Memory, Operand, instruction
 from dm.isa.instructions import x87_common
 from dm.isa.map.forms import ROWS, Row
@@ -45,7 +45,8 @@ def FXSAVE_AREA(x: Insn, area: Memory) -> None:
     """Save or restore x87 state, and with CR4.OSFXSR that of SSE; software's part of the area is left alone."""
     m = x.m
     x87_common.available(x.m)
-    x.fault_if((area.offset() & 15) != 0, Vector.GP, 0, "NOT_ALIGNED", area.offset())
+    linear = m.get(BASE, area.segment).trunc(32) + area.offset()  # "regardless of segment" (vol. 2A, FXSAVE)
+    x.fault_if((linear & 15) != 0, Vector.GP, 0, "NOT_ALIGNED", linear)
     save = x.row.mnemonic == "FXSAVE"
     m.call(p.PROBE_WRITE if save else p.PROBE_READ, area.segment, area.offset(), _IMAGE_SIZE)
     sse = features.has(m, "sse") & mode.cr4_bit(m, Cr4.OSFXSR)
