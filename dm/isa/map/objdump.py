@@ -215,7 +215,6 @@ REVIEWED: Final = (
     ),
     Reviewed(r"\S+ 0f01\w*: \(bad\) .*", "VMX, SVM, SGX, CET, PKU and the like in group 7: not in a P6"),
     Reviewed(r"\S+ 0f(ae|c7)\w*: \(bad\) .*", "XSAVE, CET, RDPID, VMX and the like in groups 9 and 15: not in a P6"),
-    Reviewed(r"\S+ (c6|c7)f8\w*: \(bad\) .*", "TSX: not in a P6"),
     Reviewed(r"\S+ d6\w*: salc .*", "SALC exists on every part and in no assembler"),
     Reviewed(
         r"\S+ 0f(0d|18|1[a-e])\w*: nop .*", "hints (prefetch, MPX, CET, CLDEMOTE) do nothing here: NOPs of their length"
@@ -229,6 +228,14 @@ REVIEWED: Final = (
     ),
     Reviewed(rf"\S+ 0f09\w*: wbinvd{_EQUAL}", "prefixes are ignored (WBNOINVD is WBINVD where it does not exist)"),
     Reviewed(r"\w*f2\w* 0fb[cd]\w*: bs[fr] .*", "F2 is ignored before BSF and BSR"),
+    Reviewed(
+        rf"\w*f2\w* 90\w*: xchg{_EQUAL}", "F2 is ignored before XCHG of the accumulator with itself, which does nothing"
+    ),
+    Reviewed(r"\S+ dbe5\w*: \(bad\) .*", "FRSTPM is the 80287XL's alone: #UD on later parts (recorded on Intel's)"),
+    Reviewed(
+        rf"\S+ 0faef\w*: umonitor{_EQUAL}",
+        "its register is as wide as an address; it is not executed, and shown as a doubleword",
+    ),
     Reviewed(r"\S+ 0fae\w*: [ms]fence .*", "the register number in a fence is ignored (SDM vol. 2, MFENCE)"),
 )
 
