@@ -649,6 +649,20 @@ def test_tlb_keeps_until_invlpg(vm):
     assert end.tlb_flush
 
 
+def test_invlpg_forgets_all_of_a_large_page(vm):
+    """SDM vol. 3A, 4.10.4.1: all translations for a page, also where it is cached in pieces."""
+    # mov al,[420000h]; mov dword [10004h],14003h; invlpg [421000h]; mov ah,[420000h]; hlt
+    paged(vm, "a000004200 c7050400010003400100 0f013d00104200 8a2500004200 f4")
+    state = vm.state
+    state.cr4 = 0x10  # PSE: 400000h is a page of 4 MiB, later one that a table maps
+    vm.engine.set_state(state)
+    vm.ram[0x10004:0x10008] = (0x83).to_bytes(4, "little")
+    vm.ram[0x14000 + 4 * 0x20 : 0x14004 + 4 * 0x20] = (0x22003).to_bytes(4, "little")
+    vm.ram[0x20000], vm.ram[0x22000] = 1, 2
+    assert vm.run().reason is ExitReason.HALT
+    assert vm.state.ax == 0x0201
+
+
 def test_code_seen_through_two_addresses(vm):
     """A store through an alias changes code that was decoded through another linear address."""
     # call 30000h; mov byte [50001h],42h; call 30000h; hlt   with 50000h mapped to 30000h

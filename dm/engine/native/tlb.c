@@ -33,12 +33,22 @@ void tlb_flush(struct cpu *cpu)
     tlb_drop(cpu);
 }
 
+/* Every piece of the page is forgotten, however large it was (SDM vol. 3A, 4.10.4.1): all that could be one. */
 void tlb_flush_page(struct cpu *cpu, uint32_t linear)
 {
+    const uint32_t largest = cpu->a.efer & EFER_LMA ? UINT32_C(1) << 30 : UINT32_C(1) << 22;
     for (unsigned user = 0; user < 2; user++) {
         struct tlb *tlb = &cpu->tlbs[user];
-        const unsigned n = linear / PAGE % TLB_SIZE;
-        tlb->read[n].tag = tlb->write[n].tag = tlb->fetch[n].tag = 1;
+        if (!tlb->used)
+            continue;
+        for (unsigned n = 0; n < TLB_SIZE; n++) {
+            if ((tlb->read[n].tag ^ linear) < largest)
+                tlb->read[n].tag = 1;
+            if ((tlb->write[n].tag ^ linear) < largest)
+                tlb->write[n].tag = 1;
+            if ((tlb->fetch[n].tag ^ linear) < largest)
+                tlb->fetch[n].tag = 1;
+        }
     }
     cpu->flushed = true;
     bump_generation(cpu);

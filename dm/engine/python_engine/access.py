@@ -18,6 +18,7 @@ from dm.engine.python_engine.signals import Abandon, NeedExact
 from dm.engine.python_engine.translate import PER_WIDTH, RULES
 from dm.isa.primitives import primitives
 from dm.machine.architecture import Access as Kind
+from dm.machine.architecture import Efer
 
 #: Where an access goes: (guest-physical address, size) of one piece, or of two when it crosses a page.
 Span = list[tuple[int, int]]
@@ -80,9 +81,11 @@ class MemoryAccess(Cells):
         self.on_flush()
 
     def forget_translation(self, linear: int) -> None:
-        """Drop what is known about one page."""
+        """Drop what is known about a page, all pieces of it however large it is (SDM vol. 3A, 4.10.4.1)."""
+        largest = 1 << 30 if self.efer & Efer.LMA else 1 << 22
         for table in (*self._readable, *self._writable, *self._fetchable):
-            table.pop(linear // PAGE, None)
+            for page in [page for page in table if (page * PAGE ^ linear) < largest]:
+                del table[page]
         self.on_flush()
 
     def forget_writable(self) -> None:

@@ -45,6 +45,7 @@ class Cells:
     shadow_next: int
     cr0: int
     cr4: int
+    efer: int
     cpl: int
     dr7: int
     activity: int
