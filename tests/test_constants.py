@@ -37,6 +37,8 @@ PICKED = {
     ("dm/isa/flags.py", "FC"): "the lazy flags' vector of carries, whose layout stands there",
     ("dm/isa/flags.py", "fc"): "the same",
     ("dm/isa/flags.py", "FR"): "the lazy flags' result",
+    ("dm/isa/softfloat/formats.py", "upper"): "sign and exponent of an 80-bit number",
+    ("dm/isa/softfloat/remainder.py", "whole"): "the last bits of a quotient",
     ("dm/isa/mechanisms/descriptor.py", "raw"): "parameter count and stack number of gates",
 }
 

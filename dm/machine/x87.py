@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 #: Of the image: the status word, whose bits 11-13 are the number of ST(0), and the eight registers.
-_STATUS: Final = 2
+_STATUS_AT: Final = 2
 _REGISTERS: Final = 32
 _SIZE: Final = 16
 
 
 def top(image: bytes | bytearray) -> int:
     """Return the number of the register that is ST(0)."""
-    return image[_STATUS + 1] >> 3 & 7
+    return image[_STATUS_AT + 1] >> 3 & 7
 
 
 def _rotated(image: bytes | bytearray, by: int) -> bytearray:

@@ -10,7 +10,7 @@ from dm.isa.instructions.x87_move import widened
 from dm.isa.mechanisms import x87
 from dm.isa.softfloat import arithmetic, convert, remainder
 from dm.isa.softfloat.compare import C0, C2, C3
-from dm.isa.softfloat.formats import C1, STATUS, ZE, Extended
+from dm.isa.softfloat.formats import C1, STATUS_AT, ZE, Extended
 from dm.machine.architecture import X87Status
 from dm.microcode import Microcode, Procedure, Value, procedure
 
@@ -132,12 +132,12 @@ def x87_extract(m: Microcode) -> None:
         m.return_(m.call(x87.x87_push, made))
     exponent, significand = m.call(remainder.f80_exponent, value), m.call(remainder.f80_significand, value)
     with m.If(~x87.is_empty(m, x87.register(m, 7))):
-        overflow = m.const(128, (1 << 80) - 1 & 0xFFFFC000000000000000 | x87.OVERFLOW << STATUS)
+        overflow = m.const(128, (1 << 80) - 1 & 0xFFFFC000000000000000 | x87.OVERFLOW << STATUS_AT)
         with m.If(m.call(x87.x87_commit, overflow, 0, 0, C1)):
             m.return_(1)
         m.return_(m.call(x87.x87_push, overflow))
     unmasked = m.call(x87.x87_commit, exponent, 0, 0, C1)
-    made = (exponent >> STATUS).trunc(16)
+    made = (exponent >> STATUS_AT).trunc(16)
     stops = ~x87.control(m) & made & (X87Status.IE | X87Status.DE | ZE)
     with m.If(stops != 0):
         m.return_(1)

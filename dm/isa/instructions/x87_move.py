@@ -9,7 +9,7 @@ from dm.isa.insn import Insn, Memory, Operand, StackRegister, instruction
 from dm.isa.instructions import x87_common
 from dm.isa.mechanisms import x87
 from dm.isa.softfloat import convert
-from dm.isa.softfloat.formats import C1, F32, F64, INDEFINITE, STATUS, UP, Format, with_status
+from dm.isa.softfloat.formats import C1, F32, F64, INDEFINITE, STATUS_AT, UP, Format, with_status
 from dm.machine.architecture import X87Control, X87Status
 from dm.microcode import Microcode, Value, procedure
 
@@ -62,7 +62,7 @@ def FBLD(x: Insn, src: Memory) -> None:
 def _store(x: Insn, dst: Memory, made: Value, pops: int) -> None:
     """Store a result, unless an exception that is not masked keeps it, and commit."""
     m = x.m
-    status = (made >> STATUS).trunc(16)
+    status = (made >> STATUS_AT).trunc(16)
     stops = X87Status.EXCEPTIONS & ~X87Status.PE
     with m.If((status & ~x87.control(m) & stops) == 0):
         if dst.width == 80:
@@ -144,7 +144,7 @@ def FBSTP(x: Insn, dst: Memory) -> None:
     x87_common.ready(x, dst)
     value = x87.operand(m, 0)
     digits = m.call(convert.f80_to_bcd, value, x87.control(m))
-    empty = m.const(128, convert.BCD_INDEFINITE | x87.UNDERFLOW << STATUS)
+    empty = m.const(128, convert.BCD_INDEFINITE | x87.UNDERFLOW << STATUS_AT)
     _store(x, dst, m.select(value.msb(), empty, digits), 1)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from dm.isa import features
 from dm.isa.cells import FEATURES, FXSAVE, FXSAVE16, FXSAVE32, FXSAVE64, MORE_FEATURES, SELECTOR, cell
-from dm.isa.softfloat.formats import C1, DE, IE, INDEFINITE, STATUS, ZE
+from dm.isa.softfloat.formats import C1, DE, IE, INDEFINITE, STATUS_AT, ZE
 from dm.machine.architecture import X87Status
 from dm.machine.state import Seg
 from dm.microcode import Microcode, Value, procedure
@@ -102,7 +102,7 @@ def operand(m: Microcode, index: Value | int) -> Value:
 
 def underflow(m: Microcode) -> Value:
     """Return the result of an operation on an empty register."""
-    return m.const(128, INDEFINITE | UNDERFLOW << STATUS)
+    return m.const(128, INDEFINITE | UNDERFLOW << STATUS_AT)
 
 
 def pop(m: Microcode, word: Value) -> Value:
@@ -130,7 +130,7 @@ def x87_commit(m: Microcode, outcome: Value, index: Value, pops: Value, codes: V
 
     ``codes``: the condition codes that the result's status replaces.
     """
-    made = (outcome >> STATUS).trunc(16)
+    made = (outcome >> STATUS_AT).trunc(16)
     with m.If(_unmasked(m, made, IE | DE | ZE)):
         _stopped(m, made)
     number = register(m, index)
@@ -154,9 +154,9 @@ def x87_push(m: Microcode, outcome: Value) -> None:
     """Push a result; returns whether an exception is not masked.  A denormal that was loaded is there all the same."""
     number = register(m, 7)
     # A result of an empty register stays that.
-    full = ~is_empty(m, number) & ~outcome.bit(STATUS + 6)
-    value = m.select(full, m.const(128, INDEFINITE | OVERFLOW << STATUS), outcome)
-    made = (value >> STATUS).trunc(16)
+    full = ~is_empty(m, number) & ~outcome.bit(STATUS_AT + 6)
+    value = m.select(full, m.const(128, INDEFINITE | OVERFLOW << STATUS_AT), outcome)
+    made = (value >> STATUS_AT).trunc(16)
     with m.If(_unmasked(m, made, IE | ZE)):
         _stopped(m, made)
     set_register(m, number, value)

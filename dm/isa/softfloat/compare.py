@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from dm.isa.softfloat.formats import DE, IE, Extended, flag
+from dm.machine.architecture import X87Status
 from dm.microcode import Microcode, Value, procedure
 
 #: Condition codes in the status word.
-C0, C2, C3 = 1 << 8, 1 << 10, 1 << 14
+C0, C2, C3 = X87Status.C0, X87Status.C2, X87Status.C3
 UNORDERED: Final = C0 | C2 | C3
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from dm.machine.architecture import X87Status
 from dm.microcode import Microcode, Value
 
 #: Exception flags, and the bit for "rounded away from zero", as in the x87 status word.
-IE, DE, ZE, OE, UE, PE, C1 = 1, 2, 4, 8, 16, 32, 0x200
+IE, DE, ZE = X87Status.IE, X87Status.DE, X87Status.ZE
+OE, UE, PE, C1 = X87Status.OE, X87Status.UE, X87Status.PE, X87Status.C1
 #: Where the status begins in a result.
-STATUS: Final = 96
+STATUS_AT: Final = 96
 #: Rounding control.
 NEAREST, DOWN, UP, CHOP = range(4)
 
@@ -102,7 +104,7 @@ class Extended:
     @property
     def denormal(self) -> Value:
         """Whether it is a denormal or pseudo-denormal, or was a denormal before it was widened."""
-        return ((self.exponent == 0) & (self.significand != 0)) | self.bits.bit(STATUS + 1)
+        return ((self.exponent == 0) & (self.significand != 0)) | self.bits.bit(STATUS_AT + 1)
 
     def normalized(self) -> tuple[Value, Value]:
         """Return exponent and significand with the leading bit set, of any number but zero."""
@@ -120,7 +122,7 @@ def pack(m: Microcode, sign: Value, exponent: Value | int, significand: Value | 
 
 def with_status(value: Value, status: Value | int) -> Value:
     """Return a value of up to 128 bits with a status of 16 bits."""
-    upper = status << STATUS if isinstance(status, int) else status.zext(128) << STATUS
+    upper = status << STATUS_AT if isinstance(status, int) else status.zext(128) << STATUS_AT
     return value.zext(128) | upper
 
 

@@ -9,6 +9,7 @@ from dm.isa.softfloat.convert import integer_to_f80
 from dm.isa.softfloat.formats import C1, DE, F80, INFINITY, OE, PE, UE, ZE, Extended, flag, pack, with_status
 from dm.isa.softfloat.nans import answer_nan, invalid
 from dm.isa.softfloat.rounding import EXTENDED, SCALE, f80_round
+from dm.machine.architecture import X87Control
 from dm.microcode import Microcode, Value, procedure
 
 _LEADING: Final = INFINITY & (1 << 64) - 1
@@ -84,9 +85,9 @@ def f80_scale(m: Microcode, a: Value, b: Value, control: Value) -> None:
     by = m.select(y.sign, -kept, kept)
     ex, sx = x.normalized()
     exponent = ex + by
-    with m.If(~control.bit(3) & ~exponent.slt(0x7FFF + SCALE)):
+    with m.If(~control.has(X87Control.OM) & ~exponent.slt(0x7FFF + SCALE)):
         m.return_(with_status(pack(m, x.sign, 0x7FFF, _LEADING), status | (OE | PE | C1)))
-    with m.If(~control.bit(4) & exponent.sle(-SCALE)):
+    with m.If(~control.has(X87Control.UM) & exponent.sle(-SCALE)):
         m.return_(with_status(pack(m, x.sign, 0, 0), status | (UE | PE)))
     m.return_(with_status(m.call(f80_round, x.sign, exponent, sx.zext(128) << 64, control | EXTENDED), status))
 

@@ -27,6 +27,7 @@ from dm.isa.softfloat.formats import (
     shift_right_jam,
     with_status,
 )
+from dm.machine.architecture import X87Control
 from dm.microcode import Microcode, Procedure, Value
 
 #: What the exponent is changed by where an unmasked overflow or underflow leaves a result.
@@ -100,7 +101,7 @@ def round_and_pack(m: Microcode, fmt: Format, sign: Value, exponent: Value, sign
     status = flag(~exact, PE) | flag(away, C1)
     with m.If(exponent.sle(0)):
         tiny = ~(carry & (exponent == 0))
-        with m.If(control.bit(4) | ~tiny):
+        with m.If(control.has(X87Control.UM) | ~tiny):
             value2, away2, exact2 = rounded(shift_right_jam(significand, m.const(32, 1) - exponent))
             status2 = flag(~exact2, PE) | flag(~exact2 & tiny, UE) | flag(away2, C1)
             m.return_(with_status(_packed(m, fmt, sign, m.const(32, 1), value2), status2))
@@ -112,7 +113,7 @@ def round_and_pack(m: Microcode, fmt: Format, sign: Value, exponent: Value, sign
         with m.If(above.sle(0)):
             m.return_(with_status(_packed(m, fmt, sign, above + SCALE, normal), status | UE))
     with m.If(~above.slt(fmt.top)):
-        with m.If(control.bit(3)):
+        with m.If(control.has(X87Control.OM)):
             mode = (control >> 10) & 3
             infinite = (mode == NEAREST) | ((mode == DOWN) & sign) | ((mode == UP) & ~sign)
             if fmt is F80:
