@@ -35,9 +35,11 @@ def _mmx(m: Microcode) -> None:
 
 @instruction()
 def EMMS(x: Insn) -> None:
-    """Mark all registers empty."""
-    _mmx(x.m)
-    x.m.set(FXSAVE, 0, x87.FTW)
+    """Mark all registers empty; R0 is ST(0) then, as after any MMX instruction (recorded on Intel's, live on AMD's)."""
+    m = x.m
+    _mmx(m)
+    m.set(FXSAVE, 0, x87.FTW)
+    x87.set_status(m, x87.status(m) & ~X87Status.TOP)
 
 
 @instruction("FXSAVE", "FXRSTOR")
