@@ -131,7 +131,7 @@ def theirs(lines: list[tuple[int, str]]) -> InsnText:
             words = words[1:]
         if not words:
             continue  # prefixes on a line of their own
-        if "(bad)" in words:
+        if any("(bad)" in word for word in words):  # alone, or in the place of an operand
             return InsnText(total, "", "")
         name, operands = words[0], " ".join(words[1:])
         operands = re.sub(r"\+?e?[ir]?iz\*\d", "", operands).replace("+0x0]", "]")
