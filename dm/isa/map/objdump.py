@@ -220,7 +220,14 @@ REVIEWED: Final = (
         r"\S+ 0f(0d|18|1[a-e])\w*: nop .*", "hints (prefetch, MPX, CET, CLDEMOTE) do nothing here: NOPs of their length"
     ),
     Reviewed(rf"\S+ (0f0[23]|8e)\w*: (lar|lsl|mov){_EQUAL}", "the source is a word; objdump writes the whole register"),
-    Reviewed(rf"\S+ 63\w*: arpl{_EQUAL}", "ARPL's operands are words; objdump writes the whole register", (2, 44)),
+    Reviewed(
+        rf"\w*f2\w* 0fd0\w*: addsubps{_EQUAL}", "F2 counts before 66 (SDM vol. 2, 2.1.2); objdump has 66", (2, 44)
+    ),
+    Reviewed(
+        rf"\S+ (63|0f0[01])\w*: (arpl|lldt|ltr|ver[rw]|lmsw){_EQUAL}",
+        "the operands are words; objdump writes the whole register",
+        (2, 44),
+    ),
     Reviewed(rf"\S+ 0f01\w*: invlpg{_EQUAL}", "INVLPG takes an address, not a byte"),
     Reviewed(
         rf"\S+ e[01]\w*: repn?z loopn?e{_EQUAL}",
