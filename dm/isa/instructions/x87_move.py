@@ -132,8 +132,7 @@ def x87_store_integer(m: Microcode, width: Value, chop: Value) -> None:
 def FIST(x: Insn, dst: Memory) -> None:
     """Store ST(0) as an integer; FISTP and FISTTP pop."""
     name = x.row.mnemonic
-    x87_common.ready(x, dst, waits=False)
-    x87_common.no_pending_exception(x.m)
+    x87_common.ready(x, dst)
     _store(x, dst, x.m.call(x87_store_integer, dst.width, int(name == "FISTTP")), int(name != "FIST"))
 
 

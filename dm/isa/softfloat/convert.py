@@ -16,6 +16,7 @@ from dm.isa.softfloat.formats import (
     IE,
     PE,
     QUIET,
+    STATUS_AT,
     Extended,
     Format,
     flag,
@@ -78,7 +79,7 @@ NARROW: Final = {fmt: _narrow(fmt) for fmt in (F32, F64)}
 def loaded(m: Microcode, value: Value) -> Value:
     """Return a widened number as FLD loads it: a signaling NaN is invalid and becomes quiet."""
     bad = Extended(value).signaling
-    return m.select(bad, value | (QUIET | IE << 96), value)
+    return m.select(bad, value | (QUIET | IE << STATUS_AT), value)
 
 
 def _magnitude(m: Microcode, x: Extended, control: Value) -> tuple[Value, Value, Value]:
@@ -117,7 +118,7 @@ def integer_to_f80(m: Microcode, a: Value) -> None:
 def f80_to_bcd(m: Microcode, a: Value, control: Value) -> None:
     """Return 18 decimal digits and a sign in 80 bits; the indefinite with IE beyond."""
     x = Extended(a)
-    invalid = m.const(128, BCD_INDEFINITE | IE << 96)
+    invalid = m.const(128, BCD_INDEFINITE | IE << STATUS_AT)
     with m.If(x.special | (x.exponent > _INTEGER)):
         m.return_(invalid)
     whole, inexact, away = _magnitude(m, x, control)

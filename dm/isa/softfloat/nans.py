@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dm.isa.softfloat.formats import IE, INDEFINITE, QUIET, Extended, flag, with_status
+from dm.isa.softfloat.formats import IE, INDEFINITE, QUIET, STATUS_AT, Extended, flag, with_status
 from dm.microcode import Microcode, Value, procedure
 
 #: Set in what :data:`f80_nan` returns when that is the answer.
@@ -13,7 +13,7 @@ ANSWERED: Final = 127
 
 def invalid(m: Microcode) -> Value:
     """Return the result of an invalid operation: the default NaN."""
-    return m.const(128, INDEFINITE | IE << 96)
+    return m.const(128, INDEFINITE | IE << STATUS_AT)
 
 
 @procedure(result=128, a=128, b=128)

@@ -6,7 +6,7 @@ from typing import Final
 
 from dm.isa.softfloat.compare import C0, C2, C3
 from dm.isa.softfloat.convert import integer_to_f80
-from dm.isa.softfloat.formats import C1, DE, F80, INFINITY, OE, PE, UE, ZE, Extended, flag, pack, with_status
+from dm.isa.softfloat.formats import C1, DE, F80, INFINITY, OE, PE, STATUS_AT, UE, ZE, Extended, flag, pack, with_status
 from dm.isa.softfloat.nans import answer_nan, invalid
 from dm.isa.softfloat.rounding import EXTENDED, SCALE, f80_round
 from dm.machine.architecture import X87Control
@@ -100,7 +100,7 @@ def f80_exponent(m: Microcode, a: Value) -> None:
         answer_nan(m, a, a)
         m.return_(INFINITY)
     with m.If(x.zero):
-        m.return_(m.const(128, INFINITY | 1 << 79 | ZE << 96))
+        m.return_(m.const(128, INFINITY | 1 << 79 | ZE << STATUS_AT))
     exponent, _ = x.normalized()
     m.return_(with_status(m.call(integer_to_f80, (exponent - F80.bias).sext(64)), flag(x.denormal, DE)))
 
